@@ -1,0 +1,13 @@
+//! netrec: a declarative reconciler for container networks on Linux.
+//!
+//! desired − observed = diff; diff in order = plan; do the plan; look again.
+//!
+//! The rooms, in reading order:
+//!
+//! - [`model`]: nouns. What the user wrote, what the kernel holds, how one is lowered to the other. Pure.
+//! - [`diff`]: comparison and order. Pure.
+//! - [`kernel`]: the door. The only room that touches Linux.
+//! - [`apply`]: the loop. Knows the [`kernel::Kernel`] trait only.
+//! - [`cli`]: words to people. The only room that prints.
+
+pub mod model;

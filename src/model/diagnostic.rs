@@ -1,0 +1,1 @@
+//! Placeholder until the front room is furnished.

@@ -1,0 +1,1 @@
+//! The laws that every kind keeps, run over the samples of each.

@@ -1,0 +1,103 @@
+//! One file a kind of kernel object, and their list. A kind knows Linux's words and nothing of drivers; the laws that
+//! every kind keeps are in [`laws`].
+
+use std::fmt;
+
+use super::resource::{FieldChange, Kind, Need, Op, ResourceId, Thing, Wire};
+use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
+
+#[cfg(test)]
+mod laws;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $module:ident :: $kind:ident = $word:literal),* $(,)?) => {
+        $(pub mod $module;)*
+
+        /// The kinds, in the order in which ids of one namespace are listed.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum KindName { $($(#[$doc])* $kind),* }
+
+        impl KindName {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// The word in ids.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$kind => $word),* }
+            }
+        }
+
+        /// One kernel object of any kind.
+        #[derive(Clone, PartialEq, Debug)]
+        pub enum Resource { $($(#[$doc])* $kind($module::$kind)),* }
+
+        impl Resource {
+            /// Everything of ours among the facts.
+            pub fn observe_all(facts: &Facts, owner: &Owner) -> Vec<Self> {
+                let mut all = Vec::new();
+                $(all.extend($module::$kind::observe(facts, owner).into_iter().map(Self::$kind));)*
+                all
+            }
+
+            /// Where the messages of a step go ([`Wire::places`]).
+            pub fn places(op: &Op) -> Vec<Place> {
+                match op {
+                    $(Op::Create(Self::$kind(to)) => Wire::places(&Op::Create(to)),
+                    Op::Delete(Self::$kind(from)) => Wire::places(&Op::Delete(from)),
+                    Op::Update { from: Self::$kind(from), to: Self::$kind(to) } => Wire::places(&Op::Update { from, to }),)*
+                    Op::Update { .. } => unreachable!("an update never changes the kind: it is part of the id"),
+                }
+            }
+
+            /// What is to be said for a step ([`Wire::encode`]).
+            pub fn encode(op: &Op, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+                match op {
+                    $(Op::Create(Self::$kind(to)) => Wire::encode(&Op::Create(to), lookup),
+                    Op::Delete(Self::$kind(from)) => Wire::encode(&Op::Delete(from), lookup),
+                    Op::Update { from: Self::$kind(from), to: Self::$kind(to) } => {
+                        Wire::encode(&Op::Update { from, to }, lookup)
+                    })*
+                    Op::Update { .. } => unreachable!("an update never changes the kind: it is part of the id"),
+                }
+            }
+        }
+
+        impl Kind for Resource {
+            fn id(&self) -> ResourceId {
+                match self { $(Self::$kind(it) => it.id()),* }
+            }
+            fn needs(&self) -> Vec<Need> {
+                match self { $(Self::$kind(it) => it.needs()),* }
+            }
+            fn provides(&self) -> Vec<Thing> {
+                match self { $(Self::$kind(it) => it.provides()),* }
+            }
+            fn changes(&self, observed: &Self) -> Vec<FieldChange> {
+                match (self, observed) {
+                    $((Self::$kind(to), Self::$kind(from)) => to.changes(from),)*
+                    _ => unreachable!("only resources of one id are compared, and the kind is part of it"),
+                }
+            }
+            fn summary(&self) -> String {
+                match self { $(Self::$kind(it) => it.summary()),* }
+            }
+            fn bereft(&mut self, gone: &Thing) {
+                match self { $(Self::$kind(it) => it.bereft(gone)),* }
+            }
+            fn stays(&self) -> bool {
+                match self { $(Self::$kind(it) => it.stays()),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A named network namespace with its loopback.
+    netns::Netns = "netns",
+}
+
+impl fmt::Display for KindName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}

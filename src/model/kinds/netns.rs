@@ -1,0 +1,108 @@
+//! A named network namespace (ip-netns(8)) with its loopback up.
+//!
+//! The mark is the content of the name's file before the namespace is bound over it, and the alias of the namespace's
+//! own `lo`; it is complete before the name exists, so a kill leaves either a marked file or a marked namespace.
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+
+use crate::model::hash;
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NetnsFacts, NetnsOrigin, Owner, Place};
+
+/// A named network namespace that netrec made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Netns {
+    /// Its name under `/run/netns`.
+    pub name: Text,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Whether a namespace is bound over the name; a kill can leave the bare file.
+    pub bound: bool,
+    /// Whether its `lo` is up.
+    pub lo_up: bool,
+}
+
+impl Netns {
+    /// A namespace as netrec makes them.
+    pub fn new(name: &Text, owner: &Owner) -> Self {
+        Self { name: name.clone(), owner: owner.clone(), bound: true, lo_up: true }
+    }
+
+    fn lo(&self) -> LinkMessage {
+        let mut lo = LinkMessage::default();
+        lo.header.index = 1;
+        lo.header.flags = LinkFlags::Up;
+        lo.header.change_mask = LinkFlags::Up;
+        lo.attributes.push(LinkAttribute::IfAlias(self.owner.alias(&self.id(), hash::words(&[&self.name]))));
+        lo
+    }
+
+    fn observed(name: &Text, facts: &NetnsFacts, owner: &Owner) -> Option<Self> {
+        let (mark, bound, lo_up) = match &facts.origin {
+            NetnsOrigin::Named => {
+                let lo = facts.link(1)?;
+                (&*lo.alias, true, lo.up)
+            }
+            NetnsOrigin::Unbound(content) => (content.as_str(), false, false),
+            NetnsOrigin::Host | NetnsOrigin::Given => return None,
+        };
+        owner.marked(mark)?.then(|| Self { name: name.clone(), owner: owner.clone(), bound, lo_up })
+    }
+}
+
+impl Kind for Netns {
+    fn id(&self) -> ResourceId {
+        ResourceId::new(&HOST.into(), KindName::Netns, self.name.clone())
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        Vec::new()
+    }
+
+    fn provides(&self) -> Vec<Thing> {
+        vec![Thing::Netns(self.name.clone())]
+    }
+
+    fn changes(&self, observed: &Self) -> Vec<FieldChange> {
+        let mut changes = Vec::new();
+        if self.bound != observed.bound {
+            changes.push(FieldChange::replaces("namespace", "none behind its name", "its own"));
+        } else if self.lo_up != observed.lo_up {
+            changes.push(FieldChange::in_place("lo", "down", "up"));
+        }
+        changes
+    }
+
+    fn summary(&self) -> String {
+        "network namespace, lo up".into()
+    }
+}
+
+impl Wire for Netns {
+    fn places(op: &Op<&Self>) -> Vec<Place> {
+        match op {
+            Op::Create(_) | Op::Delete(_) => vec![Place::Namespaces],
+            Op::Update { to, .. } => vec![Place::Netns(to.name.clone())],
+        }
+    }
+
+    fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+        let lo = |it: &Self| (RouteNetlinkMessage::SetLink(it.lo()), 0);
+        Ok(vec![match op {
+            Op::Create(to) => Message {
+                place: Place::Namespaces,
+                body: Body::CreateNetns { name: to.name.clone(), mark: to.owner.file_mark(), setup: vec![lo(to)] },
+            },
+            Op::Update { to, .. } => {
+                let (message, flags) = lo(to);
+                Message { place: Place::Netns(to.name.clone()), body: Body::Route(message, flags) }
+            }
+            Op::Delete(from) => Message { place: Place::Namespaces, body: Body::DeleteNetns(from.name.clone()) },
+        }])
+    }
+
+    fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
+        facts.namespaces.iter().filter_map(|(name, netns)| Self::observed(name, netns, owner)).collect()
+    }
+}

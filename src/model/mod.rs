@@ -1,0 +1,15 @@
+//! Nouns: what the user wrote ([`topology`]), what Linux holds ([`kinds`], [`state`]), and the way from one to the
+//! other ([`lower`](mod@lower)).
+//!
+//! Nothing here opens a file or a socket, reads a clock or waits: every function is a value of its arguments, so
+//! everything is tested without privilege. Sockets are in `kernel`, order is in `diff`.
+
+pub mod diagnostic;
+pub mod hash;
+pub mod kinds;
+pub mod resource;
+pub mod source;
+pub mod state;
+pub mod topology;
+pub mod values;
+pub mod wire;

@@ -1,0 +1,202 @@
+//! What all kinds of resource have in common: identity, what they need and provide, how they change.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use super::kinds::{KindName, Resource};
+use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
+
+/// A short immutable string, cheap to clone: ids are cloned far more often than they are made.
+pub type Text = Arc<str>;
+
+/// How ids name the network namespace that netrec runs in.
+pub const HOST: &str = "host";
+
+/// Identity of a resource, printed as `netns/kind/name` everywhere: plans, logs, errors, the mark in the kernel.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ResourceId {
+    /// The namespace the resource lives in: [`HOST`], a named namespace, or the name of a container given by path or pid.
+    pub netns: Text,
+    /// What it is.
+    pub kind: KindName,
+    /// Unique within namespace and kind.
+    pub name: Text,
+}
+
+impl ResourceId {
+    /// Builds an id.
+    pub fn new(netns: &Text, kind: KindName, name: impl Into<Text>) -> Self {
+        Self { netns: netns.clone(), kind, name: name.into() }
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.netns, self.kind, self.name)
+    }
+}
+
+/// Something in the kernel that a resource provides and others need.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Thing {
+    /// A network namespace, by the name that ids use.
+    Netns(Text),
+    /// The packet filter of a topology: what stands before anything forwards.
+    Firewall,
+    /// A link, by namespace and name.
+    Link(Text, Text),
+    /// IPv4 on a link: given by its addresses, any of them. With the last one go all IPv4 routes of the link
+    /// (`fib_disable_ip` in net/ipv4/fib_frontend.c).
+    Ipv4(Text, Text),
+    /// The primary IPv4 address of a subnet on a link: its deletion takes the secondaries of that subnet.
+    Primary(Text, Text, ipnet::Ipv4Net),
+    /// An address on any of our links. Linux does not mind two of them, the network does.
+    Address(IpAddr),
+}
+
+impl Thing {
+    /// Whether one resource only can provide it, so that whoever releases it goes before whoever takes it.
+    pub fn is_exclusive(&self) -> bool {
+        !matches!(self, Self::Ipv4(..))
+    }
+}
+
+/// What a resource wants of a [`Thing`]. A thing that nobody in the state provides is the host's own and is there.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Need {
+    /// Exists in it: dies when the last provider goes, and is made again after.
+    Inside(Thing),
+    /// Wants it first; survives its loss, perhaps without what it had of it ([`Kind::bereft`]).
+    After(Thing),
+}
+
+impl Need {
+    /// The thing needed.
+    pub fn thing(&self) -> &Thing {
+        match self {
+            Self::Inside(thing) | Self::After(thing) => thing,
+        }
+    }
+}
+
+/// One field that differs between what is wanted and what is there.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct FieldChange {
+    /// The field's name as iproute2 or nftables spell it.
+    pub field: &'static str,
+    /// What the kernel has; empty where it has nothing.
+    pub from: String,
+    /// What is wanted; empty where nothing is.
+    pub to: String,
+    /// Whether the kernel can change it on the living object; if not, the object is replaced.
+    pub in_place: bool,
+}
+
+impl FieldChange {
+    /// A change that the kernel makes on the living object.
+    pub fn in_place(field: &'static str, from: impl fmt::Display, to: impl fmt::Display) -> Self {
+        Self { field, from: from.to_string(), to: to.to_string(), in_place: true }
+    }
+
+    /// A change that needs the object to be deleted and made again.
+    pub fn replaces(field: &'static str, from: impl fmt::Display, to: impl fmt::Display) -> Self {
+        Self { in_place: false, ..Self::in_place(field, from, to) }
+    }
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.from.as_str(), self.to.as_str()) {
+            ("", to) => write!(f, "{} {to}", self.field),
+            (from, "") => write!(f, "{} {from} removed", self.field),
+            (from, to) => write!(f, "{} {from} -> {to}", self.field),
+        }
+    }
+}
+
+/// A step on one resource.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Op<R = Resource> {
+    /// Make it; it must not exist.
+    Create(R),
+    /// Change it on the living object.
+    Update {
+        /// What is there.
+        from: R,
+        /// What is wanted.
+        to: R,
+    },
+    /// Remove it, and with it everything inside it.
+    Delete(R),
+}
+
+impl<R> Op<R> {
+    /// The resource as it is after the step, or was before it is deleted.
+    pub fn subject(&self) -> &R {
+        match self {
+            Self::Create(to) | Self::Update { to, .. } => to,
+            Self::Delete(from) => from,
+        }
+    }
+
+    /// What the step starts from, if anything.
+    pub fn from(&self) -> Option<&R> {
+        match self {
+            Self::Create(_) => None,
+            Self::Update { from, .. } | Self::Delete(from) => Some(from),
+        }
+    }
+
+    /// What the step leaves, if anything.
+    pub fn to(&self) -> Option<&R> {
+        match self {
+            Self::Create(to) | Self::Update { to, .. } => Some(to),
+            Self::Delete(_) => None,
+        }
+    }
+}
+
+/// A kind of kernel object. A new kind is one file in `kinds/` and one word in its list.
+pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
+    /// Identity: two values with the same id are the same object at two times.
+    fn id(&self) -> ResourceId;
+
+    /// What must exist for it, wanted or living.
+    fn needs(&self) -> Vec<Need>;
+
+    /// What it gives to others.
+    fn provides(&self) -> Vec<Thing>;
+
+    /// The managed fields in which `observed` differs from `self`, which is wanted. Empty when nothing is to be done.
+    fn changes(&self, observed: &Self) -> Vec<FieldChange>;
+
+    /// One line, at most 60 columns, that tells a person what it is. Ids, indexes and digests do not belong in it.
+    fn summary(&self) -> String;
+
+    /// What is left of it when a thing that it is [`Need::After`] goes: by default all of it.
+    fn bereft(&mut self, gone: &Thing) {
+        let _ = gone;
+    }
+
+    /// Whether it is left as it is when nobody asks for it any more, as a sysctl others may rely on.
+    fn stays(&self) -> bool {
+        false
+    }
+}
+
+/// How a kind stands on the wire. Pure: values in, values out.
+pub trait Wire: Kind {
+    /// Where the messages of a step go, one entry a message run: the order of steps is planned with it.
+    fn places(op: &Op<&Self>) -> Vec<Place>;
+
+    /// What is to be said for a step, in order.
+    ///
+    /// # Errors
+    ///
+    /// When a link or a namespace it names is not there at this moment.
+    fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing>;
+
+    /// All of this kind that bear the owner's mark.
+    fn observe(facts: &Facts, owner: &Owner) -> Vec<Self>;
+}

@@ -1,0 +1,76 @@
+//! The user's files as text, and places in them.
+
+/// One file.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The path as the user gave it: what errors show.
+    pub path: String,
+    /// Its whole content.
+    pub text: String,
+    /// Where each line starts, so that looking up a place does not walk the file.
+    lines: Vec<u32>,
+}
+
+impl Source {
+    /// Keeps the text and notes where its lines start.
+    pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at as u32 + 1)).collect();
+        Self { path: path.into(), text, lines }
+    }
+}
+
+/// The files of one topology, in the order in which they were given; [`Span::file`] indexes them.
+pub type Sources = Vec<Source>;
+
+/// A place in one of the files.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Span {
+    /// Index into [`Sources`].
+    pub file: u32,
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+/// A place as people read it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Origin {
+    /// The path as the user gave it.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+}
+
+impl Span {
+    /// Line and column of the first byte; a span outside of the sources gives the start of nothing.
+    pub fn origin(self, sources: &[Source]) -> Origin {
+        let Some(source) = sources.get(self.file as usize) else {
+            return Origin { file: String::new(), line: 1, column: 1 };
+        };
+        let line = source.lines.partition_point(|start| *start <= self.start).max(1);
+        let before = source.text.get(source.lines[line - 1] as usize..self.start as usize).unwrap_or_default();
+        Origin { file: source.path.clone(), line, column: before.chars().count() + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_lines_and_characters() {
+        let sources = [Source::new("a.toml", "one\ntwö three\n")];
+        let place = |start| {
+            let origin = Span { file: 0, start, end: start + 1 }.origin(&sources);
+            (origin.line, origin.column)
+        };
+        assert_eq!(place(0), (1, 1));
+        assert_eq!(place(4), (2, 1));
+        assert_eq!(place(9), (2, 5), "`three` starts after five characters in six bytes");
+        assert_eq!(place(15), (3, 1), "the end of the file");
+    }
+}

@@ -1,0 +1,83 @@
+//! A state of the host as far as netrec is concerned: desired and observed are the same type, so comparing them,
+//! verifying, undoing and destroying are all the same function.
+
+use std::collections::BTreeMap;
+
+use super::resource::{Kind, Resource, ResourceId};
+use super::source::Span;
+
+/// Resources by id. Only what bears our mark, or is wanted, can be in one: what belongs to others is
+/// [`Foreign`](super::wire::Foreign), which no operation accepts.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct State {
+    resources: BTreeMap<ResourceId, Resource>,
+}
+
+impl State {
+    /// Puts a resource in; the last one of an id wins.
+    pub fn insert(&mut self, resource: Resource) {
+        self.resources.insert(resource.id(), resource);
+    }
+
+    /// Takes a resource out.
+    pub fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
+        self.resources.remove(id)
+    }
+
+    /// The resource of that id.
+    pub fn get(&self, id: &ResourceId) -> Option<&Resource> {
+        self.resources.get(id)
+    }
+
+    /// All resources in the order of their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (&ResourceId, &Resource)> {
+        self.resources.iter()
+    }
+
+    /// All resources in the order of their ids.
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values()
+    }
+
+    /// How many resources there are.
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+}
+
+impl FromIterator<Resource> for State {
+    fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
+        Self { resources: resources.into_iter().map(|resource| (resource.id(), resource)).collect() }
+    }
+}
+
+/// What is wanted: only [`lower`](super::lower::lower) makes one, so whoever holds one holds a topology that was checked.
+#[derive(Clone, Default, Debug)]
+pub struct Desired {
+    /// Owner of everything in it.
+    pub topology: String,
+    /// The resources.
+    pub state: State,
+    /// Where in the TOML each resource was asked for. Beside the state, so that spans never spoil equality.
+    pub origins: BTreeMap<ResourceId, Span>,
+    /// Containers that are declared but not there yet; what they need is not in `state`.
+    pub pending: Vec<Pending>,
+    /// What the user should know before saying yes; never an error.
+    pub notes: Vec<String>,
+}
+
+/// A container that is declared but not there yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pending {
+    /// Its name in the topology.
+    pub container: String,
+    /// What is missing, for a person.
+    pub reason: String,
+    /// Where it is declared.
+    pub origin: Span,
+}

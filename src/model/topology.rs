@@ -1,0 +1,242 @@
+//! What the user wrote: every value with its place in the file, nothing resolved, nothing defaulted that depends on
+//! the host. The field docs are the reference that `netrec schema` prints.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::source::Span;
+use super::values::{Mac, Publish};
+
+/// A whole topology: all its files merged.
+#[derive(Clone, Default, Debug)]
+pub struct Topology {
+    /// Owner of all it makes: `topology` in a file, else the stem of the first file. 1 to 32 of `[a-z0-9-]`.
+    pub name: String,
+    /// By name.
+    pub networks: BTreeMap<String, Item<Network>>,
+    /// By name.
+    pub containers: BTreeMap<String, Item<Container>>,
+    /// By name.
+    pub endpoints: BTreeMap<String, Item<Endpoint>>,
+    /// Where omitted subnets are taken from.
+    pub pools: Option<Item<Pools>>,
+}
+
+/// A named table of a file.
+#[derive(Clone, Debug)]
+pub struct Item<T> {
+    /// What stands in the table.
+    pub value: T,
+    /// The file it stands in; spans of its values are within that file.
+    pub file: u32,
+    /// The table's own name in its header.
+    pub name: Span,
+}
+
+impl<T> Item<T> {
+    /// The place of one of the item's values.
+    pub fn span<V>(&self, value: &Spanned<V>) -> Span {
+        let range = value.span();
+        Span { file: self.file, start: range.start as u32, end: range.end as u32 }
+    }
+}
+
+impl<T> std::ops::Deref for Item<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// One file as it stands.
+#[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "netrec topology")]
+pub struct File {
+    /// Owner name of everything in the topology: 1 to 32 of `[a-z0-9-]`. Default: the stem of the file's name.
+    #[schemars(with = "Option<String>")]
+    pub topology: Option<Spanned<String>>,
+    /// Where networks without `subnets` take theirs from.
+    pub pools: Option<Pools>,
+    /// Networks by name.
+    #[schemars(with = "BTreeMap<String, Network>")]
+    pub networks: BTreeMap<Spanned<String>, Network>,
+    /// Containers (sandboxes) by name.
+    #[schemars(with = "BTreeMap<String, Container>")]
+    pub containers: BTreeMap<Spanned<String>, Container>,
+    /// Endpoints by name: each joins one container to one network.
+    #[schemars(with = "BTreeMap<String, Endpoint>")]
+    pub endpoints: BTreeMap<Spanned<String>, Endpoint>,
+}
+
+/// Where networks without `subnets` take theirs from: the first free block, upwards from a hash of the network's name.
+#[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pools {
+    /// IPv4 blocks to cut subnets from. Default: `["10.96.0.0/12"]`.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub ipv4: Option<Vec<Spanned<IpNet>>>,
+    /// Prefix length of a subnet cut from `ipv4`, 8 to 30. Default: 24.
+    #[schemars(with = "Option<u8>")]
+    pub ipv4_prefix: Option<Spanned<u8>>,
+    /// IPv6 blocks to cut subnets from. Default: a unique local /48 (RFC 4193) derived from the topology's name.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub ipv6: Option<Vec<Spanned<IpNet>>>,
+    /// Prefix length of a subnet cut from `ipv6`, 16 to 126. Default: 64.
+    #[schemars(with = "Option<u8>")]
+    pub ipv6_prefix: Option<Spanned<u8>>,
+}
+
+/// A network: endpoints of the same network reach each other, endpoints of different ones do not.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// What makes the network: `bridge`, `host` or `none`.
+    #[schemars(with = "String")]
+    pub driver: Spanned<String>,
+    /// Subnets in CIDR notation, several per family allowed. Omitted: one per family from the pools.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub subnets: Option<Vec<Spanned<IpNet>>>,
+    /// Addresses of the host in the subnets. Default: the first host address of each subnet.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub gateways: Vec<Spanned<IpAddr>>,
+    /// Auxiliary addresses that are never given to an endpoint that does not ask for them.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub reserved: Vec<Spanned<IpAddr>>,
+    /// `false`: no IPv4 subnet is taken from the pools. Only without `subnets`. Default: true.
+    #[schemars(with = "Option<bool>")]
+    pub ipv4: Option<Spanned<bool>>,
+    /// `false`: no IPv6 subnet is taken from the pools. Only without `subnets`. Default: true.
+    #[schemars(with = "Option<bool>")]
+    pub ipv6: Option<Spanned<bool>>,
+    /// `true`: no default route, no NAT, no way out. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub internal: Option<Spanned<bool>>,
+    /// NAT to the host's address on the way out. Default: true, unless `internal` or `snat`.
+    #[schemars(with = "Option<bool>")]
+    pub masquerade: Option<Spanned<bool>>,
+    /// Fixed source addresses on the way out instead of masquerade, at most one per family.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub snat: Vec<Spanned<IpAddr>>,
+    /// Where publishes without an address listen. Default: every host address, both families.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub publish_address: Vec<Spanned<IpAddr>>,
+    /// Maximum transmission unit in bytes, 68 to 65535, at least 1280 with an IPv6 subnet. Default: the uplink's.
+    #[schemars(with = "Option<u32>")]
+    pub mtu: Option<Spanned<u32>>,
+    /// `false`: endpoints of this network cannot talk to each other. Default: true.
+    #[schemars(with = "Option<bool>")]
+    pub icc: Option<Spanned<bool>>,
+    /// `true`: containers reach services of the host through the gateway address. Default: false; true if `internal`.
+    #[schemars(with = "Option<bool>")]
+    pub host_access: Option<Spanned<bool>>,
+    /// `false`: the bridge has no address, so there is no gateway; only with `internal`. Default: true.
+    #[schemars(with = "Option<bool>")]
+    pub host_address: Option<Spanned<bool>>,
+    /// `true`: no port filter: whoever has a route to the subnets reaches every port. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub open: Option<Spanned<bool>>,
+    /// Options of the `bridge` driver.
+    #[schemars(with = "Option<BridgeOptions>")]
+    pub bridge: Option<Spanned<BridgeOptions>>,
+}
+
+/// Options of the `bridge` driver.
+#[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BridgeOptions {
+    /// Name of the bridge, 1 to 15 bytes. Default: `nr-` and a hash of topology and network.
+    #[schemars(with = "Option<String>")]
+    pub name: Option<Spanned<String>>,
+    /// `true`: use this existing bridge, never create, change or delete it. Needs `name`, and `gateways` for a way out.
+    #[schemars(with = "Option<bool>")]
+    pub external: Option<Spanned<bool>>,
+}
+
+/// A container (sandbox): exactly one of `netns`, `path`, `pid`.
+#[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Container {
+    /// A named network namespace, as `ip netns` names them. Created and owned if absent, attached to and never deleted
+    /// if it was there before.
+    #[schemars(with = "Option<String>")]
+    pub netns: Option<Spanned<String>>,
+    /// Path of a network namespace file, such as `/proc/4711/ns/net`.
+    #[schemars(with = "Option<String>")]
+    pub path: Option<Spanned<String>>,
+    /// A process whose network namespace it is.
+    #[schemars(with = "Option<u32>")]
+    pub pid: Option<Spanned<u32>>,
+    /// `false`: never create the named namespace, wait for it. Only with `netns`. Default: true.
+    #[schemars(with = "Option<bool>")]
+    pub create: Option<Spanned<bool>>,
+}
+
+/// An endpoint joins one container to one network.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Name of the container.
+    #[schemars(with = "String")]
+    pub container: Spanned<String>,
+    /// Name of the network.
+    #[schemars(with = "String")]
+    pub network: Spanned<String>,
+    /// Its addresses. Each family of the network without one here is given one from that family's first subnet with
+    /// room, held as long as the endpoint lives.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub addresses: Vec<Spanned<IpAddr>>,
+    /// `false`: no IPv4 address. Default: true where the network has IPv4.
+    #[schemars(with = "Option<bool>")]
+    pub ipv4: Option<Spanned<bool>>,
+    /// `false`: no IPv6 address. Default: true where the network has IPv6.
+    #[schemars(with = "Option<bool>")]
+    pub ipv6: Option<Spanned<bool>>,
+    /// Hardware address, unicast. Default: derived from topology and endpoint, locally administered.
+    #[schemars(with = "Option<String>")]
+    pub mac: Option<Spanned<Mac>>,
+    /// Name of the interface in the container, 1 to 15 bytes. Default: `eth0`, `eth1`, … by gateway priority, then name.
+    #[schemars(with = "Option<String>")]
+    pub ifname: Option<Spanned<String>>,
+    /// Further names under which others find it.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub aliases: Vec<Spanned<String>>,
+    /// Of several endpoints of a container the one with the highest has the default route; a tie goes to the name that
+    /// sorts first. Default: 0.
+    #[schemars(with = "Option<i32>")]
+    pub gateway_priority: Option<Spanned<i32>>,
+    /// Published ports: `[ADDRESS:]HOST_PORT[-LAST]:PORT[-LAST][/tcp|udp|sctp]`, an IPv6 address in brackets, or just
+    /// `PORT` for a host port that netrec chooses.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub publish: Vec<Spanned<Publish>>,
+    /// Static routes of the container through this endpoint.
+    #[serde(default)]
+    pub routes: Vec<StaticRoute>,
+}
+
+/// A static route in a container.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// Destination in CIDR notation.
+    #[schemars(with = "String")]
+    pub to: Spanned<IpNet>,
+    /// Next hop in one of the endpoint's subnets. Omitted: the destination is on the link.
+    #[schemars(with = "Option<String>")]
+    pub via: Option<Spanned<IpAddr>>,
+    /// Metric; the lowest wins. Default: the kernel's (0 for IPv4, 1024 for IPv6).
+    #[schemars(with = "Option<u32>")]
+    pub metric: Option<Spanned<u32>>,
+}

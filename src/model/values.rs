@@ -1,0 +1,238 @@
+//! Values that have a grammar of their own: hardware addresses and published ports.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+/// A 48-bit hardware address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a hardware address such as `02:42:0a:0a:00:0a`");
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        if parts.next().is_some() {
+            return Err(wrong());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Mac {
+    /// A locally administered unicast address from a hash.
+    pub fn derived(hash: u64) -> Self {
+        let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
+        Self([(a & 0xfc) | 0x02, b, c, d, e, f])
+    }
+
+    /// Whether it can be an interface's own: neither a group address nor all zeros.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+/// A transport protocol, by its IANA number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Transmission Control Protocol.
+    Tcp = 6,
+    /// User Datagram Protocol.
+    Udp = 17,
+    /// Stream Control Transmission Protocol.
+    Sctp = 132,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// Ports from `first` to `last`, both included, at least 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ports {
+    /// Lowest.
+    pub first: u16,
+    /// Highest; not below `first`.
+    pub last: u16,
+}
+
+impl Ports {
+    /// How many ports.
+    pub fn count(self) -> u32 {
+        u32::from(self.last - self.first) + 1
+    }
+
+    /// Whether a port is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| match text.parse::<u16>() {
+            Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
+            _ => Err(format!("`{text}` is not a port from 1 to 65535")),
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let ports = Self { first: port(first)?, last: port(last)? };
+        if ports.first > ports.last {
+            return Err(format!("`{text}` runs backwards"));
+        }
+        Ok(ports)
+    }
+}
+
+/// A published port or range, as docker writes them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Publish {
+    /// Where the host listens; none: what the network says.
+    pub address: Option<IpAddr>,
+    /// Ports of the host; none: chosen by netrec.
+    pub host: Option<Ports>,
+    /// Ports of the container: as many as `host`.
+    pub container: Ports,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            None => {}
+        }
+        if let Some(host) = self.host {
+            write!(f, "{host}:")?;
+        }
+        write!(f, "{}/{}", self.container, self.protocol)
+    }
+}
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rest, protocol) = match text.rsplit_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((rest, "tcp")) => (rest, Protocol::Tcp),
+            Some((rest, "udp")) => (rest, Protocol::Udp),
+            Some((rest, "sctp")) => (rest, Protocol::Sctp),
+            Some((_, other)) => return Err(format!("`{other}` is not a protocol: tcp, udp or sctp")),
+        };
+        let (address, ports) = match rest.strip_prefix('[') {
+            Some(bracketed) => {
+                let (address, ports) = bracketed.split_once("]:").ok_or("`[` without `]:`")?;
+                let address = address.parse().map_err(|_| format!("`{address}` is not an IPv6 address"))?;
+                (Some(IpAddr::V6(address)), ports)
+            }
+            None if rest.matches(':').count() > 2 => {
+                return Err("an IPv6 address stands in brackets: `[::]:8080:80`".into());
+            }
+            None => match rest.split_once(':') {
+                Some((address, ports)) if ports.contains(':') => {
+                    let address = address.parse().map_err(|_| format!("`{address}` is not an IPv4 address"))?;
+                    (Some(IpAddr::V4(address)), ports)
+                }
+                _ => (None, rest),
+            },
+        };
+        let (host, container) = match ports.split_once(':') {
+            Some(("", container)) => (None, container.parse()?),
+            Some((host, container)) => (Some(host.parse::<Ports>()?), container.parse()?),
+            None => (None, ports.parse::<Ports>()?),
+        };
+        if let Some(host) = host.filter(|host| host.count() != container.count()) {
+            let (n, m) = (host.count(), container.count());
+            return Err(format!("{n} host port{} for {m} container port{}", plural(n), plural(m)));
+        }
+        Ok(Self { address, host, container, protocol })
+    }
+}
+
+fn plural(n: u32) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+macro_rules! deserialize_from_str {
+    ($($value:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $value {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+deserialize_from_str!(Mac, Publish);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishes_are_read_as_docker_writes_them() {
+        for (text, shown) in [
+            ("8080:80", "8080:80/tcp"),
+            ("80", "80/tcp"),
+            ("127.0.0.1:5353:53/udp", "127.0.0.1:5353:53/udp"),
+            ("127.0.0.1::53/udp", "127.0.0.1:53/udp"),
+            ("[::]:9000-9010:9000-9010/tcp", "[::]:9000-9010:9000-9010/tcp"),
+            ("9000-9010:80-90/sctp", "9000-9010:80-90/sctp"),
+        ] {
+            assert_eq!(text.parse::<Publish>().map(|publish| publish.to_string()), Ok(shown.to_owned()));
+        }
+        for wrong in ["", "0:80", "80:0", "65536:1", "90-80:80-90", "1-2:1-3", "::1:80:80", "a:1:2", "80/icmp", "+8:8"]
+        {
+            assert!(wrong.parse::<Publish>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hardware_addresses() {
+        assert_eq!("02:42:0A:0a:00:0a".parse::<Mac>().map(|mac| mac.to_string()), Ok("02:42:0a:0a:00:0a".into()));
+        for wrong in
+            ["", "02:42:0a:0a:00", "02:42:0a:0a:00:0a:00", "2:42:0a:0a:00:0a", "02-42-0a-0a-00-0a", "+2:42:0a:0a:00:0a"]
+        {
+            assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
+        }
+        assert!(Mac::derived(u64::MAX).is_unicast() && Mac::derived(0).is_unicast());
+    }
+}
