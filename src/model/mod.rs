@@ -7,7 +7,9 @@
 pub mod diagnostic;
 pub mod hash;
 pub mod kinds;
+pub mod links;
 pub mod resource;
+pub mod simulate;
 pub mod source;
 pub mod state;
 pub mod topology;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::kinds::{KindName, Resource};
+use super::state::State;
 use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
 
 /// A short immutable string, cheap to clone: ids are cloned far more often than they are made.
@@ -46,10 +47,10 @@ pub enum Thing {
     Firewall,
     /// A link, by namespace and name.
     Link(Text, Text),
-    /// IPv4 on a link: given by its addresses, any of them. With the last one go all IPv4 routes of the link
-    /// (`fib_disable_ip` in net/ipv4/fib_frontend.c).
-    Ipv4(Text, Text),
-    /// The primary IPv4 address of a subnet on a link: its deletion takes the secondaries of that subnet.
+    /// A family on a link (false: IPv4, true: IPv6): given by its addresses, any of them.
+    OnLink(Text, Text, bool),
+    /// The primary IPv4 address of a subnet on a link: its deletion takes the secondaries of that subnet, or makes one
+    /// of them primary, as `promote_secondaries` says.
     Primary(Text, Text, ipnet::Ipv4Net),
     /// An address on any of our links. Linux does not mind two of them, the network does.
     Address(IpAddr),
@@ -58,7 +59,7 @@ pub enum Thing {
 impl Thing {
     /// Whether one resource only can provide it, so that whoever releases it goes before whoever takes it.
     pub fn is_exclusive(&self) -> bool {
-        !matches!(self, Self::Ipv4(..))
+        !matches!(self, Self::OnLink(..) | Self::Primary(..))
     }
 }
 
@@ -67,6 +68,8 @@ impl Thing {
 pub enum Need {
     /// Exists in it: dies when the last provider goes, and is made again after.
     Inside(Thing),
+    /// Cannot stay when the last provider goes, and the kernel is not to be left to it: removed before, made again after.
+    Upon(Thing),
     /// Wants it first; survives its loss, perhaps without what it had of it ([`Kind::bereft`]).
     After(Thing),
 }
@@ -75,7 +78,7 @@ impl Need {
     /// The thing needed.
     pub fn thing(&self) -> &Thing {
         match self {
-            Self::Inside(thing) | Self::After(thing) => thing,
+            Self::Inside(thing) | Self::Upon(thing) | Self::After(thing) => thing,
         }
     }
 }
@@ -174,9 +177,19 @@ pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
     /// One line, at most 60 columns, that tells a person what it is. Ids, indexes and digests do not belong in it.
     fn summary(&self) -> String;
 
+    /// Further lines for what a person wants to see of it before it is made: by default none.
+    fn details(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is left of it when a thing that it is [`Need::After`] goes: by default all of it.
     fn bereft(&mut self, gone: &Thing) {
         let _ = gone;
+    }
+
+    /// What the kernel makes of it among what is there: by default nothing else than what was asked for.
+    fn settle(&mut self, among: &State) {
+        let _ = among;
     }
 
     /// Whether it is left as it is when nobody asks for it any more, as a sysctl others may rely on.

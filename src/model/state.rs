@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::resource::{Kind, Resource, ResourceId};
+use super::resource::{Kind, KindName, Resource, ResourceId, Text};
 use super::source::Span;
 
 /// Resources by id. Only what bears our mark, or is wanted, can be in one: what belongs to others is
@@ -37,6 +37,12 @@ impl State {
     /// All resources in the order of their ids.
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
         self.resources.values()
+    }
+
+    /// All of a kind in a namespace.
+    pub fn of_kind(&self, netns: &Text, kind: KindName) -> impl Iterator<Item = &Resource> {
+        let first = ResourceId::new(netns, kind, "");
+        self.resources.range(first..).map_while(move |(id, it)| (id.netns == *netns && id.kind == kind).then_some(it))
     }
 
     /// How many resources there are.

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::resource::{FieldChange, Kind, Need, Op, ResourceId, Thing, Wire};
+use super::state::State;
 use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
 
 #[cfg(test)]
@@ -81,8 +82,14 @@ macro_rules! kinds {
             fn summary(&self) -> String {
                 match self { $(Self::$kind(it) => it.summary()),* }
             }
+            fn details(&self) -> Vec<String> {
+                match self { $(Self::$kind(it) => it.details()),* }
+            }
             fn bereft(&mut self, gone: &Thing) {
                 match self { $(Self::$kind(it) => it.bereft(gone)),* }
+            }
+            fn settle(&mut self, among: &State) {
+                match self { $(Self::$kind(it) => it.settle(among)),* }
             }
             fn stays(&self) -> bool {
                 match self { $(Self::$kind(it) => it.stays()),* }
@@ -94,6 +101,18 @@ macro_rules! kinds {
 kinds! {
     /// A named network namespace with its loopback.
     netns::Netns = "netns",
+    /// A bridge of the host.
+    bridge::Bridge = "bridge",
+    /// A pair of links, from the host into a container.
+    veth::Veth = "veth",
+    /// An address on a link.
+    address::Address = "address",
+    /// A route through a link.
+    route::Route = "route",
+    /// A routing rule for replies.
+    rule::Rule = "rule",
+    /// A network setting.
+    sysctl::Sysctl = "sysctl",
 }
 
 impl fmt::Display for KindName {

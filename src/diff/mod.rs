@@ -1,0 +1,243 @@
+//! Comparison and order: [`diff`] says what must change and why, [`plan`](plan::plan) in which order, [`render`] how
+//! people and programs read it.
+//!
+//! Nothing here does I/O, and nothing can fail: two states always have a difference, and a difference that cannot be
+//! ordered is a bug in netrec.
+
+pub mod plan;
+pub mod render;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::resource::{FieldChange, Kind, Need, Resource, ResourceId, Thing};
+use crate::model::state::State;
+
+/// What must change, by id.
+pub type Diff = BTreeMap<ResourceId, Change>;
+
+/// What must happen to one resource.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Change {
+    /// It is wanted and not there.
+    Create {
+        /// What is wanted.
+        to: Resource,
+    },
+    /// It is there and the kernel can change it on the living object.
+    Update {
+        /// What is there.
+        from: Resource,
+        /// What is wanted.
+        to: Resource,
+        /// Why.
+        why: Why,
+    },
+    /// It is there and must be made anew.
+    Replace {
+        /// What is there.
+        from: Resource,
+        /// What is wanted.
+        to: Resource,
+        /// Why.
+        why: Why,
+        /// Whether the kernel takes the old one with something else that goes.
+        implied: Option<ResourceId>,
+    },
+    /// It is there and not wanted.
+    Delete {
+        /// What is there.
+        from: Resource,
+        /// Whether the kernel takes it with something else that goes.
+        implied: Option<ResourceId>,
+    },
+}
+
+/// Why a living resource must change. It only explains: nothing is decided by it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// Fields differ.
+    Fields(Vec<FieldChange>),
+    /// What it cannot be without is removed or replaced.
+    Lost(ResourceId),
+}
+
+impl Change {
+    /// What is wanted, if anything.
+    pub fn to(&self) -> Option<&Resource> {
+        match self {
+            Self::Create { to } | Self::Update { to, .. } | Self::Replace { to, .. } => Some(to),
+            Self::Delete { .. } => None,
+        }
+    }
+
+    /// What is there, if anything.
+    pub fn from(&self) -> Option<&Resource> {
+        match self {
+            Self::Create { .. } => None,
+            Self::Update { from, .. } | Self::Replace { from, .. } | Self::Delete { from, .. } => Some(from),
+        }
+    }
+
+    /// Whether what is there goes, for good or for a moment.
+    fn removes(&self) -> bool {
+        matches!(self, Self::Replace { .. } | Self::Delete { .. })
+    }
+
+    /// The resource whose removal takes this one, if one does.
+    pub fn implied(&self) -> Option<&ResourceId> {
+        match self {
+            Self::Replace { implied, .. } | Self::Delete { implied, .. } => implied.as_ref(),
+            Self::Create { .. } | Self::Update { .. } => None,
+        }
+    }
+}
+
+/// What must change for `observed` to become `desired`, consequences included.
+pub fn diff(desired: &State, observed: &State) -> Diff {
+    let mut diff = Diff::new();
+    for (id, to) in desired.iter() {
+        let change = match observed.get(id) {
+            None => Change::Create { to: to.clone() },
+            Some(from) => {
+                let fields = to.changes(from);
+                if fields.is_empty() {
+                    continue;
+                }
+                let (from, to, in_place) = (from.clone(), to.clone(), fields.iter().all(|field| field.in_place));
+                let why = Why::Fields(fields);
+                if in_place {
+                    Change::Update { from, to, why }
+                } else {
+                    Change::Replace { from, to, why, implied: None }
+                }
+            }
+        };
+        diff.insert(id.clone(), change);
+    }
+    for (id, from) in observed.iter() {
+        if desired.get(id).is_none() && !from.stays() {
+            diff.insert(id.clone(), Change::Delete { from: from.clone(), implied: None });
+        }
+    }
+    if diff.values().any(Change::removes) {
+        Spread::new(desired, observed).run(&mut diff);
+    }
+    diff
+}
+
+/// Follows what goes to everything that cannot be without it.
+struct Spread<'a> {
+    desired: &'a State,
+    observed: &'a State,
+    /// How many providers of a thing are left.
+    providers: BTreeMap<Thing, usize>,
+    dependents: BTreeMap<Thing, Vec<(&'a ResourceId, Need)>>,
+}
+
+impl<'a> Spread<'a> {
+    fn new(desired: &'a State, observed: &'a State) -> Self {
+        let (mut providers, mut dependents) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
+        for (id, resource) in observed.iter() {
+            for thing in resource.provides() {
+                *providers.entry(thing).or_default() += 1;
+            }
+            for need in resource.needs() {
+                dependents.entry(need.thing().clone()).or_default().push((id, need));
+            }
+        }
+        Self { desired, observed, providers, dependents }
+    }
+
+    fn run(mut self, diff: &mut Diff) {
+        let removed = diff.iter().filter(|(_, change)| change.removes());
+        // The resource that goes, and the one whose removal is said to the kernel.
+        let mut going: Vec<(ResourceId, ResourceId)> = removed.map(|(id, _)| (id.clone(), id.clone())).collect();
+        let mut seen: BTreeSet<ResourceId> = going.iter().map(|(id, _)| id.clone()).collect();
+        while let Some((id, root)) = going.pop() {
+            let gone = self.observed.get(&id).map(Kind::provides).unwrap_or_default();
+            for thing in gone {
+                if !self.is_last(&thing) {
+                    continue;
+                }
+                for (dependent, need) in self.dependents.get(&thing).into_iter().flatten() {
+                    match need {
+                        Need::Inside(_) => {
+                            self.lose(diff, dependent, &id, Some(&root));
+                            if seen.insert((*dependent).clone()) {
+                                going.push(((*dependent).clone(), root.clone()));
+                            }
+                        }
+                        Need::Upon(_) => {
+                            self.lose(diff, dependent, &id, None);
+                            if seen.insert((*dependent).clone()) {
+                                going.push(((*dependent).clone(), (*dependent).clone()));
+                            }
+                        }
+                        Need::After(_) => self.bereave(diff, dependent, &thing, &id),
+                    }
+                }
+            }
+        }
+        settle_roots(diff);
+    }
+
+    /// Takes one provider away; whether it was the last.
+    fn is_last(&mut self, thing: &Thing) -> bool {
+        let left = self.providers.get_mut(thing);
+        left.is_some_and(|left| {
+            *left -= 1;
+            *left == 0
+        })
+    }
+
+    /// A dependent goes with `cause`; `root` where the kernel takes it with that.
+    fn lose(&self, diff: &mut Diff, id: &ResourceId, cause: &ResourceId, root: Option<&ResourceId>) {
+        match diff.get_mut(id) {
+            Some(Change::Delete { implied, .. } | Change::Replace { implied, .. }) => {
+                if implied.is_none() {
+                    *implied = root.cloned();
+                }
+            }
+            Some(Change::Create { .. }) => {}
+            Some(Change::Update { .. }) | None => {
+                if let (Some(from), Some(to)) = (self.observed.get(id), self.desired.get(id)) {
+                    let (from, to, why) = (from.clone(), to.clone(), Why::Lost(cause.clone()));
+                    diff.insert(id.clone(), Change::Replace { from, to, why, implied: root.cloned() });
+                }
+            }
+        }
+    }
+
+    /// A dependent that survives may have lost something.
+    fn bereave(&self, diff: &mut Diff, id: &ResourceId, thing: &Thing, cause: &ResourceId) {
+        let (Some(to), Some(from)) = (self.desired.get(id), self.observed.get(id)) else { return };
+        let mut left = match diff.get(id) {
+            None => from.clone(),
+            Some(Change::Update { from, .. }) => from.clone(),
+            Some(_) => return,
+        };
+        left.bereft(thing);
+        if !to.changes(&left).is_empty() {
+            let why = Why::Lost(cause.clone());
+            diff.insert(id.clone(), Change::Update { from: left, to: to.clone(), why });
+        }
+    }
+}
+
+/// A resource can go with one that itself goes with a third: what is said to the kernel is the removal of the outermost.
+fn settle_roots(diff: &mut Diff) {
+    let implied: Vec<ResourceId> =
+        diff.iter().filter(|(_, change)| change.implied().is_some()).map(|(id, _)| id.clone()).collect();
+    for id in implied {
+        let mut root = id.clone();
+        for _ in 0..diff.len() {
+            match diff.get(&root).and_then(Change::implied) {
+                Some(next) if *next != root => root = next.clone(),
+                _ => break,
+            }
+        }
+        if let Some(Change::Replace { implied, .. } | Change::Delete { implied, .. }) = diff.get_mut(&id) {
+            *implied = Some(root);
+        }
+    }
+}

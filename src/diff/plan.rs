@@ -1,0 +1,250 @@
+//! Order: a graph of steps, cut into stages that can run at once.
+//!
+//! Whoever makes a thing goes before whoever needs it; whoever needs it goes before whoever removes it; whoever
+//! releases an exclusive thing goes before whoever takes it. Nothing else is known about any kind.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use petgraph::Direction;
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::{Change, Diff};
+use crate::model::resource::{Kind, Op, Resource, ResourceId, Thing};
+use crate::model::simulate::{Refusal, Simulation};
+use crate::model::state::State;
+use crate::model::wire::Place;
+
+/// Steps in an order in which each can be taken.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// One step.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Step {
+    /// What it is about.
+    pub id: ResourceId,
+    /// What is done.
+    pub op: Op,
+    /// The stage in which each of its messages is said: a later stage begins when the one before it has ended, places
+    /// of one stage are independent of each other, and within a place steps keep their order.
+    pub parts: Vec<(usize, Place)>,
+}
+
+/// A plan that would not do what it is for: a bug in netrec, found before anything was written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Flaw {
+    /// Steps wait for each other.
+    #[error("steps wait for each other: {0}")]
+    Cycle(String),
+    /// The simulated kernel refuses a step.
+    #[error("step {step} would be refused: {refusal}")]
+    Refused {
+        /// From 1.
+        step: usize,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// All steps taken, something is not as wanted.
+    #[error("{0} would not be as wanted after all steps")]
+    Misses(ResourceId),
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// How many stages there are.
+    pub fn stages(&self) -> usize {
+        self.steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0)
+    }
+
+    /// Takes all steps on a simulated kernel: none may be refused, and what comes out must be what is wanted.
+    ///
+    /// # Errors
+    ///
+    /// The first flaw found.
+    pub fn prove(&self, desired: &State, observed: &State) -> Result<(), Flaw> {
+        let mut simulation = Simulation::new(observed, desired);
+        for (at, step) in self.steps.iter().enumerate() {
+            simulation.apply(&step.op).map_err(|refusal| Flaw::Refused { step: at + 1, refusal })?;
+        }
+        match super::diff(desired, simulation.state()).into_keys().next() {
+            Some(id) => Err(Flaw::Misses(id)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Puts a difference in order.
+///
+/// # Errors
+///
+/// When steps wait for each other, which no difference between two possible states makes them do.
+pub fn plan(diff: &Diff) -> Result<Plan, Flaw> {
+    let draft = Draft::new(diff);
+    let graph = draft.graph(diff);
+    let order = in_order(&graph).map_err(|cycle| {
+        let ids: Vec<String> = cycle.iter().map(|node| draft.ops[node.index()].subject().id().to_string()).collect();
+        Flaw::Cycle(ids.join(" -> "))
+    })?;
+    Ok(draft.staged(&graph, &order))
+}
+
+/// The steps before they are in order, and who does what to which thing.
+struct Draft {
+    ops: Vec<Op>,
+    makers: BTreeMap<Thing, Vec<usize>>,
+    /// Steps that remove a provider, or something that takes it along.
+    removers: BTreeMap<Thing, Vec<usize>>,
+    /// Steps that change a provider on the living object.
+    updaters: BTreeMap<Thing, Vec<usize>>,
+    deletes: BTreeMap<ResourceId, usize>,
+}
+
+impl Draft {
+    /// Removals come first and creations last where nothing else decides, so that plans read alike.
+    fn new(diff: &Diff) -> Self {
+        let mut draft = Self {
+            ops: Vec::with_capacity(diff.len()),
+            makers: BTreeMap::new(),
+            removers: BTreeMap::new(),
+            updaters: BTreeMap::new(),
+            deletes: BTreeMap::new(),
+        };
+        for (id, change) in diff {
+            if let (Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. }) = change {
+                draft.deletes.insert(id.clone(), draft.ops.len());
+                draft.ops.push(Op::Delete(from.clone()));
+            }
+        }
+        for change in diff.values() {
+            if let Change::Update { from, to, .. } = change {
+                draft.push(Op::Update { from: from.clone(), to: to.clone() });
+            }
+        }
+        for change in diff.values() {
+            if let Change::Create { to } | Change::Replace { to, .. } = change {
+                draft.push(Op::Create(to.clone()));
+            }
+        }
+        for (id, change) in diff.iter().filter(|(_, change)| change.removes()) {
+            let remover = draft.deletes.get(change.implied().unwrap_or(id)).copied();
+            for thing in change.from().into_iter().flat_map(Kind::provides) {
+                draft.removers.entry(thing).or_default().extend(remover);
+            }
+        }
+        draft
+    }
+
+    fn push(&mut self, op: Op) {
+        let node = self.ops.len();
+        for thing in op.to().into_iter().flat_map(Kind::provides) {
+            self.makers.entry(thing).or_default().push(node);
+        }
+        for thing in op.from().into_iter().flat_map(Kind::provides) {
+            self.updaters.entry(thing).or_default().push(node);
+        }
+        self.ops.push(op);
+    }
+
+    fn graph(&self, diff: &Diff) -> DiGraph<(), ()> {
+        let mut graph = DiGraph::with_capacity(self.ops.len(), self.ops.len() * 4);
+        for _ in &self.ops {
+            graph.add_node(());
+        }
+        let mut edge = |before: usize, after: usize| {
+            if before != after {
+                graph.add_edge(NodeIndex::new(before), NodeIndex::new(after), ());
+            }
+        };
+        for (node, op) in self.ops.iter().enumerate() {
+            let wanted: BTreeSet<Thing> =
+                op.to().into_iter().flat_map(Kind::needs).map(|need| need.thing().clone()).collect();
+            for thing in &wanted {
+                self.each(&self.makers, thing, |maker| edge(maker, node));
+            }
+            for need in op.from().into_iter().flat_map(Kind::needs) {
+                let thing = need.thing();
+                if !wanted.contains(thing) {
+                    self.each(&self.removers, thing, |remover| edge(node, remover));
+                }
+                if matches!(op, Op::Delete(_)) {
+                    self.each(&self.updaters, thing, |updater| edge(node, updater));
+                }
+            }
+            for thing in op.to().into_iter().flat_map(Kind::provides).filter(Thing::is_exclusive) {
+                self.each(&self.removers, &thing, |remover| edge(remover, node));
+            }
+            if let Op::Create(to) = op {
+                self.replaced(diff, to).into_iter().for_each(|remover| edge(remover, node));
+            }
+        }
+        graph
+    }
+
+    fn each(&self, index: &BTreeMap<Thing, Vec<usize>>, thing: &Thing, mut edge: impl FnMut(usize)) {
+        index.get(thing).into_iter().flatten().for_each(|node| edge(*node));
+    }
+
+    /// The step that removes the old one of what is made anew.
+    fn replaced(&self, diff: &Diff, to: &Resource) -> Option<usize> {
+        let id = to.id();
+        let Some(change @ Change::Replace { .. }) = diff.get(&id) else { return None };
+        self.deletes.get(change.implied().unwrap_or(&id)).copied()
+    }
+
+    /// Gives each part of each step its stage: the next one after what it waits for, or the same where both are said to
+    /// the same place, as a place hears in order.
+    fn staged(self, graph: &DiGraph<(), ()>, order: &[NodeIndex]) -> Plan {
+        let mut ends: Vec<Option<(usize, Place)>> = vec![None; self.ops.len()];
+        let mut ops: Vec<Option<Op>> = self.ops.into_iter().map(Some).collect();
+        let mut steps = Vec::with_capacity(ops.len());
+        for node in order {
+            let op = ops[node.index()].take().expect("an order has each step once");
+            let mut parts: Vec<(usize, Place)> = Vec::new();
+            for place in Resource::places(&op) {
+                let stage = match parts.last() {
+                    Some((stage, before)) => stage + usize::from(*before != place),
+                    None => graph
+                        .neighbors_directed(*node, Direction::Incoming)
+                        .filter_map(|before| ends[before.index()].as_ref())
+                        .map(|(stage, before)| stage + usize::from(*before != place))
+                        .max()
+                        .unwrap_or(0),
+                };
+                parts.push((stage, place));
+            }
+            ends[node.index()] = parts.last().cloned();
+            steps.push(Step { id: op.subject().id(), op, parts });
+        }
+        Plan { steps }
+    }
+}
+
+/// Kahn's order, the lowest ready node first; or a cycle.
+fn in_order(graph: &DiGraph<(), ()>) -> Result<Vec<NodeIndex>, Vec<NodeIndex>> {
+    let mut waits: Vec<usize> =
+        graph.node_indices().map(|node| graph.neighbors_directed(node, Direction::Incoming).count()).collect();
+    let mut ready: BTreeSet<NodeIndex> = graph.node_indices().filter(|node| waits[node.index()] == 0).collect();
+    let mut order = Vec::with_capacity(waits.len());
+    while let Some(node) = ready.pop_first() {
+        order.push(node);
+        for after in graph.neighbors(node) {
+            waits[after.index()] -= 1;
+            if waits[after.index()] == 0 {
+                ready.insert(after);
+            }
+        }
+    }
+    if order.len() == waits.len() {
+        return Ok(order);
+    }
+    let cycles = kosaraju_scc(graph);
+    Err(cycles.into_iter().max_by_key(Vec::len).unwrap_or_default())
+}

@@ -1,0 +1,156 @@
+//! An address on one of our links (ip-address(8)).
+//!
+//! Its mark is `IFA_PROTO`. IPv6 ones are `nodad`: netrec knows who has what, and a tentative address refuses to be
+//! bound for 1.6 seconds.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::model::links::{NEW, route_message};
+use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, Resource, ResourceId, Text, Thing, Wire};
+use crate::model::state::State;
+use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
+
+/// `IFA_F_SECONDARY` (linux/if_addr.h).
+const SECONDARY: u32 = 1;
+
+/// An address that netrec gave to a link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Address {
+    /// Namespace of the link.
+    pub netns: Text,
+    /// The link.
+    pub link: Text,
+    /// Address and prefix length of its subnet.
+    pub address: IpNet,
+    /// Whether it lives by the grace of another IPv4 address of its subnet, as the kernel says; not asked for, and so
+    /// not compared.
+    pub secondary: bool,
+}
+
+impl Address {
+    /// An address to be on a link.
+    pub fn new(netns: &Text, link: &Text, address: IpNet) -> Self {
+        Self { netns: netns.clone(), link: link.clone(), address, secondary: false }
+    }
+
+    fn message(&self, index: u32) -> AddressMessage {
+        let ip = self.address.addr();
+        let mut message = AddressMessage::default();
+        message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.prefix_len = self.address.prefix_len();
+        message.header.index = index;
+        message.attributes = vec![
+            AddressAttribute::Local(ip),
+            AddressAttribute::Address(ip),
+            AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
+        ];
+        match self.address {
+            // RFC 3021: a /31 has no broadcast address, and neither has a host's own /32.
+            IpNet::V4(net) if net.prefix_len() < 31 => {
+                message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+            }
+            IpNet::V4(_) => {}
+            IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+        }
+        message
+    }
+
+    fn observed(netns: &Text, inside: &NetnsFacts, owner: &Owner) -> Vec<Self> {
+        let ours: BTreeMap<u32, &Text> =
+            inside.links.iter().filter(|link| owner.owns(link)).map(|link| (link.index, &link.name)).collect();
+        let observed = |facts: &AddressFacts| {
+            let link = *ours.get(&facts.link).filter(|_| facts.protocol == PROTOCOL)?;
+            let secondary = facts.address.addr().is_ipv4() && facts.flags & SECONDARY != 0;
+            Some(Self { secondary, ..Self::new(netns, link, facts.address) })
+        };
+        inside.addresses.iter().filter_map(observed).collect()
+    }
+
+    fn index(&self, lookup: &mut dyn Lookup) -> Result<u32, Missing> {
+        lookup
+            .index(&self.netns, &self.link)
+            .ok_or_else(|| Missing(format!("link {} in {}", self.link, self.netns)))
+    }
+}
+
+impl Kind for Address {
+    fn id(&self) -> ResourceId {
+        ResourceId::new(&self.netns, KindName::Address, format!("{}:{}", self.link, self.address))
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let mut needs = vec![Need::Inside(Thing::Link(self.netns.clone(), self.link.clone()))];
+        if let (IpNet::V4(net), true) = (self.address, self.secondary) {
+            needs.push(Need::Upon(Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc())));
+        }
+        needs
+    }
+
+    fn provides(&self) -> Vec<Thing> {
+        let ip = self.address.addr();
+        let mut things = vec![Thing::OnLink(self.netns.clone(), self.link.clone(), ip.is_ipv6())];
+        if !is_link_local(ip) {
+            things.push(Thing::Address(ip));
+        }
+        if let (IpNet::V4(net), false) = (self.address, self.secondary) {
+            things.push(Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc()));
+        }
+        things
+    }
+
+    fn changes(&self, _: &Self) -> Vec<FieldChange> {
+        Vec::new()
+    }
+
+    fn settle(&mut self, among: &State) {
+        let IpNet::V4(net) = self.address else { return };
+        self.secondary = among.of_kind(&self.netns, KindName::Address).any(|other| match other {
+            Resource::Address(other) => match other.address {
+                IpNet::V4(theirs) => other.link == self.link && theirs.trunc() == net.trunc() && theirs != net,
+                IpNet::V6(_) => false,
+            },
+            _ => false,
+        });
+    }
+
+    fn summary(&self) -> String {
+        format!("on {}", self.link)
+    }
+}
+
+/// Whether an address means something on its link only, so that many links may have it.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip == Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+impl Wire for Address {
+    fn places(op: &Op<&Self>) -> Vec<Place> {
+        vec![Place::Netns(op.subject().netns.clone())]
+    }
+
+    fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+        let it = op.subject();
+        let index = it.index(lookup)?;
+        Ok(vec![match op {
+            Op::Create(_) | Op::Update { .. } => {
+                route_message(&it.netns, RouteNetlinkMessage::NewAddress(it.message(index)), NEW)
+            }
+            Op::Delete(_) => {
+                let facts = AddressFacts { link: index, address: it.address, protocol: PROTOCOL, flags: 0 };
+                Message { place: Place::Netns(it.netns.clone()), body: Body::DeleteAddress(facts) }
+            }
+        }])
+    }
+
+    fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
+        facts.namespaces.iter().flat_map(|(netns, inside)| Self::observed(netns, inside, owner)).collect()
+    }
+}

@@ -1,0 +1,143 @@
+//! A Linux bridge in the host's namespace (ip-link(8), `type bridge`).
+//!
+//! The MAC is always set: left to itself a bridge takes the lowest of its ports', and every neighbour's cache is wrong
+//! whenever a container comes or goes. It has no automatic link-local address, as nobody asked for one.
+
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+use crate::model::hash;
+use crate::model::links;
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::values::Mac;
+use crate::model::wire::{Facts, LinkFacts, Lookup, Message, Missing, Owner, Place};
+
+/// A bridge that netrec made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name.
+    pub name: Text,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// In bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+    /// The mark it bears; none where it bears the right one.
+    pub alias: Option<Text>,
+    /// Whether it is in the owner's link group, as from birth.
+    pub grouped: bool,
+}
+
+impl Bridge {
+    /// A bridge as netrec makes them: up and marked.
+    pub fn new(name: Text, owner: Owner, mac: Mac, mtu: u32) -> Self {
+        Self { name, owner, mac, mtu, up: true, alias: None, grouped: true }
+    }
+
+    fn mark(&self) -> String {
+        let digest = hash::of(&(&self.name, self.mac, self.mtu));
+        self.owner.alias(&self.id(), digest)
+    }
+
+    fn observed(link: &LinkFacts, owner: &Owner) -> Self {
+        let mut bridge = Self::new(link.name.clone(), owner.clone(), link.mac, link.mtu);
+        bridge.up = link.up;
+        bridge.alias = Some(link.alias.clone());
+        bridge.grouped = link.group == owner.group;
+        bridge
+    }
+
+    fn birth(&self) -> Vec<Message> {
+        let mut message = LinkMessage::default();
+        links::header_up(&mut message, true);
+        message.attributes = vec![
+            LinkAttribute::IfName(self.name.to_string()),
+            LinkAttribute::Address(self.mac.0.to_vec()),
+            LinkAttribute::Mtu(self.mtu),
+            LinkAttribute::Group(self.owner.group),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        let after = vec![LinkAttribute::IfAlias(self.mark()), links::no_link_local()];
+        let host = HOST.into();
+        vec![links::create(&host, message), links::change(&host, &self.name, after)]
+    }
+
+    fn update(&self, from: &Self) -> Vec<Message> {
+        let host = HOST.into();
+        let mut attributes = vec![LinkAttribute::IfAlias(self.mark())];
+        if self.mac != from.mac {
+            attributes.push(LinkAttribute::Address(self.mac.0.to_vec()));
+        }
+        if self.mtu != from.mtu {
+            attributes.push(LinkAttribute::Mtu(self.mtu));
+        }
+        if self.grouped != from.grouped {
+            attributes.push(LinkAttribute::Group(self.owner.group));
+        }
+        let mut messages = vec![links::change(&host, &self.name, attributes)];
+        if self.up != from.up {
+            messages.push(links::set_up(&host, &self.name, self.up));
+        }
+        messages
+    }
+}
+
+impl Kind for Bridge {
+    fn id(&self) -> ResourceId {
+        ResourceId::new(&HOST.into(), KindName::Bridge, self.name.clone())
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        vec![Need::After(Thing::Firewall)]
+    }
+
+    fn provides(&self) -> Vec<Thing> {
+        vec![Thing::Link(HOST.into(), self.name.clone())]
+    }
+
+    fn changes(&self, observed: &Self) -> Vec<FieldChange> {
+        let mut changes = Vec::new();
+        if self.mac != observed.mac {
+            changes.push(FieldChange::in_place("address", observed.mac, self.mac));
+        }
+        if self.mtu != observed.mtu {
+            changes.push(FieldChange::in_place("mtu", observed.mtu, self.mtu));
+        }
+        if self.up != observed.up {
+            changes.push(FieldChange::in_place("state", links::state_word(observed.up), links::state_word(self.up)));
+        }
+        if self.grouped != observed.grouped {
+            changes.push(FieldChange::in_place("group", "doomed", "ours"));
+        }
+        if let (true, Some(alias)) = (changes.is_empty(), &observed.alias) {
+            changes.extend(links::mark_change("mark", alias, &self.mark()));
+        }
+        changes
+    }
+
+    fn summary(&self) -> String {
+        format!("mtu {}, {}", self.mtu, self.mac)
+    }
+}
+
+impl Wire for Bridge {
+    fn places(op: &Op<&Self>) -> Vec<Place> {
+        let _ = op;
+        vec![Place::Netns(HOST.into())]
+    }
+
+    fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+        Ok(match op {
+            Op::Create(to) => to.birth(),
+            Op::Update { from, to } => to.update(from),
+            Op::Delete(from) => vec![links::delete(&HOST.into(), &from.name, lookup)?],
+        })
+    }
+
+    fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
+        let ours = |link: &&LinkFacts| &*link.kind == "bridge" && owner.owns(link);
+        facts.host().links.iter().filter(ours).map(|link| Self::observed(link, owner)).collect()
+    }
+}
