@@ -6,8 +6,10 @@
 
 pub mod diagnostic;
 pub mod hash;
+pub mod ipam;
 pub mod kinds;
 pub mod links;
+pub mod observed;
 pub mod resource;
 pub mod simulate;
 pub mod source;

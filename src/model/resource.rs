@@ -52,6 +52,8 @@ pub enum Thing {
     /// The primary IPv4 address of a subnet on a link: its deletion takes the secondaries of that subnet, or makes one
     /// of them primary, as `promote_secondaries` says.
     Primary(Text, Text, ipnet::Ipv4Net),
+    /// `accept_ra = 2` on the links of a namespace that live on router advertisements.
+    AcceptRa(Text),
     /// An address on any of our links. Linux does not mind two of them, the network does.
     Address(IpAddr),
 }
@@ -59,7 +61,7 @@ pub enum Thing {
 impl Thing {
     /// Whether one resource only can provide it, so that whoever releases it goes before whoever takes it.
     pub fn is_exclusive(&self) -> bool {
-        !matches!(self, Self::OnLink(..) | Self::Primary(..))
+        !matches!(self, Self::OnLink(..) | Self::Primary(..) | Self::AcceptRa(_))
     }
 }
 

@@ -34,12 +34,16 @@ impl Kind for Sysctl {
     fn needs(&self) -> Vec<Need> {
         // Drops stand before anything begins to forward.
         let mut needs = vec![Need::After(Thing::Firewall)];
+        if &*self.key == "net.ipv6.conf.all.forwarding" {
+            needs.push(Need::After(Thing::AcceptRa(self.netns.clone())));
+        }
         needs.extend(self.link().map(|link| Need::Inside(Thing::Link(self.netns.clone(), link))));
         needs
     }
 
     fn provides(&self) -> Vec<Thing> {
-        Vec::new()
+        let accept_ra = self.key.ends_with(".accept_ra");
+        accept_ra.then(|| Thing::AcceptRa(self.netns.clone())).into_iter().collect()
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {

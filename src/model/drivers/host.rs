@@ -1,0 +1,7 @@
+//! `driver = "host"`: the container shares the host's namespace. Nothing is made; that it does is checked where the
+//! containers are looked up.
+
+use crate::model::lower::{Lowering, NetworkPlan, Port};
+
+/// Wants nothing.
+pub(super) fn lower<'a>(_: &NetworkPlan<'a>, _: &[&Port<'a>], _: &mut Lowering<'a>) {}

@@ -1,0 +1,160 @@
+//! Endpoints: addresses, interface names, hardware addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::names::endpoint_mac;
+use super::{Lowering, NetworkPlan, Port, Sandbox, veth_name};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::hash::words;
+use crate::model::ipam;
+use crate::model::kinds::KindName;
+use crate::model::resource::{HOST, Resource, Text};
+use crate::model::topology::{Endpoint, Item};
+
+/// Addresses that no endpoint is given.
+struct Taken {
+    /// Gateways, reserved ones, and those that endpoints name.
+    by_right: BTreeSet<IpAddr>,
+    /// Those, and those that endpoints hold.
+    all: BTreeSet<IpAddr>,
+}
+
+impl<'a> Lowering<'a> {
+    /// Fills the blanks of every endpoint whose container is there, in the order of their names.
+    pub(super) fn endpoints(
+        &mut self,
+        sandboxes: &BTreeMap<&'a str, Sandbox>,
+        networks: &BTreeMap<&'a str, NetworkPlan<'a>>,
+    ) -> Vec<Port<'a>> {
+        let mut ports = Vec::new();
+        let topology = self.topology;
+        let mut taken = self.taken(networks);
+        for (name, item) in &topology.endpoints {
+            let network = networks.get_key_value(item.network.get_ref().as_str());
+            let sandbox = sandboxes.get(item.container.get_ref().as_str());
+            let (Some((network, plan)), Some(sandbox)) = (network, sandbox) else { continue };
+            if *plan.item.driver.get_ref() != "bridge" {
+                continue;
+            }
+            // The address of an endpoint that is waited for is kept for it.
+            let addresses = self.addresses(name, item, plan, &mut taken);
+            if sandbox.there {
+                ports.push(Port {
+                    name,
+                    item,
+                    network,
+                    netns: sandbox.netns.clone(),
+                    link: veth_name(&topology.name, name),
+                    ifname: Text::default(),
+                    mac: item.mac.as_ref().map_or_else(|| endpoint_mac(&topology.name, name), |mac| *mac.get_ref()),
+                    addresses,
+                });
+            }
+        }
+        self.give_names(&mut ports);
+        ports
+    }
+
+    fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>) -> Taken {
+        let mut by_right = BTreeSet::new();
+        for plan in networks.values() {
+            by_right.extend(plan.subnets.iter().filter_map(|subnet| subnet.gateway));
+            by_right.extend(plan.item.reserved.iter().map(|address| *address.get_ref()));
+        }
+        for item in self.topology.endpoints.values() {
+            by_right.extend(item.addresses.iter().map(|address| *address.get_ref()));
+        }
+        let mut all = by_right.clone();
+        for (name, item) in &self.topology.endpoints {
+            if let Some(plan) = networks.get(item.network.get_ref().as_str()) {
+                all.extend(self.keeps(name, plan, &by_right));
+            }
+        }
+        Taken { by_right, all }
+    }
+
+    /// The addresses an endpoint has and may keep: in a subnet of its network, and nobody else's by right.
+    fn keeps<'k>(
+        &'k self,
+        endpoint: &str,
+        plan: &'k NetworkPlan,
+        by_right: &'k BTreeSet<IpAddr>,
+    ) -> impl Iterator<Item = IpAddr> + 'k {
+        let usable = |net: &&IpNet| {
+            plan.subnets.iter().any(|subnet| subnet.net == net.trunc() && ipam::is_usable(&subnet.net, net.addr()))
+        };
+        let held = self.held_addresses(endpoint).iter().filter(usable).map(IpNet::addr);
+        held.filter(|address| !by_right.contains(address))
+    }
+
+    fn addresses(&mut self, name: &str, item: &Item<Endpoint>, plan: &NetworkPlan, taken: &mut Taken) -> Vec<IpNet> {
+        let in_subnet = |address: IpAddr| {
+            let subnet = plan.subnets.iter().find(|subnet| subnet.net.contains(&address))?;
+            IpNet::new(address, subnet.net.prefix_len()).ok()
+        };
+        let mut addresses: Vec<IpNet> =
+            item.addresses.iter().filter_map(|address| in_subnet(*address.get_ref())).collect();
+        for ipv6 in [false, true] {
+            let flag = if ipv6 { &item.ipv6 } else { &item.ipv4 };
+            let wants = flag.as_ref().is_none_or(|flag| *flag.get_ref());
+            let named = addresses.iter().any(|net| net.addr().is_ipv6() == ipv6);
+            let mut subnets = plan.subnets.iter().map(|subnet| subnet.net).filter(|net| net.addr().is_ipv6() == ipv6);
+            if !wants || named || subnets.clone().next().is_none() {
+                continue;
+            }
+            let held = self.keeps(name, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
+            let hash = words(&[&self.topology.name, "address", name]);
+            match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, &taken.all))) {
+                Some(address) => {
+                    taken.all.insert(address);
+                    addresses.extend(in_subnet(address));
+                }
+                None => self.invalid.push(
+                    Diagnostic::at(item.name, format!("no address is left in `{}` for `{name}`", plan.name))
+                        .label("needs one more address than there are")
+                        .related(plan.item.name, "this network is full")
+                        .hint("give the network another entry in `subnets`, or a larger one"),
+                ),
+            }
+        }
+        addresses
+    }
+
+    /// Gives interface names: the user's, then those held, then `eth0`, `eth1`, … by rank.
+    fn give_names(&mut self, ports: &mut [Port<'a>]) {
+        let mut taken: BTreeSet<(Text, Text)> = self.observed.foreign.links.keys().cloned().collect();
+        for port in ports.iter_mut() {
+            let Some(own) = &port.item.ifname else { continue };
+            port.ifname = own.get_ref().as_str().into();
+            if !taken.insert((port.netns.clone(), port.ifname.clone())) {
+                let message = format!("a link named `{}` exists in `{}` and is not netrec's", port.ifname, port.netns);
+                let span = port.item.span(own);
+                self.refused.push(Diagnostic::at(span, message).label("taken").hint("choose another `ifname`"));
+            }
+        }
+        for port in ports.iter_mut().filter(|port| port.ifname.is_empty()) {
+            let held = match self.ours_named(HOST, KindName::Veth, &port.link) {
+                Some(Resource::Veth(veth)) if veth.netns == port.netns => veth.ifname.clone(),
+                _ => None,
+            };
+            if let Some(held) = held.filter(|held| is_default_name(held)) {
+                if taken.insert((port.netns.clone(), held.clone())) {
+                    port.ifname = held;
+                }
+            }
+        }
+        let mut unnamed: Vec<&mut Port> = ports.iter_mut().filter(|port| port.ifname.is_empty()).collect();
+        unnamed.sort_by(|one, other| one.rank().cmp(&other.rank()));
+        for port in unnamed {
+            let free = (0_u32..).map(|n| Text::from(format!("eth{n}"))).find(|name| taken.insert((port.netns.clone(), name.clone())));
+            port.ifname = free.unwrap_or_default();
+        }
+    }
+}
+
+fn is_default_name(name: &str) -> bool {
+    name.strip_prefix("eth").is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}

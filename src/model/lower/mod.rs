@@ -1,0 +1,217 @@
+//! From what the user wrote to what the kernel is to hold: every blank filled, every rule checked.
+//!
+//! Blanks are filled with what is held already (addresses, subnets, interface names), then with what the host says (the
+//! uplink's MTU, live routes), then by a hash of the name. So the same file and the same host give the same state, and
+//! an edit of one thing does not move another.
+
+mod containers;
+mod endpoints;
+mod names;
+mod networks;
+mod publish;
+mod routes;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+pub use containers::scope;
+pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
+
+use super::check::check;
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::drivers;
+use super::observed::Observed;
+use super::resource::{Kind, Resource, ResourceId, Text};
+use super::source::Span;
+use super::state::{Desired, State};
+use super::topology::{Endpoint, Item, Network, Topology};
+use super::values::Mac;
+use super::wire::Owner;
+
+/// Why a topology cannot be lowered. Nothing is touched either way.
+#[derive(Debug)]
+pub enum Rejection {
+    /// It is wrong in itself.
+    Invalid(Diagnostics),
+    /// It contradicts what is live on this host.
+    Refused(Diagnostics),
+}
+
+/// Fills every blank of a topology and says what the kernel is to hold.
+///
+/// # Errors
+///
+/// All findings at once: those of the topology itself, or else those against the live host.
+pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Rejection> {
+    let findings = check(topology);
+    if !findings.is_empty() {
+        return Err(Rejection::Invalid(findings));
+    }
+    let mut lowering = Lowering::new(topology, observed);
+    let sandboxes = lowering.sandboxes();
+    let networks = lowering.networks();
+    let ports = lowering.endpoints(&sandboxes, &networks);
+    for network in networks.values() {
+        drivers::lower(network, &ports, &mut lowering);
+    }
+    lowering.routes(&ports, &networks);
+    lowering.firewall(&ports, &networks);
+    lowering.settings(&ports, &networks);
+    lowering.neighbours_notes();
+    lowering.finish()
+}
+
+/// A topology on its way down.
+pub struct Lowering<'a> {
+    /// What the user wrote.
+    pub topology: &'a Topology,
+    /// Whose things are made.
+    pub owner: Owner,
+    /// What was seen.
+    pub observed: &'a Observed,
+    /// Addresses of ours by namespace and link.
+    held: BTreeMap<(Text, Text), Vec<IpNet>>,
+    desired: Desired,
+    invalid: Vec<Diagnostic>,
+    refused: Vec<Diagnostic>,
+}
+
+/// A container, as found.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The name that ids use for its namespace.
+    pub netns: Text,
+    /// Whether it is there, or will be made.
+    pub there: bool,
+}
+
+/// A network with every blank filled.
+#[derive(Clone, Debug)]
+pub struct NetworkPlan<'a> {
+    /// Its name in the topology.
+    pub name: &'a str,
+    /// What the user wrote.
+    pub item: &'a Item<Network>,
+    /// Name of its link.
+    pub link: Text,
+    /// Whether the link is somebody else's.
+    pub external: bool,
+    /// Subnets, and the host's address in each.
+    pub subnets: Vec<Subnet>,
+    /// In bytes.
+    pub mtu: u32,
+    /// No way out.
+    pub internal: bool,
+    /// Endpoints reach each other.
+    pub icc: bool,
+}
+
+/// A subnet and its gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Subnet {
+    /// The subnet.
+    pub net: IpNet,
+    /// The next hop of its endpoints; none where there is none.
+    pub gateway: Option<IpAddr>,
+}
+
+/// An endpoint with every blank filled.
+#[derive(Clone, Debug)]
+pub struct Port<'a> {
+    /// Its name in the topology.
+    pub name: &'a str,
+    /// What the user wrote.
+    pub item: &'a Item<Endpoint>,
+    /// Its network's name.
+    pub network: &'a str,
+    /// Its container's namespace.
+    pub netns: Text,
+    /// The link on the host's side.
+    pub link: Text,
+    /// The link in the container.
+    pub ifname: Text,
+    /// Hardware address of the link in the container.
+    pub mac: Mac,
+    /// Its addresses with the prefix lengths of their subnets: first the one that replies and mappings use.
+    pub addresses: Vec<IpNet>,
+}
+
+impl Port<'_> {
+    /// Its first address of a family.
+    pub fn address(&self, ipv6: bool) -> Option<IpAddr> {
+        self.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv6() == ipv6)
+    }
+
+    /// Of several endpoints of a container the first in this order has the default route, and `eth0`.
+    pub fn rank(&self) -> (std::cmp::Reverse<i32>, &str) {
+        let priority = self.item.gateway_priority.as_ref().map_or(0, |priority| *priority.get_ref());
+        (std::cmp::Reverse(priority), self.name)
+    }
+}
+
+impl NetworkPlan<'_> {
+    /// The next hop from an address in one of its subnets.
+    pub fn gateway_of(&self, address: IpAddr) -> Option<IpAddr> {
+        self.subnets.iter().find(|subnet| subnet.net.contains(&address)).and_then(|subnet| subnet.gateway)
+    }
+}
+
+impl<'a> Lowering<'a> {
+    fn new(topology: &'a Topology, observed: &'a Observed) -> Self {
+        let mut held = BTreeMap::<_, Vec<_>>::new();
+        for resource in observed.ours.resources() {
+            if let Resource::Address(address) = resource {
+                held.entry((address.netns.clone(), address.link.clone())).or_default().push(address.address);
+            }
+        }
+        Self {
+            topology,
+            owner: Owner::new(&topology.name),
+            observed,
+            held,
+            desired: Desired { topology: topology.name.clone(), ..Desired::default() },
+            invalid: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    /// Wants a resource, asked for at a place of the topology.
+    pub fn want(&mut self, resource: Resource, origin: Span) {
+        self.desired.origins.insert(resource.id(), origin);
+        self.desired.state.insert(resource);
+    }
+
+    /// Says something that the user should know before saying yes.
+    pub fn note(&mut self, note: String) {
+        self.desired.notes.push(note);
+    }
+
+    fn refuse(&mut self, finding: Diagnostic) {
+        self.refused.push(finding);
+    }
+
+    fn held(&self, netns: &Text, link: &Text) -> &[IpNet] {
+        self.held.get(&(netns.clone(), link.clone())).map_or(&[], Vec::as_slice)
+    }
+
+    fn ours(&self) -> &State {
+        &self.observed.ours
+    }
+
+    fn ours_named(&self, netns: &str, kind: super::kinds::KindName, name: &Text) -> Option<&Resource> {
+        self.ours().get(&ResourceId::new(&netns.into(), kind, name.clone()))
+    }
+
+    fn finish(self) -> Result<Desired, Rejection> {
+        if !self.invalid.is_empty() {
+            return Err(Rejection::Invalid(self.invalid.into()));
+        }
+        if !self.refused.is_empty() {
+            return Err(Rejection::Refused(self.refused.into()));
+        }
+        Ok(self.desired)
+    }
+}

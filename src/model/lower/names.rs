@@ -1,0 +1,33 @@
+//! Names and hardware addresses that netrec makes up: a prefix and 50 bits of hash, the same on every host.
+
+use crate::model::hash::{short_name, words};
+use crate::model::resource::Text;
+use crate::model::values::Mac;
+
+/// Prefix of every interface name that netrec makes up; no user may begin one with it.
+pub const PREFIX: &str = "nr-";
+
+/// The bridge of a network that names none.
+pub fn bridge_name(topology: &str, network: &str) -> Text {
+    format!("{PREFIX}{}", short_name(words(&[topology, "network", network]))).into()
+}
+
+/// The host's end of an endpoint.
+pub fn veth_name(topology: &str, endpoint: &str) -> Text {
+    format!("{PREFIX}{}", short_name(words(&[topology, "endpoint", endpoint]))).into()
+}
+
+/// The MAC of a network's bridge.
+pub fn bridge_mac(topology: &str, network: &str) -> Mac {
+    Mac::derived(words(&[topology, "network-mac", network]))
+}
+
+/// The MAC of an endpoint in its container.
+pub(super) fn endpoint_mac(topology: &str, endpoint: &str) -> Mac {
+    Mac::derived(words(&[topology, "endpoint-mac", endpoint]))
+}
+
+/// The MAC of an endpoint's link on the host's side.
+pub fn host_mac(topology: &str, endpoint: &str) -> Mac {
+    Mac::derived(words(&[topology, "host-mac", endpoint]))
+}

@@ -1,0 +1,214 @@
+//! Networks: subnets, gateways, MTU, and the link of each.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::names::bridge_name;
+use super::{Lowering, NetworkPlan, Subnet, veth_name};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::hash::words;
+use crate::model::ipam;
+use crate::model::kinds::KindName;
+use crate::model::resource::{HOST, Resource, Text};
+use crate::model::topology::{Item, Network};
+
+/// MTU of a host without an uplink: Ethernet's.
+const MTU: u32 = 1500;
+
+fn is(flag: Option<&Spanned<bool>>, default: bool) -> bool {
+    flag.map_or(default, |flag| *flag.get_ref())
+}
+
+impl<'a> Lowering<'a> {
+    /// Fills the blanks of every network. Explicit subnets are taken first, then held ones, so that neither moves for a
+    /// network that comes to the pools later.
+    pub(super) fn networks(&mut self) -> BTreeMap<&'a str, NetworkPlan<'a>> {
+        let topology = self.topology;
+        let mut plans: BTreeMap<&str, NetworkPlan> = BTreeMap::new();
+        for (name, item) in &topology.networks {
+            plans.insert(name, self.network(name, item));
+        }
+        let mut taken: Vec<IpNet> = plans.values().flat_map(|plan| plan.subnets.iter().map(|subnet| subnet.net)).collect();
+        let mut wanting = Vec::new();
+        for plan in plans.values().filter(|plan| plan.item.subnets.is_none() && *plan.item.driver.get_ref() == "bridge") {
+            for ipv6 in [false, true] {
+                let flag = if ipv6 { &plan.item.ipv6 } else { &plan.item.ipv4 };
+                if !is(flag.as_ref(), true) {
+                    continue;
+                }
+                let held = self.held_subnet(plan, ipv6).filter(|net| !taken.iter().any(|other| ipam::overlap(net, other)));
+                taken.extend(held);
+                wanting.push((plan.name, ipv6, held));
+            }
+        }
+        let live: Vec<IpNet> = self.live_nets(None).collect();
+        taken.extend(live);
+        for (name, ipv6, held) in wanting {
+            let Some(net) = held.or_else(|| self.from_pool(name, ipv6, &taken)) else { continue };
+            taken.push(net);
+            if let Some(plan) = plans.get_mut(name) {
+                plan.subnets.push(Subnet { net, gateway: None });
+            }
+        }
+        for plan in plans.values_mut() {
+            give_gateways(plan);
+        }
+        for plan in plans.values() {
+            self.refuse_conflicts(plan);
+        }
+        plans
+    }
+
+    fn network(&self, name: &'a str, item: &'a Item<Network>) -> NetworkPlan<'a> {
+        let options = item.bridge.as_ref().map(Spanned::get_ref);
+        let own_name = options.and_then(|options| options.name.as_ref());
+        let link = own_name.map_or_else(|| bridge_name(&self.topology.name, name), |own| own.get_ref().as_str().into());
+        let subnets = item.subnets.iter().flatten();
+        NetworkPlan {
+            name,
+            item,
+            link,
+            external: is(options.and_then(|options| options.external.as_ref()), false),
+            subnets: subnets.map(|net| Subnet { net: *net.get_ref(), gateway: None }).collect(),
+            mtu: item.mtu.as_ref().map_or_else(|| self.uplink_mtu(), |mtu| *mtu.get_ref()),
+            internal: is(item.internal.as_ref(), false),
+            icc: is(item.icc.as_ref(), true),
+        }
+    }
+
+    /// MTU of the link that the host reaches the world through.
+    fn uplink_mtu(&self) -> u32 {
+        let link = self.observed.foreign.uplinks().first().and_then(|route| route.link.clone());
+        link.and_then(|link| self.observed.foreign.host_link(&link)).map_or(MTU, |link| link.mtu)
+    }
+
+    /// The subnet that a network has in the kernel: that of its bridge's address, or of an endpoint's.
+    fn held_subnet(&self, plan: &NetworkPlan, ipv6: bool) -> Option<IpNet> {
+        let bridge = self.held(&HOST.into(), &plan.link).iter();
+        let endpoints = self.topology.endpoints.iter().filter(|(_, item)| item.network.get_ref() == plan.name);
+        let ports = endpoints.flat_map(|(endpoint, _)| self.held_addresses(endpoint));
+        bridge.chain(ports).find(|net| net.addr().is_ipv6() == ipv6).map(IpNet::trunc)
+    }
+
+    /// The addresses that an endpoint has in the kernel, wherever it is attached.
+    pub(super) fn held_addresses(&self, endpoint: &str) -> &[IpNet] {
+        match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, endpoint)) {
+            Some(Resource::Veth(veth)) => {
+                veth.ifname.as_ref().map_or(&[], |ifname| self.held(&veth.netns, ifname))
+            }
+            _ => &[],
+        }
+    }
+
+    fn from_pool(&mut self, network: &str, ipv6: bool, taken: &[IpNet]) -> Option<IpNet> {
+        let (pools, prefix) = self.pool(ipv6);
+        let word = if ipv6 { "subnet6" } else { "subnet4" };
+        let net = ipam::free_subnet(&pools, prefix, words(&[&self.topology.name, word, network]), taken);
+        if net.is_none() {
+            let span = self.topology.networks[network].name;
+            let family = if ipv6 { "IPv6" } else { "IPv4" };
+            let finding = Diagnostic::at(span, format!("no {family} subnet of /{prefix} is left in the pools"))
+                .label(format!("`{network}` names no `subnets`"))
+                .hint("give it `subnets`, or give `[pools]` more room");
+            self.refuse(finding);
+        }
+        net
+    }
+
+    fn pool(&self, ipv6: bool) -> (Vec<IpNet>, u8) {
+        let pools = self.topology.pools.as_ref();
+        let (own, prefix) = match (pools, ipv6) {
+            (None, _) => (None, None),
+            (Some(pools), false) => (pools.ipv4.as_ref(), pools.ipv4_prefix.as_ref()),
+            (Some(pools), true) => (pools.ipv6.as_ref(), pools.ipv6_prefix.as_ref()),
+        };
+        let default = || vec![if ipv6 { self.local_pool() } else { IPV4_POOL }];
+        let nets = own.map_or_else(default, |nets| nets.iter().map(|net| *net.get_ref()).collect());
+        (nets, prefix.map_or(if ipv6 { 64 } else { 24 }, |prefix| *prefix.get_ref()))
+    }
+
+    /// A unique local /48 (RFC 4193) with the hash of the topology's name as its global id.
+    fn local_pool(&self) -> IpNet {
+        let id = u128::from(words(&[&self.topology.name, "pool6"]) >> 24);
+        let network = (0xfd << 120) | (id << 80);
+        ipnet::Ipv6Net::new_assert(network.into(), 48).into()
+    }
+
+    /// Destinations of the host's live routes, without defaults and without those through `except`.
+    fn live_nets(&self, except: Option<&'a str>) -> impl Iterator<Item = IpNet> + use<'a> {
+        self.observed
+            .foreign
+            .routes
+            .iter()
+            .filter(move |(netns, route)| {
+                let own = except.is_some() && route.link.as_deref() == except;
+                &**netns == HOST && route.destination.prefix_len() > 0 && !own
+            })
+            .map(|(_, route)| route.destination)
+    }
+
+    fn refuse_conflicts(&mut self, plan: &NetworkPlan<'a>) {
+        if *plan.item.driver.get_ref() != "bridge" {
+            return;
+        }
+        let options = plan.item.bridge.as_ref().map(Spanned::get_ref);
+        let span = options.and_then(|options| options.name.as_ref()).map_or(plan.item.name, |name| plan.item.span(name));
+        let there = self.observed.foreign.host_link(&plan.link).cloned();
+        match (there, plan.external) {
+            (Some(link), false) => {
+                let whose = link.topology.map_or("not netrec's".into(), |other| format!("of topology `{other}`"));
+                let finding = Diagnostic::at(span, format!("a link named `{}` exists and is {whose}", plan.link))
+                    .label("netrec would create it")
+                    .hint("choose another name, remove the link, or use it as it is with `external = true`");
+                self.refuse(finding);
+            }
+            (Some(link), true) if &*link.kind != "bridge" => {
+                let finding = Diagnostic::at(span, format!("`{}` is not a bridge", plan.link))
+                    .label("`external = true` needs a bridge");
+                self.refuse(finding);
+            }
+            (None, true) if self.observed.looked && self.ours_named(HOST, KindName::Bridge, &plan.link).is_none() => {
+                let finding = Diagnostic::at(span, format!("there is no bridge named `{}`", plan.link))
+                    .label("`external = true` uses a bridge that exists")
+                    .hint("create it first, or leave `external` out and let netrec make it");
+                self.refuse(finding);
+            }
+            _ => {}
+        }
+        self.refuse_overlaps(plan);
+    }
+
+    fn refuse_overlaps(&mut self, plan: &NetworkPlan<'a>) {
+        for net in plan.item.subnets.iter().flatten() {
+            let through: Text = plan.link.clone();
+            let overlapping = self.observed.foreign.routes.iter().find(|(netns, route)| {
+                let own = route.link.as_ref() == Some(&through);
+                let live = &**netns == HOST && route.destination.prefix_len() > 0 && !own;
+                live && ipam::overlap(net.get_ref(), &route.destination)
+            });
+            let Some((_, route)) = overlapping else { continue };
+            let link = route.link.as_ref().map_or(String::new(), |link| format!(" through `{link}`"));
+            let message = format!("subnet `{}` overlaps the live route to {}{link}", net.get_ref(), route.destination);
+            let finding = Diagnostic::at(plan.item.span(net), message)
+                .label("already routed on this host")
+                .hint("choose a subnet that no route of `ip route show table all` overlaps");
+            self.refuse(finding);
+        }
+    }
+}
+
+const IPV4_POOL: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 208, 0, 0), 12));
+
+/// The user's gateways go to their subnets; the others get their first address. On an external bridge netrec has no
+/// address, so only the user knows one.
+fn give_gateways(plan: &mut NetworkPlan) {
+    let given: Vec<IpAddr> = plan.item.gateways.iter().map(|gateway| *gateway.get_ref()).collect();
+    let addressed = is(plan.item.host_address.as_ref(), true) && !plan.external;
+    for subnet in &mut plan.subnets {
+        let own = given.iter().copied().find(|gateway| subnet.net.contains(gateway));
+        subnet.gateway = own.or_else(|| addressed.then(|| ipam::first(&subnet.net)));
+    }
+}

@@ -1,0 +1,132 @@
+//! Routes of containers: the default route by priority, the user's static routes, and for containers with several
+//! endpoints a table each, so that an answer leaves by the endpoint that was asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::{Lowering, NetworkPlan, Port};
+use crate::model::hash::words;
+use crate::model::kinds::KindName;
+use crate::model::kinds::route::{MAIN, Route};
+use crate::model::kinds::rule::{PRIORITY, Rule};
+use crate::model::resource::{Resource, Text};
+use crate::model::source::Span;
+use crate::model::topology::StaticRoute;
+
+/// Tables of one container at most: the lowest byte of their number.
+const TABLES: u32 = 256;
+
+impl<'a> Lowering<'a> {
+    /// Wants the routes and rules of every container.
+    pub(super) fn routes(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+        let mut containers: BTreeMap<&Text, Vec<&Port>> = BTreeMap::new();
+        for port in ports {
+            containers.entry(&port.netns).or_default().push(port);
+        }
+        for ports in containers.values_mut() {
+            ports.sort_by(|one, other| one.rank().cmp(&other.rank()));
+            for ipv6 in [false, true] {
+                self.default_route(ports, networks, ipv6);
+            }
+            for port in ports.iter() {
+                for route in &port.item.routes {
+                    let wanted = static_route(port, route, MAIN);
+                    self.want(Resource::Route(wanted), port.item.span(&route.to));
+                }
+            }
+            if ports.len() > 1 {
+                self.reply_tables(ports, networks);
+            }
+        }
+    }
+
+    fn default_route(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>, ipv6: bool) {
+        let way_out = ports.iter().find_map(|port| default_via(port, &networks[port.network], ipv6, MAIN).map(|route| (port, route)));
+        let Some((port, route)) = way_out else { return };
+        if self.has_foreign_default(&port.netns, ipv6) && self.ours_named(&port.netns, KindName::Route, &name(&route)).is_none() {
+            let family = if ipv6 { "IPv6" } else { "IPv4" };
+            self.note(format!(
+                "{} has an {family} default route that is not netrec's: it stays, the one by endpoint `{}` is left out",
+                port.netns, port.name
+            ));
+            return;
+        }
+        self.want(Resource::Route(route), port.item.name);
+    }
+
+    fn has_foreign_default(&self, netns: &Text, ipv6: bool) -> bool {
+        self.observed.foreign.routes.iter().any(|(of, route)| {
+            let default = route.destination.prefix_len() == 0 && route.destination.addr().is_ipv6() == ipv6;
+            of == netns && default && route.table == MAIN
+        })
+    }
+
+    fn reply_tables(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+        let mut used = BTreeSet::new();
+        let mut by_name = ports.to_vec();
+        by_name.sort_by_key(|port| port.name);
+        for port in by_name {
+            let hash = words(&[&self.topology.name, "table", port.name]) as u32;
+            let free = (0..TABLES).map(|step| self.owner.tables() + (hash.wrapping_add(step) % TABLES)).find(|table| used.insert(*table));
+            let Some(table) = free else { continue };
+            self.reply_table(port, &networks[port.network], table);
+        }
+    }
+
+    fn reply_table(&mut self, port: &Port<'a>, network: &NetworkPlan<'a>, table: u32) {
+        let origin: Span = port.item.name;
+        let mut subnets = BTreeSet::new();
+        for address in &port.addresses {
+            let rule = Rule { netns: port.netns.clone(), source: address.addr(), priority: PRIORITY, table };
+            self.want(Resource::Rule(rule), origin);
+            if subnets.insert(address.trunc()) {
+                self.want(Resource::Route(on_link(port, address.trunc(), table)), origin);
+            }
+        }
+        for ipv6 in [false, true] {
+            if let Some(route) = default_via(port, network, ipv6, table) {
+                self.want(Resource::Route(route), origin);
+            }
+        }
+        for route in &port.item.routes {
+            self.want(Resource::Route(static_route(port, route, table)), port.item.span(&route.to));
+        }
+    }
+}
+
+fn name(route: &Route) -> Text {
+    use crate::model::resource::Kind;
+    route.id().name
+}
+
+fn on_link(port: &Port, destination: IpNet, table: u32) -> Route {
+    Route {
+        netns: port.netns.clone(),
+        table,
+        destination,
+        metric: Route::default_metric(&destination),
+        via: None,
+        link: port.ifname.clone(),
+        source: None,
+    }
+}
+
+fn default_via(port: &Port, network: &NetworkPlan, ipv6: bool, table: u32) -> Option<Route> {
+    let address = port.address(ipv6).filter(|_| !network.internal)?;
+    let via = network.gateway_of(address)?;
+    let all = if ipv6 { IPV6_DEFAULT } else { IPV4_DEFAULT };
+    Some(Route { via: Some(via), ..on_link(port, all, table) })
+}
+
+const IPV4_DEFAULT: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0));
+const IPV6_DEFAULT: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0));
+
+fn static_route(port: &Port, route: &StaticRoute, table: u32) -> Route {
+    let destination = *route.to.get_ref();
+    Route {
+        metric: route.metric.as_ref().map_or(Route::default_metric(&destination), |metric| *metric.get_ref()),
+        via: route.via.as_ref().map(|via| *via.get_ref()),
+        ..on_link(port, destination, table)
+    }
+}

@@ -1,0 +1,71 @@
+//! Settings under `/proc/sys/net`: what the topology needs of them is a change like any other, shown before it is made.
+
+use std::collections::BTreeMap;
+
+use super::{Lowering, NetworkPlan, Port, bridge_name};
+use crate::model::kinds::sysctl::Sysctl;
+use crate::model::resource::{HOST, Resource, Text};
+use crate::model::source::Span;
+use crate::model::topology::Topology;
+
+const IPV4_FORWARD: &str = "net.ipv4.ip_forward";
+const IPV6_FORWARD: &str = "net.ipv6.conf.all.forwarding";
+
+/// All settings that lowering may ask for, to be read beforehand; those of uplinks are read wherever a router
+/// advertisement gave the default route.
+pub(super) fn all(topology: &Topology) -> Vec<(Text, Text)> {
+    let bridges = topology.networks.iter().map(|(name, network)| {
+        let own = network.bridge.as_ref().and_then(|options| options.get_ref().name.as_ref());
+        own.map_or_else(|| bridge_name(&topology.name, name), |own| own.get_ref().as_str().into())
+    });
+    let global = [IPV4_FORWARD, IPV6_FORWARD].map(Text::from);
+    global.into_iter().chain(bridges.map(|bridge| route_localnet(&bridge))).map(|key| (HOST.into(), key)).collect()
+}
+
+/// Lets packets to 127.0.0.0/8 be routed through the link: what a port published to the host's loopback needs.
+fn route_localnet(link: &str) -> Text {
+    format!("net.ipv4.conf.{}.route_localnet", link.replace('.', "/")).into()
+}
+
+fn accept_ra(link: &str) -> Text {
+    format!("net.ipv6.conf.{}.accept_ra", link.replace('.', "/")).into()
+}
+
+impl<'a> Lowering<'a> {
+    /// Wants the settings that the networks need.
+    pub(super) fn settings(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+        let routed = |network: &&NetworkPlan| !network.internal && !network.external;
+        for ipv6 in [false, true] {
+            let needs = networks.values().filter(routed).find(|network| {
+                network.subnets.iter().any(|subnet| subnet.gateway.is_some() && subnet.net.addr().is_ipv6() == ipv6)
+            });
+            let Some(network) = needs else { continue };
+            if ipv6 {
+                self.keep_learnt_routes(network.item.name);
+            }
+            self.want_sysctl(if ipv6 { IPV6_FORWARD } else { IPV4_FORWARD }.into(), "1", network.item.name);
+        }
+        for network in networks.values().filter(|network| !network.external) {
+            let published = ports.iter().find(|port| {
+                port.network == network.name && !port.item.publish.is_empty() && port.address(false).is_some()
+            });
+            if let Some(port) = published {
+                self.want_sysctl(route_localnet(&network.link), "1", port.item.name);
+            }
+        }
+    }
+
+    /// Turning IPv6 forwarding on makes Linux drop default routes learnt from router advertisements at once, unless the
+    /// link says `accept_ra = 2` before.
+    fn keep_learnt_routes(&mut self, origin: Span) {
+        let uplinks = self.observed.foreign.uplinks();
+        let learnt = uplinks.iter().filter(|route| route.learnt).filter_map(|route| route.link.clone());
+        for link in learnt.collect::<Vec<_>>() {
+            self.want_sysctl(accept_ra(&link), "2", origin);
+        }
+    }
+
+    fn want_sysctl(&mut self, key: Text, value: &str, origin: Span) {
+        self.want(Resource::Sysctl(Sysctl { netns: HOST.into(), key, value: value.into() }), origin);
+    }
+}

@@ -1,0 +1,133 @@
+//! What was seen, sorted: ours, which operations may touch, and foreign, which none accepts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::resource::{HOST, Resource, Text};
+use super::state::State;
+use super::wire::{ChainFacts, Facts, NetnsOrigin, Owner, RouteFacts};
+
+/// `RTPROT_RA` (linux/rtnetlink.h): learnt from a router advertisement.
+const LEARNT: u8 = 9;
+
+/// All that was seen of a host, as far as a topology is concerned.
+#[derive(Clone, Default, Debug)]
+pub struct Observed {
+    /// What bears the topology's mark.
+    pub ours: State,
+    /// All else.
+    pub foreign: Foreign,
+    /// Containers that are not there, and why.
+    pub absent: BTreeMap<Text, String>,
+    /// Namespaces of containers that are there, ours or not.
+    pub present: BTreeSet<Text>,
+    /// Whether anybody looked: `check` does not.
+    pub looked: bool,
+}
+
+/// What belongs to others: read for conflicts, defaults and warnings.
+#[derive(Clone, Default, Debug)]
+pub struct Foreign {
+    /// Links without our mark, by namespace and name.
+    pub links: BTreeMap<(Text, Text), ForeignLink>,
+    /// Routes that do not lead through our links, by namespace.
+    pub routes: Vec<(Text, ForeignRoute)>,
+    /// Base chains of other tables.
+    pub chains: Vec<ChainFacts>,
+    /// Processes in namespaces of ours that the topology no longer has.
+    pub processes: BTreeMap<Text, Vec<u32>>,
+}
+
+/// A link of somebody else's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForeignLink {
+    /// `IFLA_INFO_KIND`; empty for hardware and loopback.
+    pub kind: Text,
+    /// In bytes.
+    pub mtu: u32,
+    /// How many ports it has, whosever they are.
+    pub ports: usize,
+    /// Whether it bears the mark of another topology, and which.
+    pub topology: Option<Text>,
+}
+
+/// A route of somebody else's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForeignRoute {
+    /// Where to.
+    pub destination: IpNet,
+    /// Through which link; none for those without one.
+    pub link: Option<Text>,
+    /// `RTA_TABLE`.
+    pub table: u32,
+    /// Metric; the lowest wins.
+    pub metric: u32,
+    /// Whether it was learnt from a router advertisement.
+    pub learnt: bool,
+}
+
+impl Observed {
+    /// Sorts facts by whose they are.
+    pub fn new(facts: Facts, owner: &Owner) -> Self {
+        let ours: State = Resource::observe_all(&facts, owner).into_iter().collect();
+        let mut foreign = Foreign { chains: facts.chains.clone(), ..Foreign::default() };
+        for (netns, inside) in &facts.namespaces {
+            for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
+                let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
+                let topology =
+                    link.alias.strip_prefix("netrec:").and_then(|rest| rest.split(':').next()).map(Text::from);
+                let (kind, mtu) = (link.kind.clone(), link.mtu);
+                foreign.links.insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
+            }
+            let routes = inside.routes.iter().filter_map(|route| {
+                let link = route.link.and_then(|index| inside.link(index));
+                let theirs = link.is_none_or(|link| !owner.owns(link));
+                theirs.then(|| (netns.clone(), foreign_route(route, link.map(|link| link.name.clone()))))
+            });
+            foreign.routes.extend(routes);
+            if !inside.processes.is_empty() {
+                foreign.processes.insert(netns.clone(), inside.processes.clone());
+            }
+        }
+        let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
+        let present = facts.namespaces.iter().filter(|(_, inside)| there(&inside.origin));
+        let present = present.map(|(netns, _)| netns.clone()).collect();
+        Self { ours, foreign, absent: facts.absent, present, looked: true }
+    }
+}
+
+fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {
+    ForeignRoute {
+        destination: route.destination,
+        link,
+        table: route.table,
+        metric: route.metric,
+        learnt: route.protocol == LEARNT,
+    }
+}
+
+impl Foreign {
+    /// How many objects of others were seen: links, and tables that filter.
+    pub fn count(&self) -> usize {
+        self.links.len() + self.chains.len()
+    }
+
+    /// A link of somebody else's in the host's namespace.
+    pub fn host_link(&self, name: &str) -> Option<&ForeignLink> {
+        self.links.get(&(HOST.into(), name.into()))
+    }
+
+    /// Default routes of the host's main table, best first: what the host reaches the world through.
+    pub fn uplinks(&self) -> Vec<&ForeignRoute> {
+        let mut uplinks: Vec<&ForeignRoute> = self
+            .routes
+            .iter()
+            .filter(|(netns, route)| &**netns == HOST && route.destination.prefix_len() == 0)
+            .map(|(_, route)| route)
+            .filter(|route| route.table == super::kinds::route::MAIN && route.link.is_some())
+            .collect();
+        uplinks.sort_by_key(|route| (route.destination.addr().is_ipv6(), route.metric));
+        uplinks
+    }
+}
