@@ -10,5 +10,7 @@
 //! - [`apply`]: the loop. Knows the [`kernel::Kernel`] trait only.
 //! - [`cli`]: words to people. The only room that prints.
 
+pub mod apply;
 pub mod diff;
+pub mod kernel;
 pub mod model;

@@ -10,7 +10,7 @@ use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::{Change, Diff};
-use crate::model::resource::{Kind, Op, Resource, ResourceId, Thing};
+use crate::model::resource::{Kind, Op, Resource, ResourceId, Step, Thing};
 use crate::model::simulate::{Refusal, Simulation};
 use crate::model::state::State;
 use crate::model::wire::Place;
@@ -20,18 +20,6 @@ use crate::model::wire::Place;
 pub struct Plan {
     /// In order.
     pub steps: Vec<Step>,
-}
-
-/// One step.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Step {
-    /// What it is about.
-    pub id: ResourceId,
-    /// What is done.
-    pub op: Op,
-    /// The stage in which each of its messages is said: a later stage begins when the one before it has ended, places
-    /// of one stage are independent of each other, and within a place steps keep their order.
-    pub parts: Vec<(usize, Place)>,
 }
 
 /// A plan that would not do what it is for: a bug in netrec, found before anything was written.
@@ -202,29 +190,39 @@ impl Draft {
     /// Gives each part of each step its stage: the next one after what it waits for, or the same where both are said to
     /// the same place, as a place hears in order.
     fn staged(self, graph: &DiGraph<(), ()>, order: &[NodeIndex]) -> Plan {
-        let mut ends: Vec<Option<(usize, Place)>> = vec![None; self.ops.len()];
+        let mut position = vec![0_u32; order.len()];
+        for (at, node) in order.iter().enumerate() {
+            position[node.index()] = at as u32;
+        }
         let mut ops: Vec<Option<Op>> = self.ops.into_iter().map(Some).collect();
-        let mut steps = Vec::with_capacity(ops.len());
+        let mut steps: Vec<Step> = Vec::with_capacity(ops.len());
         for node in order {
             let op = ops[node.index()].take().expect("an order has each step once");
-            let mut parts: Vec<(usize, Place)> = Vec::new();
-            for place in Resource::places(&op) {
-                let stage = match parts.last() {
-                    Some((stage, before)) => stage + usize::from(*before != place),
-                    None => graph
-                        .neighbors_directed(*node, Direction::Incoming)
-                        .filter_map(|before| ends[before.index()].as_ref())
-                        .map(|(stage, before)| stage + usize::from(*before != place))
-                        .max()
-                        .unwrap_or(0),
-                };
-                parts.push((stage, place));
-            }
-            ends[node.index()] = parts.last().cloned();
-            steps.push(Step { id: op.subject().id(), op, parts });
+            let before = graph.neighbors_directed(*node, Direction::Incoming);
+            let mut waits: Vec<u32> = before.map(|before| position[before.index()]).collect();
+            waits.sort_unstable();
+            waits.dedup();
+            let parts = parts(&op, &waits, &steps);
+            steps.push(Step { id: op.subject().id(), op, parts, waits });
         }
         Plan { steps }
     }
+}
+
+fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Vec<(usize, Place)> {
+    let after = |(stage, before): &(usize, Place), place: &Place| stage + usize::from(before != place);
+    let mut parts: Vec<(usize, Place)> = Vec::new();
+    for place in Resource::places(op) {
+        let stage = match parts.last() {
+            Some(part) => after(part, &place),
+            None => {
+                let ends = waits.iter().filter_map(|wait| steps[*wait as usize].parts.last());
+                ends.map(|end| after(end, &place)).max().unwrap_or(0)
+            }
+        };
+        parts.push((stage, place));
+    }
+    parts
 }
 
 /// Kahn's order, the lowest ready node first; or a cycle.

@@ -162,6 +162,20 @@ impl<R> Op<R> {
     }
 }
 
+/// A step of a plan, with what the kernel needs to know to take it at the right time.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Step {
+    /// What it is about.
+    pub id: ResourceId,
+    /// What is done.
+    pub op: Op,
+    /// The stage in which each run of its messages is said: a later stage begins when the one before it has ended,
+    /// places of one stage are independent of each other, and within a place steps keep their order.
+    pub parts: Vec<(usize, Place)>,
+    /// The steps, by their position, that must have succeeded before this one is taken.
+    pub waits: Vec<u32>,
+}
+
 /// A kind of kernel object. A new kind is one file in `kinds/` and one word in its list.
 pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
     /// Identity: two values with the same id are the same object at two times.

@@ -1,0 +1,159 @@
+//! The loop: look, lower, compare, order, prove, execute, look again. It knows the [`Kernel`] trait only, so the same
+//! loop runs against Linux and against the simulated kernel.
+//!
+//! Every user's word is this loop with other arguments: `plan` stops before executing, `destroy` wants nothing,
+//! verification is the next round's comparison.
+
+pub mod rails;
+
+use crate::diff::plan::{Flaw, Plan, plan};
+use crate::diff::{Diff, diff};
+use crate::kernel::{Kernel, KernelError};
+use crate::model::diagnostic::Diagnostics;
+use crate::model::lower::{self, Rejection};
+use crate::model::observed::Observed;
+use crate::model::resource::{ResourceId, Step};
+use crate::model::state::Desired;
+use crate::model::topology::Topology;
+use crate::model::wire::{Owner, Scope};
+
+/// Looks that one run takes at most after executing: the world may move under it, but not for ever.
+const ROUNDS_MAX: u32 = 4;
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// What a topology asks for.
+    Topology(&'a Topology),
+    /// Nothing of what bears that topology's mark; the topology's file, if it is known, says where else to look.
+    Nothing(&'a str, Option<&'a Topology>),
+}
+
+impl Target<'_> {
+    /// What is to be looked at.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Topology(topology) => lower::scope(topology),
+            Self::Nothing(name, topology) => {
+                let owner = Owner::new(name);
+                // Named namespaces of ours are found by their mark, and only what is not asked for is looked at for
+                // processes; those given by path or pid are found through the file.
+                let mut containers = topology.map(|topology| lower::scope(topology).containers).unwrap_or_default();
+                containers.retain(|_, found| !matches!(found, crate::model::wire::NetnsRef::Named(_)));
+                Scope { owner, containers, sysctls: Vec::new() }
+            }
+        }
+    }
+
+    fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
+        match self {
+            Self::Topology(topology) => lower::lower(topology, observed),
+            Self::Nothing(name, _) => Ok(Desired { topology: (*name).to_owned(), ..Desired::default() }),
+        }
+    }
+}
+
+/// Why there is no plan. Nothing was touched.
+#[derive(Debug)]
+pub enum NoPlan {
+    /// The topology is wrong in itself.
+    Invalid(Diagnostics),
+    /// The topology contradicts what is live, or a safety rail holds.
+    Refused(Diagnostics),
+    /// The kernel could not be looked at.
+    Unseen(KernelError),
+    /// netrec is wrong: the plan would not do what it is for.
+    Flawed(Flaw),
+}
+
+/// A look and what follows from it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What was seen.
+    pub observed: Observed,
+    /// What is wanted.
+    pub desired: Desired,
+    /// How they differ.
+    pub diff: Diff,
+    /// In which order the difference goes away.
+    pub plan: Plan,
+}
+
+/// Looks, and plans what is to be done; the plan has proved itself.
+///
+/// # Errors
+///
+/// See [`NoPlan`]; nothing was touched.
+pub fn prepare(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan> {
+    let scope = target.scope();
+    let observed = kernel.observe(&scope).map_err(NoPlan::Unseen)?;
+    let desired = target.desired(&observed).map_err(|rejection| match rejection {
+        Rejection::Invalid(findings) => NoPlan::Invalid(findings),
+        Rejection::Refused(findings) => NoPlan::Refused(findings),
+    })?;
+    let diff = diff(&desired.state, &observed.ours);
+    let plan = plan(&diff).map_err(NoPlan::Flawed)?;
+    plan.prove(&desired.state, &observed.ours).map_err(NoPlan::Flawed)?;
+    rails::check(&plan, &observed).map_err(NoPlan::Refused)?;
+    tracing::debug!(steps = plan.steps.len(), stages = plan.stages(), "planned");
+    Ok(Prepared { observed, desired, diff, plan })
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Steps taken with success, in all rounds.
+    pub done: usize,
+    /// Steps of the last round that failed: which, and why.
+    pub failed: Vec<(ResourceId, KernelError)>,
+    /// What still differs after the last look: empty when the run has converged.
+    pub residual: Diff,
+    /// What is wanted as of the last look.
+    pub desired: Desired,
+    /// How often was executed.
+    pub rounds: u32,
+}
+
+impl Report {
+    /// Whether all that is wanted is there, as the last look showed.
+    pub fn is_converged(&self) -> bool {
+        self.residual.is_empty()
+    }
+}
+
+/// Executes what was prepared and looks again, until nothing differs or a round brings nothing new. Everything that a
+/// busy host moves under a plan is refused by the kernel or by the checks before each deletion, and is planned anew.
+///
+/// # Errors
+///
+/// When a look after executing is not possible, or shows something that the topology contradicts.
+pub fn execute(
+    kernel: &mut impl Kernel,
+    target: Target,
+    mut prepared: Prepared,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Report, NoPlan> {
+    let mut done = 0;
+    for round in 1..=ROUNDS_MAX {
+        let (mut failed, count) = (Vec::new(), prepared.plan.steps.len());
+        if count > 0 {
+            let results = kernel.execute(&prepared.plan.steps, &mut |ended| progress(ended, count));
+            done += results.iter().filter(|result| result.is_ok()).count();
+            failed = failures(&prepared.plan.steps, results);
+        }
+        let next = prepare(kernel, target)?;
+        let stuck = next.plan == prepared.plan;
+        if next.plan.is_empty() || stuck || round == ROUNDS_MAX {
+            let (residual, desired) = (next.diff, next.desired);
+            return Ok(Report { done, failed, residual, desired, rounds: round });
+        }
+        tracing::info!(round, left = next.plan.steps.len(), "not converged yet");
+        prepared = next;
+    }
+    unreachable!("the last round returns")
+}
+
+fn failures(steps: &[Step], results: Vec<Result<(), KernelError>>) -> Vec<(ResourceId, KernelError)> {
+    let ended = steps.iter().zip(results);
+    ended.filter_map(|(step, result)| result.err().map(|error| (step.id.clone(), error))).collect()
+}

@@ -1,0 +1,257 @@
+//! The kernel's dumps as facts. Only the attributes we need are read and unknown ones are passed over, so that a newer
+//! kernel is no error; what is malformed is one, because half an object would be acted upon.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use nix::libc;
+
+use super::KernelError;
+use super::netlink::{attributes, i32_at, string, u16_at, u32_at};
+use crate::model::values::Mac;
+use crate::model::wire::{AddressFacts, LinkFacts, RouteFacts, RuleFacts};
+
+// Numbers of uapi/linux/if_addr.h, fib_rules.h and if_link.h that libc does not have on every target.
+const IFA_PROTO: u16 = 11;
+const FRA_SRC: u16 = 2;
+const FRA_PRIORITY: u16 = 6;
+const FRA_TABLE: u16 = 15;
+const FRA_PROTOCOL: u16 = 21;
+const RTA_VIA: u16 = 18;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+
+const SHORT: KernelError = KernelError::Malformed("an object shorter than its header");
+const NO_NUMBER: KernelError = KernelError::Malformed("a number of a strange size");
+const NO_ADDRESS: KernelError = KernelError::Malformed("an address of a strange size");
+
+/// A link (`RTM_NEWLINK`).
+pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {
+    let (header, rest) = payload.split_first_chunk::<16>().ok_or(SHORT)?;
+    let flags = u32_at(header, 8).ok_or(SHORT)?;
+    let mut link = LinkFacts {
+        index: u32_at(header, 4).ok_or(SHORT)?,
+        up: flags & libc::IFF_UP as u32 != 0,
+        ..LinkFacts::default()
+    };
+    for attribute in attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            libc::IFLA_IFNAME => link.name = string(value).into(),
+            libc::IFLA_ADDRESS => link.mac = value.try_into().map_or_else(|_| Mac::default(), Mac),
+            libc::IFLA_MTU => link.mtu = number(value)?,
+            libc::IFLA_GROUP => link.group = number(value)?,
+            libc::IFLA_IFALIAS => link.alias = string(value).into(),
+            libc::IFLA_MASTER => link.master = Some(number(value)?),
+            libc::IFLA_LINK => link.link = Some(number(value)?),
+            libc::IFLA_LINK_NETNSID => link.link_netnsid = Some(i32_at(value, 0).ok_or(NO_NUMBER)?),
+            libc::IFLA_LINKINFO => link_info(&mut link, value)?,
+            libc::IFLA_AF_SPEC => link.addr_gen_mode = addr_gen_mode(value)?,
+            _ => {}
+        }
+    }
+    Ok(link)
+}
+
+fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+    for attribute in attributes(value) {
+        let (kind, value) = attribute?;
+        match kind {
+            libc::IFLA_INFO_KIND => link.kind = string(value).into(),
+            libc::IFLA_INFO_DATA => link.info_data = value.to_vec(),
+            libc::IFLA_INFO_SLAVE_DATA => link.slave_data = value.to_vec(),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn addr_gen_mode(value: &[u8]) -> Result<Option<u8>, KernelError> {
+    for family in attributes(value) {
+        let (family, value) = family?;
+        if i32::from(family) != libc::AF_INET6 {
+            continue;
+        }
+        for attribute in attributes(value) {
+            if let (IFLA_INET6_ADDR_GEN_MODE, value) = attribute? {
+                return Ok(value.first().copied());
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// An address (`RTM_NEWADDR`); none for families other than IPv4 and IPv6.
+pub fn address(payload: &[u8]) -> Result<Option<AddressFacts>, KernelError> {
+    let (header, rest) = payload.split_first_chunk::<8>().ok_or(SHORT)?;
+    let [family, prefix, flags, ..] = *header;
+    if !is_ip(family) {
+        return Ok(None);
+    }
+    let (mut local, mut address, mut protocol, mut flags) = (None, None, 0, u32::from(flags));
+    for attribute in attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            libc::IFA_LOCAL => local = Some(ip(value)?),
+            // The other end of a point-to-point link, else the same as the local one.
+            libc::IFA_ADDRESS => address = Some(ip(value)?),
+            // The header has room for the first eight only.
+            libc::IFA_FLAGS => flags = number(value)?,
+            IFA_PROTO => protocol = *value.first().ok_or(NO_NUMBER)?,
+            _ => {}
+        }
+    }
+    let address = net(local.or(address).ok_or(KernelError::Malformed("an address without its address"))?, prefix)?;
+    Ok(Some(AddressFacts { link: u32_at(header, 4).ok_or(SHORT)?, address, protocol, flags }))
+}
+
+/// A route (`RTM_NEWROUTE`); none for other families, cached routes, and the kernel's own entries for local, broadcast,
+/// anycast and multicast destinations.
+pub fn route(payload: &[u8]) -> Result<Option<RouteFacts>, KernelError> {
+    let (header, rest) = payload.split_first_chunk::<12>().ok_or(SHORT)?;
+    let [family, prefix, _, _, table, protocol, scope, route_type, ..] = *header;
+    let cached = u32_at(header, 8).ok_or(SHORT)? & libc::RTM_F_CLONED != 0;
+    let automatic =
+        matches!(route_type, libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST);
+    if !is_ip(family) || cached || automatic {
+        return Ok(None);
+    }
+    let anywhere = if i32::from(family) == libc::AF_INET {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    };
+    let mut route = RouteFacts {
+        table: u32::from(table),
+        destination: net(anywhere, 0)?,
+        gateway: None,
+        link: None,
+        metric: 0,
+        protocol,
+        route_type,
+        scope,
+        source: None,
+    };
+    for attribute in attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            // The header has room for 255 tables only.
+            libc::RTA_TABLE => route.table = number(value)?,
+            libc::RTA_DST => route.destination = net(ip(value)?, prefix)?,
+            libc::RTA_GATEWAY => route.gateway = Some(ip(value)?),
+            RTA_VIA => route.gateway = via(value)?,
+            libc::RTA_OIF => route.link = Some(number(value)?),
+            libc::RTA_PRIORITY => route.metric = number(value)?,
+            libc::RTA_PREFSRC => route.source = Some(ip(value)?),
+            _ => {}
+        }
+    }
+    Ok(Some(route))
+}
+
+/// A gateway of another family than the route's (`struct rtvia`).
+fn via(value: &[u8]) -> Result<Option<IpAddr>, KernelError> {
+    let family = i32::from(u16_at(value, 0).ok_or(NO_ADDRESS)?);
+    if family == libc::AF_INET || family == libc::AF_INET6 { ip(&value[2..]).map(Some) } else { Ok(None) }
+}
+
+/// A rule (`RTM_NEWRULE`); none for other families.
+pub fn rule(payload: &[u8]) -> Result<Option<RuleFacts>, KernelError> {
+    let (header, rest) = payload.split_first_chunk::<12>().ok_or(SHORT)?;
+    let [family, _, source_length, _, table, ..] = *header;
+    if !is_ip(family) {
+        return Ok(None);
+    }
+    let ipv6 = i32::from(family) == libc::AF_INET6;
+    let mut rule = RuleFacts { ipv6, priority: 0, table: u32::from(table), protocol: 0, source: None };
+    for attribute in attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            FRA_PRIORITY => rule.priority = number(value)?,
+            FRA_TABLE => rule.table = number(value)?,
+            FRA_PROTOCOL => rule.protocol = *value.first().ok_or(NO_NUMBER)?,
+            FRA_SRC => rule.source = Some(net(ip(value)?, source_length)?),
+            _ => {}
+        }
+    }
+    Ok(Some(rule))
+}
+
+fn is_ip(family: u8) -> bool {
+    matches!(i32::from(family), libc::AF_INET | libc::AF_INET6)
+}
+
+fn number(value: &[u8]) -> Result<u32, KernelError> {
+    u32_at(value, 0).ok_or(NO_NUMBER)
+}
+
+fn ip(value: &[u8]) -> Result<IpAddr, KernelError> {
+    if let Ok(four) = <[u8; 4]>::try_from(value) {
+        Ok(four.into())
+    } else {
+        <[u8; 16]>::try_from(value).map(IpAddr::from).map_err(|_| NO_ADDRESS)
+    }
+}
+
+fn net(address: IpAddr, prefix: u8) -> Result<IpNet, KernelError> {
+    IpNet::new(address, prefix).map_err(|_| KernelError::Malformed("a prefix longer than its address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Header and attributes as the kernel lays them out.
+    fn object(header: &[u8], attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut bytes = header.to_vec();
+        for (kind, value) in attributes {
+            bytes.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
+            bytes.extend_from_slice(&kind.to_ne_bytes());
+            bytes.extend_from_slice(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn unknown_attributes_are_passed_over_and_malformed_ones_are_errors() {
+        let header = [0; 16];
+        let known = (libc::IFLA_IFNAME, b"eth0\0".as_slice());
+        let read = link(&object(&header, &[(9999, b"?"), known])).unwrap();
+        assert_eq!(&*read.name, "eth0");
+        assert!(link(&object(&header, &[(libc::IFLA_MTU, b"12")])).is_err(), "half a number");
+        let mut cut = object(&header, &[known]);
+        cut.truncate(cut.len() - 5);
+        assert!(link(&cut).is_err(), "an attribute that is cut off");
+        assert_eq!(link(&[0; 15]), Err(SHORT));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        for length in 0..64 {
+            for byte in [0, 1, 2, 4, 10, 255] {
+                let bytes = vec![byte; length];
+                let _ = (link(&bytes), address(&bytes), route(&bytes), rule(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn wide_attributes_win_over_narrow_header_fields() {
+        let header = [libc::AF_INET as u8, 24, 0, 0, 254, 78, 0, 1, 0, 0, 0, 0];
+        let table = 0x6e00_0100_u32.to_ne_bytes();
+        let read = route(&object(&header, &[(libc::RTA_TABLE, &table), (libc::RTA_DST, &[10, 1, 2, 0])])).unwrap();
+        let read = read.expect("a unicast route is read");
+        assert_eq!((read.table, read.destination.to_string().as_str()), (0x6e00_0100, "10.1.2.0/24"));
+
+        let header = [libc::AF_INET as u8, 24, 0x80, 0, 7, 0, 0, 0];
+        let flags = 0x200_u32.to_ne_bytes();
+        let read = address(&object(&header, &[(libc::IFA_LOCAL, &[10, 1, 2, 3]), (libc::IFA_FLAGS, &flags)])).unwrap();
+        assert_eq!(read.expect("an IPv4 address is read").flags, 0x200);
+    }
+
+    #[test]
+    fn a_prefix_longer_than_its_address_is_an_error() {
+        let header = [libc::AF_INET as u8, 33, 0, 0, 254, 78, 0, 1, 0, 0, 0, 0];
+        assert!(route(&object(&header, &[(libc::RTA_DST, &[10, 1, 2, 0])])).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! What is said to the rtnetlink of one namespace, in order, in as few batches as order allows.
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+
+use nix::errno::Errno;
+
+use super::KernelError;
+use super::netlink::Socket;
+use super::read;
+use crate::model::resource::Text;
+use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL};
+
+/// Messages in one batch: 64 is where more stop to pay, and each may hold a descriptor of a namespace open.
+const BATCH: usize = 64;
+
+/// A lane: the messages not yet said, and how those said ended.
+pub struct Lane<'a> {
+    netns: &'a Text,
+    owner: &'a Owner,
+    socket: Socket,
+    batch: Vec<(usize, (RouteNetlinkMessage, u16))>,
+    doomed: Vec<(usize, u32, Text)>,
+    removed: Vec<(usize, AddressFacts)>,
+    results: Vec<(usize, Result<(), KernelError>)>,
+}
+
+impl<'a> Lane<'a> {
+    /// A lane on a socket that is in the namespace.
+    pub fn new(netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
+        let (batch, doomed, removed, results) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { netns, owner, socket, batch, doomed, removed, results }
+    }
+
+    /// Whether it is time to say what has gathered.
+    pub fn is_full(&self) -> bool {
+        self.batch.len() >= BATCH
+    }
+
+    /// Takes a message of a step; what is of another sort than the gathered ones is said after them.
+    pub fn say(&mut self, step: usize, body: Body) {
+        match body {
+            Body::Route(message, flags) => {
+                self.delete_links();
+                self.delete_addresses();
+                self.batch.push((step, (message, flags)));
+            }
+            Body::DeleteLink { index, name } => {
+                self.send();
+                self.delete_addresses();
+                self.doomed.push((step, index, name));
+            }
+            Body::DeleteAddress(address) => {
+                self.send();
+                self.delete_links();
+                self.removed.push((step, address));
+            }
+            _ => unreachable!("only rtnetlink is said there: Wire::places"),
+        }
+    }
+
+    /// A step that could not even be said.
+    pub fn fail(&mut self, step: usize, error: KernelError) {
+        self.results.push((step, Err(error)));
+    }
+
+    /// Says everything that has gathered.
+    pub fn flush(&mut self) {
+        self.send();
+        self.delete_links();
+        self.delete_addresses();
+    }
+
+    /// Says everything and tells how each step ended.
+    pub fn end(mut self) -> Vec<(usize, Result<(), KernelError>)> {
+        self.flush();
+        self.results
+    }
+
+    fn send(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let (steps, messages): (Vec<usize>, Vec<_>) = std::mem::take(&mut self.batch).into_iter().unzip();
+        self.results.extend(steps.into_iter().zip(self.socket.batch(&messages)));
+    }
+
+    /// Deletes links in one request, as each request waits for a grace period: those that are still what was planned for
+    /// are put into the doomed group, which is empty but for them, and the group is deleted.
+    fn delete_links(&mut self) {
+        let doomed = std::mem::take(&mut self.doomed);
+        if doomed.is_empty() {
+            return;
+        }
+        let links = match self.links(&doomed) {
+            Ok(links) => links,
+            Err(error) => {
+                self.results.extend(doomed.into_iter().map(|(step, ..)| (step, Err(error.clone()))));
+                return;
+            }
+        };
+        let mut steps = Vec::new();
+        let mut indexes = Vec::new();
+        for (step, index, name) in doomed {
+            match links.binary_search_by_key(&index, |link| link.index).map(|at| &links[at]) {
+                Ok(link) if link.name == name && self.owner.owns(link) => {
+                    steps.push(step);
+                    indexes.push(index);
+                }
+                _ => self.results.push((step, Err(KernelError::Changed(format!("link {name} in {}", self.netns))))),
+            }
+        }
+        let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
+        let result = if foreign { self.delete_one_by_one(&indexes) } else { self.delete_as_group(&indexes) };
+        self.results.extend(steps.into_iter().map(|step| (step, result.clone())));
+    }
+
+    /// The links as they are now; all of them where the doomed group is to be used, as nobody else may be in it.
+    fn links(&mut self, doomed: &[(usize, u32, Text)]) -> Result<Vec<LinkFacts>, KernelError> {
+        match doomed {
+            [(_, index, _)] => Ok(read::link(&mut self.socket, *index)?.into_iter().collect()),
+            _ => read::links(&mut self.socket),
+        }
+    }
+
+    fn delete_as_group(&mut self, indexes: &[u32]) -> Result<(), KernelError> {
+        match indexes {
+            [] => return Ok(()),
+            [index] => return self.delete_one_by_one(&[*index]),
+            _ => {}
+        }
+        let doom = |index: &u32| (RouteNetlinkMessage::SetLink(with_group(*index)), 0);
+        let doom: Vec<_> = indexes.iter().map(doom).collect();
+        for result in doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)) {
+            result?;
+        }
+        let group = (RouteNetlinkMessage::DelLink(with_group(0)), 0);
+        self.socket.batch(&[group]).into_iter().collect()
+    }
+
+    fn delete_one_by_one(&mut self, indexes: &[u32]) -> Result<(), KernelError> {
+        let delete = |index: &u32| {
+            let mut message = LinkMessage::default();
+            message.header.index = *index;
+            (RouteNetlinkMessage::DelLink(message), 0)
+        };
+        let messages: Vec<_> = indexes.iter().map(delete).collect();
+        self.socket.batch(&messages).into_iter().collect()
+    }
+
+    /// Deletes addresses that are there and still ours; the kernel itself does not check whose they are.
+    fn delete_addresses(&mut self) {
+        let removed = std::mem::take(&mut self.removed);
+        if removed.is_empty() {
+            return;
+        }
+        let there = read::addresses(&mut self.socket);
+        let (mut steps, mut messages) = (Vec::new(), Vec::new());
+        for (step, wanted) in removed {
+            let same = |facts: &&AddressFacts| facts.link == wanted.link && facts.address == wanted.address;
+            match there.as_ref().map(|there| there.iter().find(same)) {
+                Err(error) => self.results.push((step, Err(error.clone()))),
+                Ok(Some(facts)) if facts.protocol == PROTOCOL => {
+                    steps.push(step);
+                    messages.push((RouteNetlinkMessage::DelAddress(address_message(facts)), 0));
+                }
+                Ok(_) => {
+                    let what = format!("address {} in {}", wanted.address, self.netns);
+                    self.results.push((step, Err(KernelError::Changed(what))));
+                }
+            }
+        }
+        let ended = self.socket.batch(&messages).into_iter().map(|result| match result {
+            Err(KernelError::Refused { errno: Errno::EADDRNOTAVAIL, .. }) => Ok(()),
+            other => other,
+        });
+        self.results.extend(steps.into_iter().zip(ended));
+    }
+}
+
+fn with_group(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::Group(DOOMED));
+    message
+}
+
+fn address_message(facts: &AddressFacts) -> AddressMessage {
+    use rtnetlink::packet_route::AddressFamily;
+    let ip = facts.address.addr();
+    let mut message = AddressMessage::default();
+    message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = facts.address.prefix_len();
+    message.header.index = facts.link;
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message
+}

@@ -1,0 +1,315 @@
+//! Linux behind the [`Kernel`] trait: a look, and steps carried out lane by lane.
+//!
+//! A lane is a place with an order: the rtnetlink of one namespace, the transaction of nftables, the names of
+//! namespaces, the settings. Each stage of a plan opens its lanes, says what is to be said in batches and closes them
+//! again, as an open socket keeps a namespace alive.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+use super::lane::Lane;
+use super::netlink::{Protocol, Socket};
+use super::netns::{self, Found};
+use super::{Kernel, KernelError, nft, read, sysctl};
+use crate::model::observed::Observed;
+use crate::model::resource::{HOST, Op, Resource, Step, Text};
+use crate::model::wire::{Body, Lookup, Message, NetnsRef, Owner, Place, Scope};
+
+/// The kernel this program runs on, seen from its own network namespace.
+#[derive(Default, Debug)]
+pub struct Linux {
+    containers: BTreeMap<Text, NetnsRef>,
+    owner: Option<Owner>,
+    /// nftables generation of the last look: a transaction is refused if it has passed.
+    generation: Option<u32>,
+}
+
+impl Kernel for Linux {
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
+        let mut facts = read::facts(scope)?;
+        let (generation, tables) = nft::tables(&scope.owner)?;
+        facts.tables = tables;
+        facts.chains = nft::chains(&scope.owner)?;
+        self.generation = Some(generation);
+        self.containers = scope.containers.clone();
+        self.owner = Some(scope.owner.clone());
+        Ok(Observed::new(facts, &scope.owner))
+    }
+
+    fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
+        let mut run = Run { linux: self, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new() };
+        let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
+        for stage in 0..stages {
+            run.stage(stage);
+            let ended = |step: &&Step| step.parts.last().is_some_and(|(last, _)| *last <= stage);
+            progress(steps.iter().filter(ended).count());
+        }
+        run.results
+    }
+}
+
+impl Linux {
+    /// How to find a namespace by the name that ids use.
+    fn reference(&self, netns: &Text) -> NetnsRef {
+        self.containers.get(netns).cloned().unwrap_or_else(|| NetnsRef::Named(netns.clone()))
+    }
+
+    fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {
+        match netns::find(&self.reference(netns))? {
+            Found::Bound(fd) => Ok(fd),
+            Found::Unbound(_) => Err(KernelError::NotANamespace(format!("no namespace stands behind {netns}"))),
+            Found::Absent(reason) => Err(KernelError::system(reason, Errno::ENOENT)),
+        }
+    }
+}
+
+/// One execution.
+struct Run<'a> {
+    linux: &'a Linux,
+    steps: &'a [Step],
+    results: Vec<Result<(), KernelError>>,
+    /// Messages of steps whose later parts wait for their stage.
+    rest: BTreeMap<usize, Vec<Message>>,
+}
+
+/// What a lane is to do: which step, and the messages it brings along if they were written in an earlier stage.
+type Task = (usize, Option<Vec<Message>>);
+
+impl Run<'_> {
+    fn stage(&mut self, stage: usize) {
+        let mut lanes: BTreeMap<Place, Vec<Task>> = BTreeMap::new();
+        for (at, step) in self.steps.iter().enumerate() {
+            for (part, (_, place)) in step.parts.iter().enumerate().filter(|(_, (of, _))| *of == stage) {
+                if part == 0 && self.skips(at, &lanes) {
+                    continue;
+                }
+                let brought = if part == 0 { None } else { Some(self.rest.remove(&at).unwrap_or_default()) };
+                if self.results[at].is_ok() {
+                    lanes.entry(place.clone()).or_default().push((at, brought));
+                }
+            }
+        }
+        let mut containers = Vec::new();
+        for (place, tasks) in lanes {
+            match place {
+                Place::Netns(netns) if &*netns != HOST => containers.push((netns, tasks)),
+                Place::Netns(_) => {
+                    let socket = Socket::open(Protocol::Route);
+                    let ended = self.lane(&HOST.into(), socket, tasks);
+                    self.note(ended);
+                }
+                Place::Namespaces => self.namespaces(tasks),
+                Place::Netfilter => self.netfilter(tasks),
+                Place::Sysctl(netns) => self.settings(&netns, tasks),
+            }
+        }
+        self.containers(containers);
+        self.skip_in_vain();
+    }
+
+    /// A step is not taken when one that it waits for has failed.
+    fn skips(&mut self, at: usize, _: &BTreeMap<Place, Vec<Task>>) -> bool {
+        let failed = self.steps[at].waits.iter().find(|wait| self.results[**wait as usize].is_err());
+        if let Some(failed) = failed {
+            self.results[at] = Err(KernelError::Skipped(self.steps[*failed as usize].id.to_string()));
+        }
+        failed.is_some()
+    }
+
+    /// What was said in the same batch as something that failed, and waits for it, failed for that reason.
+    fn skip_in_vain(&mut self) {
+        for at in 0..self.steps.len() {
+            let failed = self.steps[at].waits.iter().find(|wait| self.results[**wait as usize].is_err());
+            if let (Some(failed), true) = (failed, self.results[at].is_err()) {
+                self.results[at] = Err(KernelError::Skipped(self.steps[*failed as usize].id.to_string()));
+            }
+        }
+    }
+
+    fn note(&mut self, ended: Ended) {
+        for (at, result) in ended.results {
+            if self.results[at].is_ok() {
+                self.results[at] = result;
+            }
+        }
+        self.rest.extend(ended.rest);
+    }
+
+    /// Says the tasks of one namespace on a socket that is in it.
+    fn lane(&self, netns: &Text, socket: Result<Socket, KernelError>, tasks: Vec<Task>) -> Ended {
+        let mut ended = Ended::default();
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                ended.results.extend(tasks.iter().map(|(at, _)| (*at, Err(error.clone()))));
+                return ended;
+            }
+        };
+        let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
+        let mut lane = Lane::new(netns, owner, socket);
+        let mut lookup = LaneLookup { linux: self.linux, netns, indexes: BTreeMap::new(), held: Vec::new() };
+        for (at, brought) in tasks {
+            let place = Place::Netns(netns.clone());
+            let messages = match brought {
+                Some(messages) => Ok(messages),
+                None => encode(&self.steps[at].op, &mut lookup, &mut lane),
+            };
+            match messages {
+                Ok(messages) => {
+                    let mut messages = messages.into_iter().peekable();
+                    while let Some(message) = messages.next_if(|message| message.place == place) {
+                        lane.say(at, message.body);
+                    }
+                    let rest: Vec<Message> = messages.collect();
+                    if !rest.is_empty() {
+                        ended.rest.insert(at, rest);
+                    }
+                }
+                Err(error) => lane.fail(at, error),
+            }
+            if lane.is_full() {
+                lane.flush();
+                lookup.held.clear();
+            }
+            if matches!(self.steps[at].op, Op::Delete(_)) {
+                lookup.indexes.clear();
+            }
+        }
+        ended.results = lane.end();
+        ended
+    }
+
+    fn containers(&mut self, lanes: Vec<(Text, Vec<Task>)>) {
+        if lanes.is_empty() {
+            return;
+        }
+        // One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
+        let lanes: Vec<(Text, std::sync::Mutex<Vec<Task>>)> =
+            lanes.into_iter().map(|(netns, tasks)| (netns, std::sync::Mutex::new(tasks))).collect();
+        let ended = netns::visit(&lanes, NonZeroUsize::MIN, |visitor, (netns, tasks)| {
+            let tasks = std::mem::take(&mut *tasks.lock().expect("each lane has one visitor, which does not panic"));
+            let socket = self.linux.open(netns).and_then(|fd| {
+                visitor.enter(fd.as_fd())?;
+                Socket::open(Protocol::Route)
+            });
+            self.lane(netns, socket, tasks)
+        });
+        for ended in ended {
+            self.note(ended);
+        }
+    }
+
+    /// Messages of tasks at a place that looks nothing up.
+    fn messages(&mut self, tasks: Vec<Task>) -> Vec<(usize, Body)> {
+        let mut bodies = Vec::new();
+        for (at, brought) in tasks {
+            let messages = brought.map_or_else(|| Resource::encode(&self.steps[at].op, &mut NoLookup), Ok);
+            match messages {
+                Ok(messages) => bodies.extend(messages.into_iter().map(|message| (at, message.body))),
+                Err(missing) => self.results[at] = Err(KernelError::Missing(missing.to_string())),
+            }
+        }
+        bodies
+    }
+
+    fn namespaces(&mut self, tasks: Vec<Task>) {
+        let bodies = self.messages(tasks);
+        let (mut made, mut creations) = (Vec::new(), Vec::new());
+        for (at, body) in &bodies {
+            match body {
+                Body::DeleteNetns(name) => self.results[*at] = netns::delete(name),
+                Body::CreateNetns { name, mark, setup } => {
+                    made.push(*at);
+                    creations.push(netns::Creation { name, mark, setup });
+                }
+                _ => unreachable!("only namespaces are said there: Wire::places"),
+            }
+        }
+        for (at, result) in made.into_iter().zip(netns::create(&creations)) {
+            self.results[at] = result;
+        }
+    }
+
+    fn netfilter(&mut self, tasks: Vec<Task>) {
+        for (at, body) in self.messages(tasks) {
+            let Body::Nft(messages) = body else { unreachable!("only nftables is said there: Wire::places") };
+            self.results[at] = nft::commit(&messages, self.linux.generation);
+        }
+    }
+
+    fn settings(&mut self, netns: &Text, tasks: Vec<Task>) {
+        for (at, body) in self.messages(tasks) {
+            let Body::Sysctl(key, value) = body else { unreachable!("only settings are said there: Wire::places") };
+            self.results[at] = if &**netns == HOST {
+                sysctl::write(&key, &value)
+            } else {
+                self.linux
+                    .open(netns)
+                    .and_then(|fd| netns::inside(fd.as_fd(), || sysctl::write(&key, &value)))
+                    .unwrap_or_else(Err)
+            };
+        }
+    }
+}
+
+/// Writes a step's messages; if something it names is about to be made by what was said before, says that first.
+fn encode(op: &Op, lookup: &mut LaneLookup, lane: &mut Lane) -> Result<Vec<Message>, KernelError> {
+    if let Ok(messages) = Resource::encode(op, lookup) {
+        return Ok(messages);
+    }
+    lane.flush();
+    Resource::encode(op, lookup).map_err(|missing| KernelError::Missing(missing.to_string()))
+}
+
+/// How the tasks of a lane ended.
+#[derive(Default)]
+struct Ended {
+    results: Vec<(usize, Result<(), KernelError>)>,
+    rest: BTreeMap<usize, Vec<Message>>,
+}
+
+/// Looks up in the namespace that the calling thread is in.
+struct LaneLookup<'a> {
+    linux: &'a Linux,
+    netns: &'a Text,
+    indexes: BTreeMap<Text, u32>,
+    /// Descriptors named in messages that were not sent yet.
+    held: Vec<OwnedFd>,
+}
+
+impl Lookup for LaneLookup<'_> {
+    fn index(&mut self, netns: &str, link: &str) -> Option<u32> {
+        if netns != &**self.netns {
+            return None;
+        }
+        if let Some(index) = self.indexes.get(link) {
+            return Some(*index);
+        }
+        let index = nix::net::if_::if_nametoindex(link).ok()?;
+        self.indexes.insert(link.into(), index);
+        Some(index)
+    }
+
+    fn netns_fd(&mut self, netns: &str) -> Option<RawFd> {
+        let fd = self.linux.open(&netns.into()).ok()?;
+        let raw = fd.as_raw_fd();
+        self.held.push(fd);
+        Some(raw)
+    }
+}
+
+/// For messages that name nothing of the kernel's.
+struct NoLookup;
+
+impl Lookup for NoLookup {
+    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
+        None
+    }
+
+    fn netns_fd(&mut self, _: &str) -> Option<RawFd> {
+        None
+    }
+}

@@ -1,0 +1,111 @@
+//! The door: the only room that touches Linux.
+//!
+//! Blocking sockets with a time limit, on threads of our own: the kernel does the work inside `sendmsg`, so waiting
+//! asynchronously gains nothing, and a thread that changed its namespace must never go back to a pool.
+//!
+//! - [`netlink`]: requests, acknowledged one by one; dumps, whole or not at all.
+//! - [`netns`]: finding, entering, making and removing network namespaces.
+//! - [`read`]: one complete look, as [`Facts`](crate::model::wire::Facts); [`decode`] reads the kernel's attributes.
+//! - [`sysctl`]: settings under `/proc/sys/net`.
+
+use nix::errno::Errno;
+
+use crate::model::observed::Observed;
+use crate::model::resource::Step;
+use crate::model::wire::Scope;
+
+pub mod decode;
+mod lane;
+pub mod linux;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod read;
+pub mod sysctl;
+
+/// A kernel: Linux, or one that is simulated.
+pub trait Kernel {
+    /// Looks at everything in the scope.
+    ///
+    /// # Errors
+    ///
+    /// When any part could not be read completely: nothing is decided from part of a look.
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError>;
+
+    /// Takes the steps of a plan made from the last look, and tells of each how it ended. What does not wait for a
+    /// failed step goes on. `progress` hears how many steps have ended.
+    fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>>;
+}
+
+/// Why Linux did not do, or did not say, what was asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A netlink request was answered with an error.
+    #[error("{}", refusal(*errno, text))]
+    Refused {
+        /// The error number.
+        errno: Errno,
+        /// The kernel's own words (`NLMSGERR_ATTR_MSG`); empty where it has none.
+        text: String,
+        /// Offset in bytes of the offending attribute in the request (`NLMSGERR_ATTR_OFFS`).
+        offset: Option<u32>,
+    },
+    /// A request may or may not have been carried out: its answer did not come in time (`EAGAIN`) or was dropped for
+    /// want of room (`ENOBUFS`).
+    #[error("no answer from the kernel: {}", .0.desc())]
+    Lost(Errno),
+    /// Every try of a dump was interrupted by changes.
+    #[error("the kernel's tables changed during each of {0} looks")]
+    Interrupted(u32),
+    /// The kernel's answer is not netlink as documented, or longer than we read.
+    #[error("unreadable answer from the kernel: {0}")]
+    Malformed(&'static str),
+    /// What stands where a network namespace is expected is none.
+    #[error("{0}")]
+    NotANamespace(String),
+    /// A name that is no file name, or no setting under `net`.
+    #[error("{0}")]
+    BadName(String),
+    /// What a message names is not there.
+    #[error("{0}")]
+    Missing(String),
+    /// What was to be deleted is no longer what was looked at.
+    #[error("{0} changed since it was looked at: left alone")]
+    Changed(String),
+    /// A step that this one waits for failed.
+    #[error("not tried, as {0} failed")]
+    Skipped(String),
+    /// Another system call failed.
+    #[error("{what}: {}", errno.desc())]
+    System {
+        /// What was tried, for a person.
+        what: String,
+        /// The error number.
+        errno: Errno,
+    },
+}
+
+impl KernelError {
+    /// A failed system call other than a netlink request.
+    pub fn system(what: impl Into<String>, errno: Errno) -> Self {
+        Self::System { what: what.into(), errno }
+    }
+
+    /// The same from the standard library's error; one that did not come from Linux counts as `EIO`.
+    pub fn io(what: impl Into<String>, error: &std::io::Error) -> Self {
+        Self::system(what, Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))
+    }
+
+    /// The error number, where there is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } | Self::System { errno, .. } | Self::Lost(errno) => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+/// Errno and text in one line; many refusals have no text.
+fn refusal(errno: Errno, text: &str) -> String {
+    if text.is_empty() { errno.desc().to_owned() } else { format!("{text} ({})", errno.desc()) }
+}

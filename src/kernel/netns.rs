@@ -1,0 +1,232 @@
+//! Network namespaces: found by name, path or process, entered by threads that end, made and removed by name.
+//!
+//! Names live under `/run/netns` and are made as ip-netns(8) makes them, so `ip netns` and netrec see the same ones.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::sys::statfs;
+
+use super::KernelError;
+use crate::model::wire::NetnsRef;
+
+mod names;
+
+pub use names::{Creation, create, delete, names};
+
+/// Where names of namespaces live.
+pub const DIRECTORY: &str = "/run/netns";
+
+/// The namespace of the calling thread; `self` would be that of the process's first thread.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// What is read at most of a file that no namespace is bound over, in bytes.
+const CONTENT_BYTES: u64 = 256;
+
+/// What stands behind a name or a path.
+#[derive(Debug)]
+pub enum Found {
+    /// A network namespace. The descriptor keeps it alive.
+    Bound(OwnedFd),
+    /// A regular file under [`DIRECTORY`] that no namespace is bound over, with the first 256 bytes of its content.
+    Unbound(String),
+    /// Nothing, for the reason given.
+    Absent(String),
+}
+
+/// A namespace as long as it lives: device and inode of its file. The numbers are used again later.
+pub type Identity = (u64, u64);
+
+/// Looks for a namespace.
+///
+/// # Errors
+///
+/// [`KernelError::NotANamespace`] for anything else than a network namespace; `System` if it cannot be opened for
+/// another reason than that it is not there.
+pub fn find(netns: &NetnsRef) -> Result<Found, KernelError> {
+    match netns {
+        NetnsRef::Named(name) => by_name(name),
+        NetnsRef::Path(path) => by_path(Path::new(path)),
+        NetnsRef::Pid(pid) => by_pid(*pid),
+    }
+}
+
+/// The namespace of the calling thread.
+pub fn own() -> Result<OwnedFd, KernelError> {
+    match by_path(Path::new(OWN))? {
+        Found::Bound(fd) => Ok(fd),
+        Found::Unbound(_) | Found::Absent(_) => Err(KernelError::system(OWN, Errno::ENOENT)),
+    }
+}
+
+/// The identity of an open namespace.
+pub fn identity(netns: BorrowedFd<'_>) -> Result<Identity, KernelError> {
+    let stat = nix::sys::stat::fstat(netns).map_err(|errno| KernelError::system("namespace identity", errno))?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Processes by the namespace of their first thread. Reads `/proc` once; processes that end meanwhile, or that we may
+/// not look into, are left out.
+pub fn processes() -> Result<BTreeMap<Identity, Vec<u32>>, KernelError> {
+    let mut processes = BTreeMap::<Identity, Vec<u32>>::new();
+    for entry in fs::read_dir("/proc").map_err(|error| KernelError::io("/proc", &error))?.map_while(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Ok(netns) = fs::metadata(entry.path().join("ns/net")) {
+            processes.entry((netns.dev(), netns.ino())).or_default().push(pid);
+        }
+    }
+    Ok(processes)
+}
+
+/// The right to change the namespace of the calling thread. It exists only on threads that end with the visit.
+#[derive(Debug)]
+pub struct Visitor(PhantomData<*const ()>);
+
+impl Visitor {
+    /// Puts the calling thread into a namespace (setns(2)).
+    pub fn enter(&self, netns: BorrowedFd<'_>) -> Result<(), KernelError> {
+        nix::sched::setns(netns, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| KernelError::system("enter a network namespace", errno))
+    }
+}
+
+/// Does something with each item on up to `threads` threads of its own, which may go from namespace to namespace and
+/// end with the call. Results are in the order of the items.
+pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn(&Visitor, &T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let visitor = Visitor(PhantomData);
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return done };
+            done.push((at, each(&visitor, item)));
+        }
+    };
+    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.get().min(items.len())).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    all.sort_unstable_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Runs something in a namespace, on a thread that ends with it.
+pub fn inside<R: Send>(netns: BorrowedFd<'_>, run: impl FnOnce() -> R + Send) -> Result<R, KernelError> {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| Visitor(PhantomData).enter(netns).map(|()| run()));
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The path of a name.
+///
+/// # Errors
+///
+/// [`KernelError::BadName`] if it could lead out of [`DIRECTORY`].
+fn path_of(name: &str) -> Result<PathBuf, KernelError> {
+    if name.is_empty() || name.len() > 255 || matches!(name, "." | "..") || name.contains(['/', '\0']) {
+        return Err(KernelError::BadName(format!("`{name}` cannot be the name of a namespace")));
+    }
+    Ok(Path::new(DIRECTORY).join(name))
+}
+
+/// What stands behind a name under [`DIRECTORY`].
+pub fn by_name(name: &str) -> Result<Found, KernelError> {
+    let path = path_of(name)?;
+    let Some(file) = open(&path)? else { return Ok(Found::Absent(format!("no namespace is named {name}"))) };
+    if is_nsfs(&file, &path)? {
+        return network_namespace(file, &path);
+    }
+    if !file.metadata().map_err(|error| KernelError::io(path.display().to_string(), &error))?.is_file() {
+        return Err(not_one(&path));
+    }
+    let mut content = Vec::new();
+    file.take(CONTENT_BYTES)
+        .read_to_end(&mut content)
+        .map_err(|error| KernelError::io(path.display().to_string(), &error))?;
+    Ok(Found::Unbound(String::from_utf8_lossy(&content).into_owned()))
+}
+
+/// A path is the user's, so its file system is checked before it is opened: opening a device or a pipe has effects.
+fn by_path(path: &Path) -> Result<Found, KernelError> {
+    match statfs::statfs(path) {
+        Ok(found) if found.filesystem_type() == statfs::NSFS_MAGIC => {}
+        Ok(_) => return Err(not_one(path)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Found::Absent(format!("{} is not there", path.display()))),
+        Err(errno) => return Err(KernelError::system(path.display().to_string(), errno)),
+    }
+    match open(path)? {
+        Some(file) if is_nsfs(&file, path)? => network_namespace(file, path),
+        Some(_) => Err(not_one(path)),
+        None => Ok(Found::Absent(format!("{} is not there", path.display()))),
+    }
+}
+
+/// The process is held by a pidfd and is still alive after its namespace was opened, so the number was not used again
+/// in between.
+fn by_pid(pid: u32) -> Result<Found, KernelError> {
+    let absent = || Ok(Found::Absent(format!("process {pid} is not there")));
+    let Ok(number) = libc::pid_t::try_from(pid) else { return absent() };
+    #[expect(unsafe_code, reason = "pidfd_open(2), which nix does not have")]
+    // SAFETY: no pointers; the descriptor is owned by nobody else.
+    let process = unsafe {
+        match Errno::result(libc::syscall(libc::SYS_pidfd_open, number, 0)) {
+            Ok(fd) => OwnedFd::from_raw_fd(fd as i32),
+            // EINVAL: 0, or the number of a thread.
+            Err(Errno::ESRCH | Errno::EINVAL) => return absent(),
+            Err(errno) => return Err(KernelError::system(format!("process {pid}"), errno)),
+        }
+    };
+    let found = by_path(&PathBuf::from(format!("/proc/{pid}/ns/net")))?;
+    #[expect(unsafe_code, reason = "pidfd_send_signal(2), which nix does not have")]
+    // SAFETY: signal 0 is none, it only asks whether the process is there; the null pointer is allowed.
+    let alive = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), 0, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    if matches!(found, Found::Bound(_)) && Errno::result(alive) != Err(Errno::ESRCH) { Ok(found) } else { absent() }
+}
+
+/// Opens a file without waiting for whatever it may be; none if it is not there.
+fn open(path: &Path) -> Result<Option<File>, KernelError> {
+    match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+        Err(error) => Err(KernelError::io(path.display().to_string(), &error)),
+    }
+}
+
+fn is_nsfs(file: &File, path: &Path) -> Result<bool, KernelError> {
+    statfs::fstatfs(file)
+        .map(|found| found.filesystem_type() == statfs::NSFS_MAGIC)
+        .map_err(|errno| KernelError::system(path.display().to_string(), errno))
+}
+
+/// Checks that a namespace is one of the network (`NS_GET_NSTYPE`, `ioctl_nsfs(2)`).
+fn network_namespace(file: File, path: &Path) -> Result<Found, KernelError> {
+    #[expect(unsafe_code, reason = "an ioctl without argument, on a file of nsfs")]
+    // SAFETY: no pointers; nsfs was checked, so the number means what we mean.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
+    match Errno::result(kind) {
+        Ok(libc::CLONE_NEWNET) => Ok(Found::Bound(file.into())),
+        Ok(_) => Err(not_one(path)),
+        Err(errno) => Err(KernelError::system(path.display().to_string(), errno)),
+    }
+}
+
+fn not_one(path: &Path) -> KernelError {
+    KernelError::NotANamespace(format!("{} is not a network namespace", path.display()))
+}

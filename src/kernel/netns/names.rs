@@ -1,0 +1,160 @@
+//! Names of namespaces: listed, made with a mark, removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg};
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+use super::{DIRECTORY, OWN, path_of};
+use crate::kernel::KernelError;
+use crate::kernel::netlink::{self, Protocol, Socket};
+
+/// A named namespace to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Creation<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Content of its file, complete before the name exists and until the namespace is bound over it.
+    pub mark: &'a str,
+    /// rtnetlink requests inside, with flags, before the namespace gets its name.
+    pub setup: &'a [(RouteNetlinkMessage, u16)],
+}
+
+/// The names under [`DIRECTORY`] that may be namespaces or the remains of one, sorted: regular files. Symbolic links
+/// are other people's second names of something.
+pub fn names() -> Result<Vec<String>, KernelError> {
+    let entries = match fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(KernelError::io(DIRECTORY, &error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| KernelError::io(DIRECTORY, &error))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Makes named namespaces, in order, on one thread that ends with the call. The mark comes before the binding, and all
+/// of the setup too, so that a kill leaves either a file that bears the mark or a namespace that is finished.
+///
+/// # Errors
+///
+/// For each by itself; what was made of it is removed again. `EEXIST` if something has that name.
+pub fn create(creations: &[Creation<'_>]) -> Vec<Result<(), KernelError>> {
+    if creations.is_empty() {
+        return Vec::new();
+    }
+    if let Err(error) = prepare_directory() {
+        return vec![Err(error); creations.len()];
+    }
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| creations.iter().map(create_one).collect());
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Removes a name and, if nothing else holds it, the namespace. A name that is gone already is no error.
+pub fn delete(name: &str) -> Result<(), KernelError> {
+    // A name can be mounted over several times; each pass takes one off.
+    const LAYERS: usize = 16;
+
+    let path = path_of(name)?;
+    netlink::count_writes(1);
+    for _ in 0..LAYERS {
+        match nix::mount::umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            // EINVAL: nothing is mounted there.
+            Err(Errno::EINVAL | Errno::ENOENT) => break,
+            Err(errno) => return Err(KernelError::system(format!("unmount {}", path.display()), errno)),
+        }
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(KernelError::io(format!("remove {}", path.display()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes [`DIRECTORY`] a mount point of its own whose mounts reach other mount namespaces, as `ip netns add` does:
+/// else a name made here could not be removed while a service with a private mount namespace has a copy of it.
+fn prepare_directory() -> Result<(), KernelError> {
+    let directory = Path::new(DIRECTORY);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(|error| KernelError::io(DIRECTORY, &error))?;
+    let lock = File::open(directory).map_err(|error| KernelError::io(DIRECTORY, &error))?;
+    // `ip netns add` takes the same lock; without it two of us could mount the directory onto itself twice.
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| KernelError::system(format!("lock {DIRECTORY}"), errno))?;
+    let none = None::<&Path>;
+    let share = || nix::mount::mount(none, directory, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
+    let shared = match share() {
+        Err(Errno::EINVAL) => {
+            nix::mount::mount(Some(directory), directory, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+                .and_then(|()| share())
+        }
+        result => result,
+    };
+    shared.map_err(|errno| KernelError::system(format!("share {DIRECTORY}"), errno))
+}
+
+fn create_one(creation: &Creation<'_>) -> Result<(), KernelError> {
+    let path = path_of(creation.name)?;
+    netlink::count_writes(1);
+    write_marked(&path, creation.mark)?;
+    let result = bind_new(&path, creation.setup);
+    if result.is_err() {
+        // Ours: it was made a moment ago, and only if nothing was there.
+        let _ = delete(creation.name);
+    }
+    result
+}
+
+/// Makes the file so that it appears with its content, or not at all: written without a name first, then linked.
+fn write_marked(path: &Path, mark: &str) -> Result<(), KernelError> {
+    let failed = |error: std::io::Error| KernelError::io(format!("make {}", path.display()), &error);
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o444);
+    match options.clone().custom_flags(libc::O_TMPFILE).open(DIRECTORY) {
+        Ok(mut file) => {
+            file.write_all(mark.as_bytes()).map_err(failed)?;
+            let unnamed = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+            let here = nix::fcntl::AT_FDCWD;
+            nix::unistd::linkat(here, unnamed.as_str(), here, path, AtFlags::AT_SYMLINK_FOLLOW)
+                .map_err(|errno| failed(errno.into()))
+        }
+        // A file system without unnamed files: a kill between the next two lines leaves an empty file.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            let mut file = options.create_new(true).open(path).map_err(failed)?;
+            file.write_all(mark.as_bytes()).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Leaves the calling thread in the new namespace.
+fn bind_new(path: &Path, setup: &[(RouteNetlinkMessage, u16)]) -> Result<(), KernelError> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| KernelError::system("make a network namespace", errno))?;
+    if !setup.is_empty() {
+        Socket::open(Protocol::Route)?.batch(setup).into_iter().collect::<Result<(), _>>()?;
+    }
+    nix::mount::mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|errno| KernelError::system(format!("bind {}", path.display()), errno))
+}

@@ -1,0 +1,356 @@
+//! One complete look at the host and the namespaces that concern a topology.
+//!
+//! Namespaces are opened, asked and closed one after the other by threads that end with the look: a socket or
+//! descriptor kept open would pin a container's namespace and hide its death.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{LazyLock, Once};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rtnetlink::packet_route::RouteNetlinkMessage as Ask;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::rule::RuleMessage;
+
+use super::netlink::{Protocol, Reply, Request, Socket};
+use super::netns::{self, Found, Identity, Visitor};
+use super::{KernelError, decode, sysctl};
+use crate::model::resource::{HOST, Text};
+use crate::model::wire::{Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
+
+/// Below that many namespaces one thread is as quick.
+const PARALLEL_FROM: usize = 16;
+/// More threads than that only wait for the kernel's lock.
+const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+
+const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
+const LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
+
+/// Looks at everything in the scope, and at the namespaces of other names that bear the owner's mark; without nftables,
+/// whose fields stay empty.
+///
+/// A container whose name stands for a file without a namespace is both absent and among the namespaces, as `Unbound`.
+/// One that is the host itself, or the same namespace as a container before it in order of names, is absent.
+///
+/// # Errors
+///
+/// When any part could not be read completely: there are no partial facts.
+pub fn facts(scope: &Scope) -> Result<Facts, KernelError> {
+    raise_file_limit();
+    let own = netns::own()?;
+    let look = Look { scope, own: netns::identity(own.as_fd())? };
+    let jobs = look.jobs()?;
+    let threads = if jobs.len() < PARALLEL_FROM {
+        NonZeroUsize::MIN
+    } else {
+        std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
+    };
+    let (host, seen) = std::thread::scope(|threads_of_this_look| {
+        let visits =
+            threads_of_this_look.spawn(|| netns::visit(&jobs, threads, |visitor, job| look.visit(visitor, job)));
+        (look.host(), visits.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let mut facts = host?;
+    gather(&mut facts, jobs.into_iter().zip(seen))?;
+    Ok(facts)
+}
+
+/// The loopback of the socket's namespace: its alias is the namespace's mark.
+pub fn loopback(socket: &mut Socket) -> Result<LinkFacts, KernelError> {
+    one_link(socket, &QUESTIONS.loopback)?.ok_or(KernelError::Malformed("a namespace without lo"))
+}
+
+/// The link of an index, if it is there.
+pub fn link(socket: &mut Socket, index: u32) -> Result<Option<LinkFacts>, KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    one_link(socket, &link_question(message))
+}
+
+/// The link of a name, if it is there.
+pub fn link_named(socket: &mut Socket, name: &str) -> Result<Option<LinkFacts>, KernelError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    one_link(socket, &link_question(message))
+}
+
+/// All of a namespace's links, ascending by index.
+pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
+    let mut links = all(socket, &QUESTIONS.links, |payload| decode::link(payload).map(Some))?;
+    links.sort_unstable_by_key(|link| link.index);
+    Ok(links)
+}
+
+/// What is asked in every namespace, encoded once.
+struct Questions {
+    loopback: Request,
+    links: Request,
+    addresses: Request,
+    routes: Request,
+    routes_main: Request,
+    routes_ours: Request,
+    rules: Request,
+}
+
+static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
+    let mut loopback = LinkMessage::default();
+    loopback.header.index = 1;
+    let mut main = RouteMessage::default();
+    main.attributes.push(RouteAttribute::Table(MAIN));
+    let mut ours = RouteMessage::default();
+    ours.header.protocol = PROTOCOL.into();
+    let ask = |message| Request::route(&message, 0);
+    // The unspecified family is IPv4 and IPv6 in one dump.
+    Questions {
+        loopback: link_question(loopback),
+        links: link_question(LinkMessage::default()),
+        addresses: ask(Ask::GetAddress(AddressMessage::default())),
+        routes: ask(Ask::GetRoute(RouteMessage::default())),
+        routes_main: ask(Ask::GetRoute(main)),
+        routes_ours: ask(Ask::GetRoute(ours)),
+        rules: ask(Ask::GetRule(RuleMessage::default())),
+    }
+});
+
+/// Statistics are most of a link's answer and of its time.
+fn link_question(mut message: LinkMessage) -> Request {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    Request::route(&Ask::GetLink(message), 0)
+}
+
+fn one_link(socket: &mut Socket, question: &Request) -> Result<Option<LinkFacts>, KernelError> {
+    let mut link = None;
+    let asked = socket.request(question, |reply| {
+        link = Some(decode::link(reply.payload)?);
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(link),
+        Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn all<T>(
+    socket: &mut Socket,
+    question: &Request,
+    decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+) -> Result<Vec<T>, KernelError> {
+    let mut all = Vec::new();
+    socket.dump(question, |reply: Reply<'_>| {
+        all.extend(decode(reply.payload)?);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// A namespace to go to.
+enum Job<'a> {
+    Container(&'a Text, &'a NetnsRef),
+    /// A name outside of the scope: ours only if it bears the mark.
+    Other(NetnsRef),
+}
+
+/// What was found there.
+enum Seen {
+    Namespace(Identity, NetnsFacts, Vec<(Text, Text)>),
+    Unbound(String),
+    Absent(String),
+    /// None of our business.
+    Foreign,
+}
+
+struct Look<'a> {
+    scope: &'a Scope,
+    own: Identity,
+}
+
+impl<'a> Look<'a> {
+    fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
+        let mut names: Vec<Text> = netns::names()?.into_iter().map(Text::from).collect();
+        names.retain(|name| {
+            !self.scope.containers.values().any(|netns| matches!(netns, NetnsRef::Named(other) if other == name))
+        });
+        let containers = self.scope.containers.iter().map(|(name, netns)| Job::Container(name, netns));
+        Ok(containers.chain(names.into_iter().map(|name| Job::Other(NetnsRef::Named(name)))).collect())
+    }
+
+    fn host(&self) -> Result<Facts, KernelError> {
+        let mut socket = Socket::open(Protocol::Route)?;
+        let mut host = read(&mut socket, NetnsOrigin::Host)?;
+        host.routes = all(&mut socket, &QUESTIONS.routes, decode::route)?;
+        host.routes.retain(|route| route.table != LOCAL);
+        let mut facts = Facts::default();
+        facts.namespaces.insert(HOST.into(), host);
+        for (name, value) in self.sysctls(HOST)? {
+            facts.sysctls.insert((HOST.into(), name), value);
+        }
+        Ok(facts)
+    }
+
+    /// Runs on a thread of its own, whose namespace changes.
+    fn visit(&self, visitor: &Visitor, job: &Job<'_>) -> Result<Seen, KernelError> {
+        match job {
+            Job::Container(_, netns) => match netns::find(netns) {
+                Ok(Found::Bound(fd)) => self.container(visitor, job, &fd),
+                Ok(Found::Unbound(content)) => Ok(Seen::Unbound(content)),
+                Ok(Found::Absent(why)) | Err(KernelError::NotANamespace(why) | KernelError::BadName(why)) => {
+                    Ok(Seen::Absent(why))
+                }
+                Err(error) => Err(error),
+            },
+            Job::Other(netns) => match netns::find(netns) {
+                Ok(Found::Bound(fd)) => self.other(visitor, &fd),
+                Ok(Found::Unbound(content)) if self.scope.owner.marked(&content) == Some(true) => {
+                    Ok(Seen::Unbound(content))
+                }
+                Ok(_) | Err(KernelError::NotANamespace(_)) => Ok(Seen::Foreign),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn container(&self, visitor: &Visitor, job: &Job<'_>, fd: &OwnedFd) -> Result<Seen, KernelError> {
+        let Job::Container(name, netns) = job else { return Ok(Seen::Foreign) };
+        let identity = netns::identity(fd.as_fd())?;
+        if identity == self.own {
+            return Ok(Seen::Absent("it is the host's own namespace".into()));
+        }
+        if &***name == HOST {
+            return Ok(Seen::Absent(format!("`{HOST}` is how the host itself is named")));
+        }
+        visitor.enter(fd.as_fd())?;
+        let mut socket = Socket::open(Protocol::Route)?;
+        let origin = if matches!(netns, NetnsRef::Named(_)) { NetnsOrigin::Named } else { NetnsOrigin::Given };
+        let facts = read_container(&mut socket, origin)?;
+        Ok(Seen::Namespace(identity, facts, self.sysctls(name)?))
+    }
+
+    fn other(&self, visitor: &Visitor, fd: &OwnedFd) -> Result<Seen, KernelError> {
+        let identity = netns::identity(fd.as_fd())?;
+        if identity == self.own {
+            return Ok(Seen::Foreign);
+        }
+        match visitor.enter(fd.as_fd()) {
+            Ok(()) => {}
+            // Of another user namespace, so not made by us.
+            Err(KernelError::System { errno: Errno::EPERM, .. }) => return Ok(Seen::Foreign),
+            Err(error) => return Err(error),
+        }
+        let mut socket = Socket::open(Protocol::Route)?;
+        if self.scope.owner.marked(&loopback(&mut socket)?.alias) != Some(true) {
+            return Ok(Seen::Foreign);
+        }
+        Ok(Seen::Namespace(identity, read_container(&mut socket, NetnsOrigin::Named)?, Vec::new()))
+    }
+
+    /// Settings of the namespace that the calling thread is in.
+    fn sysctls(&self, netns: &str) -> Result<Vec<(Text, Text)>, KernelError> {
+        let mut values = Vec::new();
+        for (_, name) in self.scope.sysctls.iter().filter(|(of, _)| &**of == netns) {
+            values.extend(sysctl::read(name)?.map(|value| (name.clone(), value.into())));
+        }
+        Ok(values)
+    }
+}
+
+/// Puts the visits together, containers first.
+fn gather<'a>(
+    facts: &mut Facts,
+    visits: impl Iterator<Item = (Job<'a>, Result<Seen, KernelError>)>,
+) -> Result<(), KernelError> {
+    let mut met = BTreeMap::<Identity, Text>::new();
+    let mut others = Vec::new();
+    for (job, seen) in visits {
+        match (job, seen?) {
+            (Job::Container(name, _), Seen::Namespace(identity, netns, values)) => {
+                if let Some(first) = met.get(&identity) {
+                    facts.absent.insert(name.clone(), format!("it is the same namespace as {first}"));
+                    continue;
+                }
+                met.insert(identity, name.clone());
+                facts.namespaces.insert(name.clone(), netns);
+                facts.sysctls.extend(values.into_iter().map(|(key, value)| ((name.clone(), key), value)));
+            }
+            (Job::Container(name, _), Seen::Absent(why)) => {
+                facts.absent.insert(name.clone(), why);
+            }
+            (Job::Container(name, _), Seen::Unbound(content)) => {
+                facts.absent.insert(name.clone(), "its name is a file with no namespace behind it".into());
+                facts.namespaces.insert(name.clone(), unbound(content));
+            }
+            (Job::Other(NetnsRef::Named(name)), seen) => others.push((name, seen)),
+            (_, _) => {}
+        }
+    }
+    add_others(facts, &met, others)
+}
+
+/// Adds what bears our mark and is in no scope; a name that a container has, and a second name of a container's own
+/// namespace, are left alone.
+fn add_others(
+    facts: &mut Facts,
+    met: &BTreeMap<Identity, Text>,
+    mut others: Vec<(Text, Seen)>,
+) -> Result<(), KernelError> {
+    others.retain(|(name, _)| !facts.namespaces.contains_key(name) && !facts.absent.contains_key(name));
+    let living = others.iter().any(|(_, seen)| matches!(seen, Seen::Namespace(..)));
+    let processes = if living { netns::processes()? } else { BTreeMap::new() };
+    for (name, seen) in others {
+        match seen {
+            Seen::Namespace(identity, mut netns, _) if !met.contains_key(&identity) => {
+                netns.processes = processes.get(&identity).cloned().unwrap_or_default();
+                facts.namespaces.insert(name, netns);
+            }
+            Seen::Unbound(content) => {
+                facts.namespaces.insert(name, unbound(content));
+            }
+            Seen::Namespace(..) | Seen::Absent(_) | Seen::Foreign => {}
+        }
+    }
+    Ok(())
+}
+
+fn unbound(content: String) -> NetnsFacts {
+    NetnsFacts { origin: NetnsOrigin::Unbound(content), ..NetnsFacts::default() }
+}
+
+/// Everything but routes.
+fn read(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelError> {
+    Ok(NetnsFacts {
+        origin,
+        links: links(socket)?,
+        addresses: all(socket, &QUESTIONS.addresses, decode::address)?,
+        routes: Vec::new(),
+        rules: all(socket, &QUESTIONS.rules, decode::rule)?,
+        processes: Vec::new(),
+    })
+}
+
+/// Routes of the main table, and ours in whatever table.
+fn read_container(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelError> {
+    let mut facts = read(socket, origin)?;
+    facts.routes = all(socket, &QUESTIONS.routes_main, decode::route)?;
+    facts.routes.retain(|route| route.table == MAIN);
+    let ours = all(socket, &QUESTIONS.routes_ours, decode::route)?;
+    facts.routes.extend(ours.into_iter().filter(|route| route.protocol == PROTOCOL && route.table != MAIN));
+    Ok(facts)
+}
+
+/// Raises the soft limit of open files to the hard one: an apply holds a descriptor for each namespace it plugs into.
+fn raise_file_limit() {
+    static RAISED: Once = Once::new();
+    RAISED.call_once(|| {
+        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && soft < hard
+        {
+            // Not being allowed to is no reason to stop: it is enough for most hosts.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        }
+    });
+}

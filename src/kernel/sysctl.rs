@@ -1,0 +1,83 @@
+//! Settings under `/proc/sys/net` of the namespace that the calling thread is in.
+//!
+//! Names are as sysctl(8) and sysctl.d(5) read them: components separated by `.`, where a dot that belongs to a
+//! component (`eth0.100`) is written `/`; or, if the first separator is a `/`, components separated by `/` with dots
+//! left alone. `net.ipv4.conf.eth0/100.forwarding` and `net/ipv4/conf/eth0.100/forwarding` are the same setting.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+use super::{KernelError, netlink};
+
+/// The file of a setting.
+///
+/// # Errors
+///
+/// [`KernelError::BadName`] if it is not under `net` or not the name of a file.
+pub fn path(name: &str) -> Result<PathBuf, KernelError> {
+    let dotted = name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'.');
+    let swapped = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    let path: String = if dotted { name.chars().map(swapped).collect() } else { name.to_owned() };
+    let sound = |component: &str| !matches!(component, "" | "." | "..") && !component.contains('\0');
+    if !path.starts_with("net/") || !path.split('/').all(sound) {
+        return Err(KernelError::BadName(format!("`{name}` is not a setting under net")));
+    }
+    Ok(Path::new("/proc/sys").join(path))
+}
+
+/// The value of a setting, several numbers separated by one space each; none if it does not exist, or has no value
+/// that can be read.
+pub fn read(name: &str) -> Result<Option<String>, KernelError> {
+    match fs::read(path(name)?) {
+        Ok(value) => {
+            let value = String::from_utf8_lossy(&value);
+            Ok(Some(value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")))
+        }
+        // EPERM and EACCES: only for writing, as route.flush. EIO: never set, as stable_secret.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EPERM | libc::EACCES | libc::EIO)) => {
+            Ok(None)
+        }
+        Err(error) => Err(KernelError::io(format!("read {name}"), &error)),
+    }
+}
+
+/// Writes a setting.
+///
+/// # Errors
+///
+/// `System` with the kernel's number: `ENOENT` if there is no such setting, `EINVAL` if it does not take that value.
+pub fn write(name: &str, value: &str) -> Result<(), KernelError> {
+    let path = path(name)?;
+    netlink::count_writes(1);
+    let failed = |error: std::io::Error| KernelError::io(format!("write {value} to {name}"), &error);
+    // One write(2): the kernel takes each as a whole value.
+    OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes())).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_sysctl_reads_them() {
+        for (name, file) in [
+            ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/100.forwarding", "/proc/sys/net/ipv4/conf/eth0.100/forwarding"),
+            ("net/ipv4/conf/eth0.100/forwarding", "/proc/sys/net/ipv4/conf/eth0.100/forwarding"),
+        ] {
+            assert_eq!(path(name), Ok(PathBuf::from(file)));
+        }
+        for wrong in
+            ["", "net", "net.", "kernel.hostname", "net.//.x", "net/../kernel/hostname", "/net/x", "net..x", "net.a\0"]
+        {
+            assert!(path(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
