@@ -11,6 +11,7 @@
 //! - [`cli`]: words to people. The only room that prints.
 
 pub mod apply;
+pub mod cli;
 pub mod diff;
 pub mod kernel;
 pub mod model;

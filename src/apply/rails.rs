@@ -27,6 +27,7 @@ fn inhabited<'a>(plan: &'a Plan, observed: &'a Observed) -> impl Iterator<Item =
         let processes = observed.foreign.processes.get(name).into_iter().flatten();
         who.extend(processes.take(4).map(|process| format!("process {process}")));
         let message = format!("namespace `{name}` is to be removed, and is in use by {}", who.join(", "));
-        (!who.is_empty()).then(|| Diagnostic::new(message).hint("end them first, or keep the container in the topology"))
+        (!who.is_empty())
+            .then(|| Diagnostic::new(message).hint("end them first, or keep the container in the topology"))
     })
 }

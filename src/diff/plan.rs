@@ -106,7 +106,7 @@ impl Draft {
             deletes: BTreeMap::new(),
         };
         for (id, change) in diff {
-            if let (Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. }) = change {
+            if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
                 draft.deletes.insert(id.clone(), draft.ops.len());
                 draft.ops.push(Op::Delete(from.clone()));
             }

@@ -16,7 +16,7 @@ use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL}
 const BATCH: usize = 64;
 
 /// A lane: the messages not yet said, and how those said ended.
-pub struct Lane<'a> {
+pub(super) struct Lane<'a> {
     netns: &'a Text,
     owner: &'a Owner,
     socket: Socket,
@@ -28,18 +28,18 @@ pub struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     /// A lane on a socket that is in the namespace.
-    pub fn new(netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
+    pub(super) fn new(netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
         let (batch, doomed, removed, results) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { netns, owner, socket, batch, doomed, removed, results }
     }
 
     /// Whether it is time to say what has gathered.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.batch.len() >= BATCH
     }
 
     /// Takes a message of a step; what is of another sort than the gathered ones is said after them.
-    pub fn say(&mut self, step: usize, body: Body) {
+    pub(super) fn say(&mut self, step: usize, body: Body) {
         match body {
             Body::Route(message, flags) => {
                 self.delete_links();
@@ -61,19 +61,19 @@ impl<'a> Lane<'a> {
     }
 
     /// A step that could not even be said.
-    pub fn fail(&mut self, step: usize, error: KernelError) {
+    pub(super) fn fail(&mut self, step: usize, error: KernelError) {
         self.results.push((step, Err(error)));
     }
 
     /// Says everything that has gathered.
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         self.send();
         self.delete_links();
         self.delete_addresses();
     }
 
     /// Says everything and tells how each step ended.
-    pub fn end(mut self) -> Vec<(usize, Result<(), KernelError>)> {
+    pub(super) fn end(mut self) -> Vec<(usize, Result<(), KernelError>)> {
         self.flush();
         self.results
     }

@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use super::lane::Lane;
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found};
-use super::{Kernel, KernelError, nft, read, sysctl};
+use super::nft::Nft;
+use super::{Kernel, KernelError, read, sysctl};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Lookup, Message, NetnsRef, Owner, Place, Scope};
@@ -30,9 +31,10 @@ pub struct Linux {
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = read::facts(scope)?;
-        let (generation, tables) = nft::tables(&scope.owner)?;
+        let mut netfilter = Nft::open()?;
+        let (tables, generation) = netfilter.tables(&scope.owner)?;
         facts.tables = tables;
-        facts.chains = nft::chains(&scope.owner)?;
+        facts.chains = netfilter.chains(&scope.owner)?;
         self.generation = Some(generation);
         self.containers = scope.containers.clone();
         self.owner = Some(scope.owner.clone());
@@ -83,7 +85,7 @@ impl Run<'_> {
         let mut lanes: BTreeMap<Place, Vec<Task>> = BTreeMap::new();
         for (at, step) in self.steps.iter().enumerate() {
             for (part, (_, place)) in step.parts.iter().enumerate().filter(|(_, (of, _))| *of == stage) {
-                if part == 0 && self.skips(at, &lanes) {
+                if part == 0 && self.skips(at) {
                     continue;
                 }
                 let brought = if part == 0 { None } else { Some(self.rest.remove(&at).unwrap_or_default()) };
@@ -111,7 +113,7 @@ impl Run<'_> {
     }
 
     /// A step is not taken when one that it waits for has failed.
-    fn skips(&mut self, at: usize, _: &BTreeMap<Place, Vec<Task>>) -> bool {
+    fn skips(&mut self, at: usize) -> bool {
         let failed = self.steps[at].waits.iter().find(|wait| self.results[**wait as usize].is_err());
         if let Some(failed) = failed {
             self.results[at] = Err(KernelError::Skipped(self.steps[*failed as usize].id.to_string()));
@@ -236,7 +238,8 @@ impl Run<'_> {
     fn netfilter(&mut self, tasks: Vec<Task>) {
         for (at, body) in self.messages(tasks) {
             let Body::Nft(messages) = body else { unreachable!("only nftables is said there: Wire::places") };
-            self.results[at] = nft::commit(&messages, self.linux.generation);
+            self.results[at] =
+                Nft::open().and_then(|mut nft| nft.commit(&messages, self.linux.generation)).map_err(Into::into);
         }
     }
 

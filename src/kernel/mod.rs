@@ -17,9 +17,11 @@ use crate::model::wire::Scope;
 pub mod decode;
 mod lane;
 pub mod linux;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod privilege;
 pub mod read;
 pub mod sysctl;
 
@@ -75,6 +77,9 @@ pub enum KernelError {
     /// A step that this one waits for failed.
     #[error("not tried, as {0} failed")]
     Skipped(String),
+    /// A privilege, or a feature of this kernel, is missing.
+    #[error("{0}")]
+    Unable(String),
     /// Another system call failed.
     #[error("{what}: {}", errno.desc())]
     System {
@@ -108,4 +113,20 @@ impl KernelError {
 /// Errno and text in one line; many refusals have no text.
 fn refusal(errno: Errno, text: &str) -> String {
     if text.is_empty() { errno.desc().to_owned() } else { format!("{text} ({})", errno.desc()) }
+}
+
+impl From<nft::NftError> for KernelError {
+    fn from(error: nft::NftError) -> Self {
+        match error {
+            nft::NftError::Socket { what, source } => Self::io(format!("nftables: {what}"), &source),
+            nft::NftError::Refused { source, text, .. } => Self::Refused {
+                errno: Errno::from_raw(source.raw_os_error().unwrap_or(nix::libc::EIO)),
+                text: format!("nftables {text}"),
+                offset: None,
+            },
+            nft::NftError::Timeout => Self::Lost(Errno::EAGAIN),
+            nft::NftError::Stale => Self::Changed("the nftables ruleset".into()),
+            nft::NftError::Restless => Self::Interrupted(0),
+        }
+    }
 }

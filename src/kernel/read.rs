@@ -21,7 +21,7 @@ use super::netlink::{Protocol, Reply, Request, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::resource::{HOST, Text};
-use crate::model::wire::{Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
+use crate::model::wire::{AddressFacts, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
@@ -84,6 +84,11 @@ pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
     let mut links = all(socket, &QUESTIONS.links, |payload| decode::link(payload).map(Some))?;
     links.sort_unstable_by_key(|link| link.index);
     Ok(links)
+}
+
+/// All of a namespace's addresses.
+pub fn addresses(socket: &mut Socket) -> Result<Vec<AddressFacts>, KernelError> {
+    all(socket, &QUESTIONS.addresses, decode::address)
 }
 
 /// What is asked in every namespace, encoded once.

@@ -4,13 +4,18 @@
 //! Nothing here opens a file or a socket, reads a clock or waits: every function is a value of its arguments, so
 //! everything is tested without privilege. Sockets are in `kernel`, order is in `diff`.
 
+pub mod check;
 pub mod diagnostic;
+pub mod drivers;
 pub mod hash;
 pub mod ipam;
 pub mod kinds;
 pub mod links;
+pub mod lower;
 pub mod observed;
+pub mod parse;
 pub mod resource;
+pub mod schema;
 pub mod simulate;
 pub mod source;
 pub mod state;

@@ -113,6 +113,8 @@ kinds! {
     rule::Rule = "rule",
     /// A network setting.
     sysctl::Sysctl = "sysctl",
+    /// The packet filter of a topology.
+    firewall::Firewall = "firewall",
 }
 
 impl fmt::Display for KindName {

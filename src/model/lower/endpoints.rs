@@ -149,12 +149,15 @@ impl<'a> Lowering<'a> {
         let mut unnamed: Vec<&mut Port> = ports.iter_mut().filter(|port| port.ifname.is_empty()).collect();
         unnamed.sort_by(|one, other| one.rank().cmp(&other.rank()));
         for port in unnamed {
-            let free = (0_u32..).map(|n| Text::from(format!("eth{n}"))).find(|name| taken.insert((port.netns.clone(), name.clone())));
+            let free = (0_u32..)
+                .map(|n| Text::from(format!("eth{n}")))
+                .find(|name| taken.insert((port.netns.clone(), name.clone())));
             port.ifname = free.unwrap_or_default();
         }
     }
 }
 
 fn is_default_name(name: &str) -> bool {
-    name.strip_prefix("eth").is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    name.strip_prefix("eth")
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }

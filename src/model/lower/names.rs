@@ -5,7 +5,7 @@ use crate::model::resource::Text;
 use crate::model::values::Mac;
 
 /// Prefix of every interface name that netrec makes up; no user may begin one with it.
-pub const PREFIX: &str = "nr-";
+pub(super) const PREFIX: &str = "nr-";
 
 /// The bridge of a network that names none.
 pub fn bridge_name(topology: &str, network: &str) -> Text {

@@ -31,15 +31,18 @@ impl<'a> Lowering<'a> {
         for (name, item) in &topology.networks {
             plans.insert(name, self.network(name, item));
         }
-        let mut taken: Vec<IpNet> = plans.values().flat_map(|plan| plan.subnets.iter().map(|subnet| subnet.net)).collect();
+        let mut taken: Vec<IpNet> =
+            plans.values().flat_map(|plan| plan.subnets.iter().map(|subnet| subnet.net)).collect();
         let mut wanting = Vec::new();
-        for plan in plans.values().filter(|plan| plan.item.subnets.is_none() && *plan.item.driver.get_ref() == "bridge") {
+        for plan in plans.values().filter(|plan| plan.item.subnets.is_none() && *plan.item.driver.get_ref() == "bridge")
+        {
             for ipv6 in [false, true] {
                 let flag = if ipv6 { &plan.item.ipv6 } else { &plan.item.ipv4 };
                 if !is(flag.as_ref(), true) {
                     continue;
                 }
-                let held = self.held_subnet(plan, ipv6).filter(|net| !taken.iter().any(|other| ipam::overlap(net, other)));
+                let held =
+                    self.held_subnet(plan, ipv6).filter(|net| !taken.iter().any(|other| ipam::overlap(net, other)));
                 taken.extend(held);
                 wanting.push((plan.name, ipv6, held));
             }
@@ -96,9 +99,7 @@ impl<'a> Lowering<'a> {
     /// The addresses that an endpoint has in the kernel, wherever it is attached.
     pub(super) fn held_addresses(&self, endpoint: &str) -> &[IpNet] {
         match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, endpoint)) {
-            Some(Resource::Veth(veth)) => {
-                veth.ifname.as_ref().map_or(&[], |ifname| self.held(&veth.netns, ifname))
-            }
+            Some(Resource::Veth(veth)) => veth.ifname.as_ref().map_or(&[], |ifname| self.held(&veth.netns, ifname)),
             _ => &[],
         }
     }
@@ -155,7 +156,8 @@ impl<'a> Lowering<'a> {
             return;
         }
         let options = plan.item.bridge.as_ref().map(Spanned::get_ref);
-        let span = options.and_then(|options| options.name.as_ref()).map_or(plan.item.name, |name| plan.item.span(name));
+        let span =
+            options.and_then(|options| options.name.as_ref()).map_or(plan.item.name, |name| plan.item.span(name));
         let there = self.observed.foreign.host_link(&plan.link).cloned();
         match (there, plan.external) {
             (Some(link), false) => {

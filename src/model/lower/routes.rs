@@ -42,9 +42,13 @@ impl<'a> Lowering<'a> {
     }
 
     fn default_route(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>, ipv6: bool) {
-        let way_out = ports.iter().find_map(|port| default_via(port, &networks[port.network], ipv6, MAIN).map(|route| (port, route)));
+        let way_out = ports
+            .iter()
+            .find_map(|port| default_via(port, &networks[port.network], ipv6, MAIN).map(|route| (port, route)));
         let Some((port, route)) = way_out else { return };
-        if self.has_foreign_default(&port.netns, ipv6) && self.ours_named(&port.netns, KindName::Route, &name(&route)).is_none() {
+        if self.has_foreign_default(&port.netns, ipv6)
+            && self.ours_named(&port.netns, KindName::Route, &name(&route)).is_none()
+        {
             let family = if ipv6 { "IPv6" } else { "IPv4" };
             self.note(format!(
                 "{} has an {family} default route that is not netrec's: it stays, the one by endpoint `{}` is left out",
@@ -68,7 +72,9 @@ impl<'a> Lowering<'a> {
         by_name.sort_by_key(|port| port.name);
         for port in by_name {
             let hash = words(&[&self.topology.name, "table", port.name]) as u32;
-            let free = (0..TABLES).map(|step| self.owner.tables() + (hash.wrapping_add(step) % TABLES)).find(|table| used.insert(*table));
+            let free = (0..TABLES)
+                .map(|step| self.owner.tables() + (hash.wrapping_add(step) % TABLES))
+                .find(|table| used.insert(*table));
             let Some(table) = free else { continue };
             self.reply_table(port, &networks[port.network], table);
         }

@@ -1,0 +1,41 @@
+//! `netrec destroy`: apply nothing.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::Failure;
+use super::load::{Loaded, load};
+use super::{Exit, Format, Output, Writing, apply};
+use crate::apply::Target;
+use crate::model::source::Sources;
+use crate::model::topology::Topology;
+
+/// Remove everything that bears the topology's mark.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["paths", "topology"]))]
+pub(super) struct Destroy {
+    /// Files, or directories of `*.toml`, that make one topology.
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The topology's name, when its files are gone.
+    #[arg(long, value_name = "NAME")]
+    topology: Option<String>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    writing: Writing,
+}
+
+impl Destroy {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let format: Format = self.output.format;
+        if let Some(name) = self.topology {
+            let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
+            return apply::carry_out(Target::Nothing(&name, None), &loaded, self.writing, format);
+        }
+        let loaded = load(&self.paths).map_err(|failure| failure.in_form(format))?;
+        let target = Target::Nothing(&loaded.topology.name, Some(&loaded.topology));
+        apply::carry_out(target, &loaded, self.writing, format)
+    }
+}

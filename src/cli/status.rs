@@ -1,0 +1,67 @@
+//! `netrec status`: how what is there compares with what is wanted.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::load::load;
+use super::{Exit, Format, Input, output, plan};
+use crate::apply::{Target, prepare};
+use crate::diff::render;
+use crate::kernel::linux::Linux;
+use crate::kernel::privilege;
+
+/// Compare with the live kernel and say whether it is in sync.
+#[derive(Args, Debug)]
+pub(super) struct Status {
+    #[command(flatten)]
+    input: Input,
+    /// End with 2 unless everything is in sync.
+    #[arg(long)]
+    exit_code: bool,
+}
+
+#[derive(Serialize)]
+struct State<'a> {
+    version: u32,
+    topology: &'a str,
+    state: &'static str,
+    pending: Vec<&'a str>,
+    drift: serde_json::Value,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let format = self.input.output.format;
+        let loaded = load(&self.input.paths).map_err(|failure| failure.in_form(format))?;
+        privilege::check().map_err(Failure::Kernel)?;
+        let prepared = prepare(&mut Linux::default(), Target::Topology(&loaded.topology))
+            .map_err(|no_plan| Failure::of(no_plan, &loaded.sources).in_form(format))?;
+        let (drifted, waiting) = (!prepared.diff.is_empty(), !prepared.desired.pending.is_empty());
+        let state = match (drifted, waiting) {
+            (true, _) if prepared.observed.ours.resources().all(crate::model::resource::Kind::stays) => "absent",
+            (true, _) => "drifted",
+            (false, true) => "pending",
+            (false, false) => "in sync",
+        };
+        let name = &loaded.topology.name;
+        match format {
+            Format::Text => {
+                let mut text = format!("topology {name}: {state}\n");
+                if drifted || waiting || !prepared.desired.notes.is_empty() {
+                    text += &plan::text(&prepared);
+                }
+                output::say(&text);
+            }
+            Format::Json => output::say_json(&State {
+                version: 1,
+                topology: name,
+                state,
+                pending: prepared.desired.pending.iter().map(|it| it.container.as_str()).collect(),
+                drift: serde_json::to_value(render::json(&prepared.diff, &plan::context(&prepared, &loaded)))
+                    .expect("our own types have string keys"),
+            }),
+        }
+        Ok(if self.exit_code && (drifted || waiting) { Exit::Differs } else { Exit::Done })
+    }
+}

@@ -1,0 +1,136 @@
+//! The firewall of a topology: what its networks allow, and the ports it publishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use toml::Spanned;
+
+use super::{Lowering, NetworkPlan, Port};
+use crate::model::hash::words;
+use crate::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
+use crate::model::resource::Resource;
+use crate::model::source::Span;
+use crate::model::values::{Ports, Protocol, Publish};
+
+/// Host ports that netrec chooses from: above Linux's default range for outgoing connections (`ip_local_port_range`).
+const CHOSEN_FIRST: u16 = 61_000;
+
+/// Ports of the host that are spoken for, by protocol and first port; ranges do not overlap within a protocol, or were
+/// found out before.
+type Claimed = BTreeSet<(Protocol, u16)>;
+
+impl<'a> Lowering<'a> {
+    /// Wants the firewall, if any network of the topology is netrec's to guard or any port is published.
+    pub(super) fn firewall(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+        let guarded: Vec<&NetworkPlan> =
+            networks.values().filter(|plan| *plan.item.driver.get_ref() == "bridge" && !plan.external).collect();
+        let mut claimed = self.claimed();
+        let mut publications = Vec::new();
+        for port in ports {
+            for publish in &port.item.publish {
+                let host = self.host_ports(port, publish.get_ref(), &mut claimed);
+                publications.extend(publications_of(port, &networks[port.network], publish.get_ref(), host));
+            }
+        }
+        if guarded.is_empty() && publications.is_empty() {
+            return;
+        }
+        let rules: Vec<NetworkRules> = guarded.into_iter().map(network_rules).collect();
+        let firewall = Firewall::new(&self.topology.name, &rules, &publications);
+        let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
+        self.want(Resource::Firewall(firewall), Span { start: origin.start, ..origin });
+    }
+
+    fn claimed(&self) -> Claimed {
+        let publishes = self.topology.endpoints.values().flat_map(|endpoint| &endpoint.publish).map(Spanned::get_ref);
+        let hosts = publishes.filter_map(|publish| publish.host.map(|host| (publish.protocol, host)));
+        // Only ports that could be chosen matter.
+        hosts
+            .flat_map(|(protocol, host)| (host.first.max(CHOSEN_FIRST)..=host.last).map(move |port| (protocol, port)))
+            .collect()
+    }
+
+    /// The user's host ports, or as many as the container's, the first free ones upwards from a hash.
+    fn host_ports(&self, port: &Port, publish: &Publish, claimed: &mut Claimed) -> Ports {
+        if let Some(host) = publish.host {
+            return host;
+        }
+        let count = publish.container.count() as u16;
+        let room =
+            u32::from(u16::MAX - CHOSEN_FIRST) + 2 - u32::from(count).min(u32::from(u16::MAX - CHOSEN_FIRST) + 1);
+        let spec = publish.to_string();
+        let hash = words(&[&self.topology.name, "publish", port.name, &spec]);
+        let range = |step: u32| {
+            let first = CHOSEN_FIRST + ((hash % u64::from(room)) as u32 + step).rem_euclid(room) as u16;
+            Ports { first, last: first.saturating_add(count - 1) }
+        };
+        let free = |ports: &Ports| (ports.first..=ports.last).all(|port| !claimed.contains(&(publish.protocol, port)));
+        let chosen = (0..room).map(range).find(free).unwrap_or_else(|| range(0));
+        claimed.extend((chosen.first..=chosen.last).map(|port| (publish.protocol, port)));
+        chosen
+    }
+}
+
+/// One entry an address that it listens on and a family that the endpoint has.
+fn publications_of(port: &Port, network: &NetworkPlan, publish: &Publish, ports: Ports) -> Vec<Publication> {
+    let own = publish.address.map(|address| vec![address]);
+    let addresses =
+        own.unwrap_or_else(|| network.item.publish_address.iter().map(|address| *address.get_ref()).collect());
+    let listens: Vec<(bool, Option<IpAddr>)> = if addresses.is_empty() {
+        vec![(false, None), (true, None)]
+    } else {
+        let all = |address: IpAddr| (!address.is_unspecified()).then_some(address);
+        addresses.into_iter().map(|address| (address.is_ipv6(), all(address))).collect()
+    };
+    let publication = |(ipv6, listen)| {
+        let target = port.address(ipv6)?;
+        Some(Publication { listen, protocol: publish.protocol, ports, target, first: publish.container.first })
+    };
+    listens.into_iter().filter_map(publication).collect()
+}
+
+fn network_rules(plan: &NetworkPlan) -> NetworkRules {
+    let item = plan.item;
+    let is = |flag: &Option<Spanned<bool>>, default: bool| flag.as_ref().map_or(default, |flag| *flag.get_ref());
+    let masquerade = is(&item.masquerade, !plan.internal);
+    let snat =
+        |ipv6: bool| item.snat.iter().map(|address| *address.get_ref()).find(|address| address.is_ipv6() == ipv6);
+    NetworkRules {
+        bridge: plan.link.clone(),
+        subnets: plan.subnets.iter().map(|subnet| subnet.net).collect(),
+        internal: plan.internal,
+        ipv4: match snat(false) {
+            Some(IpAddr::V4(address)) => SourceNat::Fixed(address),
+            _ if masquerade => SourceNat::Masquerade,
+            _ => SourceNat::Keep,
+        },
+        ipv6: match snat(true) {
+            Some(IpAddr::V6(address)) => SourceNat::Fixed(address),
+            _ if masquerade => SourceNat::Masquerade,
+            _ => SourceNat::Keep,
+        },
+        icc: plan.icc,
+        open: is(&item.open, false),
+        host_access: is(&item.host_access, plan.internal),
+    }
+}
+
+impl Lowering<'_> {
+    /// Says which chains of others will stop what this topology accepts: an accept is not final across tables.
+    pub(super) fn neighbours_notes(&mut self) {
+        let drops = self.observed.foreign.chains.iter().filter(|chain| chain.drops && chain.hook == "forward");
+        let notes: Vec<String> = drops
+            .map(|chain| {
+                format!(
+                    "chain {} of table {} {} drops what its rules do not accept, also what netrec forwards: \
+                     accept there what this topology is to forward",
+                    chain.chain, chain.family, chain.table
+                )
+            })
+            .collect();
+        let forwards = self.desired.state.resources().any(|resource| matches!(resource, Resource::Firewall(_)));
+        for note in notes.into_iter().filter(|_| forwards) {
+            self.note(note);
+        }
+    }
+}
