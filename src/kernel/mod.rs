@@ -23,6 +23,7 @@ pub mod netns;
 pub mod nft;
 pub mod privilege;
 pub mod read;
+pub mod simulated;
 pub mod sysctl;
 
 /// A kernel: Linux, or one that is simulated.

@@ -1,0 +1,115 @@
+//! The simulated kernel behind the [`Kernel`] trait, with faults on demand: golden stories without privilege, random
+//! stories, offline plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Kernel, KernelError};
+use crate::model::kinds::sysctl::Sysctl;
+use crate::model::observed::{Foreign, Observed};
+use crate::model::resource::{Kind, Op, Resource, Step, Text, Thing};
+use crate::model::simulate::Simulation;
+use crate::model::state::State;
+use crate::model::wire::{NetnsRef, Scope};
+
+/// A host that is nothing but values.
+#[derive(Clone, Default, Debug)]
+pub struct Simulated {
+    /// What bears the mark of the topology.
+    pub ours: State,
+    /// What belongs to others.
+    pub foreign: Foreign,
+    /// Namespaces of others that are there: names, and names of containers given by path or pid.
+    pub namespaces: BTreeSet<Text>,
+    /// Executions of steps, from 0, that fail; by number since the host was made.
+    pub faults: BTreeSet<usize>,
+    executed: usize,
+}
+
+impl Kernel for Simulated {
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
+        let made: BTreeSet<Text> = self.ours.resources().filter_map(own_netns).collect();
+        let there = |netns: &Text| self.namespaces.contains(netns) || made.contains(netns);
+        let absent = scope.containers.iter().filter(|(netns, _)| !there(netns));
+        let absent: BTreeMap<Text, String> = absent.map(|(netns, found)| (netns.clone(), reason(found))).collect();
+        let present = scope.containers.keys().filter(|netns| there(netns)).cloned().collect();
+        let mut ours = State::default();
+        for resource in self.ours.resources().filter(|resource| !resource.stays()) {
+            ours.insert(resource.clone());
+        }
+        for (netns, key) in &scope.sysctls {
+            ours_setting(&self.ours, netns, key).into_iter().for_each(|setting| ours.insert(setting));
+        }
+        for setting in self.ours.resources().filter(|resource| resource.stays()) {
+            ours.insert(setting.clone());
+        }
+        Ok(Observed { ours, foreign: self.foreign.clone(), absent, present, looked: true })
+    }
+
+    fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
+        let mut results: Vec<Result<(), KernelError>> = Vec::with_capacity(steps.len());
+        let wanted: State = steps.iter().filter_map(|step| step.op.to().cloned()).collect();
+        let mut simulation = Simulation::new(&self.observed_settings(steps), &wanted);
+        for (at, step) in steps.iter().enumerate() {
+            let failed = step.waits.iter().find(|wait| results[**wait as usize].is_err());
+            results.push(match failed {
+                Some(failed) => Err(KernelError::Skipped(steps[*failed as usize].id.to_string())),
+                None if self.faults.contains(&self.executed) => Err(KernelError::Unable("made to fail".into())),
+                None => simulation.apply(&step.op).map_err(|refusal| KernelError::Missing(refusal.to_string())),
+            });
+            self.executed += 1;
+            progress(at + 1);
+        }
+        self.ours = simulation.state().clone();
+        results
+    }
+}
+
+impl Simulated {
+    /// Does behind netrec's back what a step would do.
+    ///
+    /// # Errors
+    ///
+    /// When the simulated kernel refuses.
+    pub fn drift(&mut self, op: &Op) -> Result<(), KernelError> {
+        let wanted: State = op.to().cloned().into_iter().collect();
+        let mut simulation = Simulation::new(&self.ours, &wanted);
+        simulation.apply(op).map_err(|refusal| KernelError::Missing(refusal.to_string()))?;
+        self.ours = simulation.state().clone();
+        Ok(())
+    }
+
+    /// The state with those settings that a step changes and that always have a value.
+    fn observed_settings(&self, steps: &[Step]) -> State {
+        let mut state = self.ours.clone();
+        let settings = steps.iter().filter_map(|step| step.op.from()).filter(|resource| resource.stays());
+        settings.cloned().for_each(|setting| state.insert(setting));
+        state
+    }
+}
+
+fn own_netns(resource: &Resource) -> Option<Text> {
+    match resource {
+        Resource::Netns(netns) if netns.bound => Some(netns.name.clone()),
+        _ => None,
+    }
+}
+
+/// A setting has a value, 0 until it is set, as long as its link is there.
+fn ours_setting(state: &State, netns: &Text, key: &Text) -> Option<Resource> {
+    let setting = Resource::Sysctl(Sysctl { netns: netns.clone(), key: key.clone(), value: "0".into() });
+    let links: BTreeSet<Thing> =
+        state.resources().flat_map(Kind::provides).filter(|thing| matches!(thing, Thing::Link(..))).collect();
+    let there = setting.needs().iter().all(|need| match need.thing() {
+        link @ Thing::Link(..) => links.contains(link),
+        _ => true,
+    });
+    there.then_some(setting)
+}
+
+fn reason(found: &NetnsRef) -> String {
+    match found {
+        NetnsRef::Named(name) => format!("there is no network namespace named {name}"),
+        NetnsRef::Path(path) => format!("{path} does not exist"),
+        NetnsRef::Pid(pid) => format!("there is no process {pid}"),
+    }
+}

@@ -1,0 +1,283 @@
+//! A story: topologies in order, what happens between them, and the transcript that people would see. The same story is
+//! told by the simulated kernel (`golden.rs`) and by Linux (`kernel.rs`), and both must tell it alike.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use netrec::apply::{NoPlan, Prepared, Report, Target, execute, prepare};
+use netrec::diff::render::{Summary, text};
+use netrec::kernel::Kernel;
+use netrec::kernel::simulated::Simulated;
+use netrec::model::diagnostic::render;
+use netrec::model::observed::{ForeignLink, ForeignRoute};
+use netrec::model::parse::parse;
+use netrec::model::source::{Source, Sources};
+use netrec::model::state::State;
+use netrec::model::topology::Topology;
+use netrec::model::wire::{ChainFacts, Owner, Scope};
+use serde::Deserialize;
+
+/// What was there before: others' things.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Before {
+    /// Named namespaces.
+    pub namespaces: Vec<String>,
+    /// Links.
+    pub links: Vec<Link>,
+    /// Routes.
+    pub routes: Vec<Route>,
+    /// Base chains that drop what is forwarded: `family table chain`.
+    pub drops: Vec<[String; 3]>,
+}
+
+/// A link of somebody else's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    pub netns: String,
+    pub name: String,
+    /// `bridge`, or `veth` with its other end in a namespace of its own.
+    pub kind: String,
+    pub mtu: u32,
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// A route of somebody else's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    pub netns: String,
+    pub to: ipnet::IpNet,
+    pub link: String,
+    #[serde(default)]
+    pub via: Option<String>,
+    #[serde(default)]
+    pub learnt: bool,
+}
+
+/// A folder of `tests/golden`.
+pub struct Story {
+    pub name: String,
+    pub folder: PathBuf,
+    pub before: Before,
+    /// `1.toml`, `2.drift`, `3.destroy`, … in order.
+    pub chapters: Vec<PathBuf>,
+}
+
+/// Who tells a story, beyond the kernel itself.
+pub trait Teller {
+    type Kernel: Kernel;
+    fn kernel(&mut self) -> &mut Self::Kernel;
+    /// Removes a resource behind netrec's back.
+    fn drift(&mut self, id: &str, scope: &Scope);
+    /// Called after each execution with what was reached.
+    fn reached(&mut self, target: Target, prepared: &Prepared);
+    /// How many things were written since the last call.
+    fn writes(&mut self) -> u64;
+}
+
+impl Story {
+    /// All stories, by name.
+    pub fn all() -> Vec<Self> {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut folders: Vec<PathBuf> =
+            std::fs::read_dir(golden).expect("tests/golden").map(|entry| entry.expect("entry").path()).collect();
+        folders.sort();
+        folders.into_iter().map(Self::read).collect()
+    }
+
+    pub fn read(folder: PathBuf) -> Self {
+        let mut chapters: Vec<(u32, PathBuf)> = std::fs::read_dir(&folder)
+            .expect("a folder")
+            .filter_map(|entry| {
+                let path = entry.expect("entry").path();
+                Some((path.file_stem()?.to_str()?.parse().ok()?, path))
+            })
+            .collect();
+        chapters.sort();
+        let before = std::fs::read_to_string(folder.join("observed.toml")).unwrap_or_default();
+        Self {
+            name: folder.file_name().expect("a name").to_string_lossy().into_owned(),
+            before: toml::from_str(&before).expect("observed.toml"),
+            chapters: chapters.into_iter().map(|(_, path)| path).collect(),
+            folder,
+        }
+    }
+
+    /// Tells the story to the end.
+    pub fn tell(&self, teller: &mut impl Teller) -> String {
+        let mut transcript = String::new();
+        let mut last = (Topology::default(), Sources::new());
+        for chapter in &self.chapters {
+            let name = chapter.file_name().expect("a name").to_string_lossy().into_owned();
+            let _ = writeln!(transcript, "== {name}");
+            let content = std::fs::read_to_string(chapter).expect("a chapter");
+            match chapter.extension().and_then(|extension| extension.to_str()) {
+                Some("drift") => {
+                    let scope = netrec::model::lower::scope(&last.0);
+                    for line in content.lines() {
+                        let id = line.strip_prefix("delete ").expect("`delete ID`");
+                        teller.drift(id, &scope);
+                        let _ = writeln!(transcript, "{line}");
+                    }
+                }
+                Some("destroy") => {
+                    let target = Target::Nothing(&last.0.name, Some(&last.0));
+                    transcript += &chapter_text(teller, target, &last.1);
+                }
+                _ => {
+                    let sources = vec![Source::new(name, content)];
+                    match parse(&sources) {
+                        Err(findings) => transcript += &(render(&findings, &sources) + "exit 3\n"),
+                        Ok(topology) => {
+                            transcript += &chapter_text(teller, Target::Topology(&topology), &sources);
+                            last = (topology, sources);
+                        }
+                    }
+                }
+            }
+            transcript.push('\n');
+        }
+        transcript
+    }
+
+    /// Compares with `expected.txt`, or writes it where `UPDATE_GOLDEN` says so.
+    pub fn check(&self, told: &str) -> Result<(), String> {
+        let path = self.folder.join("expected.txt");
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        if expected == told {
+            return Ok(());
+        }
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            return std::fs::write(&path, told).map_err(|error| error.to_string());
+        }
+        let difference = similar::TextDiff::from_lines(expected.as_str(), told);
+        Err(difference.unified_diff().header("expected.txt", "told").to_string())
+    }
+}
+
+fn chapter_text<T: Teller>(teller: &mut T, target: Target, sources: &Sources) -> String {
+    let prepared = match prepare(teller.kernel(), target) {
+        Ok(prepared) => prepared,
+        Err(no_plan) => return rejected(&no_plan, sources),
+    };
+    let mut told = text(&prepared.diff);
+    let _ = writeln!(told, "plan: {}", Summary::of(&prepared.diff, 0));
+    for note in &prepared.desired.notes {
+        let _ = writeln!(told, "note: {note}");
+    }
+    for pending in &prepared.desired.pending {
+        let _ = writeln!(told, "pending: container {}: {}", pending.container, pending.reason);
+    }
+    if !prepared.diff.is_empty() {
+        match execute(teller.kernel(), target, prepared.clone(), &mut |_, _| {}) {
+            Ok(report) => told += &outcome(&report),
+            Err(no_plan) => told += &rejected(&no_plan, sources),
+        }
+    }
+    teller.reached(target, &prepared);
+    teller.writes();
+    told + &again(teller, target)
+}
+
+fn outcome(report: &Report) -> String {
+    let mut told = format!("applied: {} steps, {} failed\n", report.done + report.failed.len(), report.failed.len());
+    for (id, error) in &report.failed {
+        let _ = writeln!(told, "failed: {id}: {error}");
+    }
+    if !report.is_converged() || report.rounds != 1 {
+        let _ = write!(told, "rounds: {}\n{}", report.rounds, text(&report.residual));
+    }
+    told
+}
+
+/// The second apply: nothing to do, and nothing written.
+fn again<T: Teller>(teller: &mut T, target: Target) -> String {
+    let prepared = match prepare(teller.kernel(), target) {
+        Ok(prepared) if prepared.diff.is_empty() => prepared,
+        Ok(prepared) => return format!("again:\n{}", text(&prepared.diff)),
+        Err(no_plan) => return format!("again: {no_plan:?}\n"),
+    };
+    let report = execute(teller.kernel(), target, prepared, &mut |_, _| {});
+    let idle = report.is_ok_and(|report| report.done == 0 && report.is_converged());
+    let writes = teller.writes();
+    if idle && writes == 0 { "again: nothing to do\n".into() } else { format!("again: {writes} writes\n") }
+}
+
+fn rejected(no_plan: &NoPlan, sources: &Sources) -> String {
+    match no_plan {
+        NoPlan::Invalid(findings) => render(findings, sources) + "exit 3\n",
+        NoPlan::Refused(findings) => render(findings, sources) + "exit 4\n",
+        NoPlan::Unseen(error) => format!("error: {error}\n"),
+        NoPlan::Flawed(flaw) => format!("flaw: {flaw}\n"),
+    }
+}
+
+/// A story told by the simulated kernel.
+#[derive(Default)]
+pub struct Simulation {
+    pub kernel: Simulated,
+}
+
+impl Simulation {
+    /// With others' things in it.
+    pub fn new(before: &Before) -> Self {
+        let mut kernel = Simulated::default();
+        kernel.namespaces = before.namespaces.iter().map(|name| name.as_str().into()).collect();
+        for link in &before.links {
+            let ports = 0;
+            let facts = ForeignLink { kind: link.kind.as_str().into(), mtu: link.mtu, ports, topology: None };
+            kernel.foreign.links.insert((link.netns.as_str().into(), link.name.as_str().into()), facts);
+            for address in link.addresses.iter().map(|address| address.parse::<ipnet::IpNet>().expect("an address")) {
+                let route = route(address.trunc(), &link.name, false);
+                kernel.foreign.routes.push((link.netns.as_str().into(), route));
+            }
+        }
+        for it in &before.routes {
+            kernel.foreign.routes.push((it.netns.as_str().into(), route(it.to, &it.link, it.learnt)));
+        }
+        for [family, table, chain] in before.drops.clone() {
+            let hook = "forward".into();
+            kernel.foreign.chains.push(ChainFacts { family, table, chain, hook, priority: 0, drops: true });
+        }
+        Self { kernel }
+    }
+}
+
+fn route(destination: ipnet::IpNet, link: &str, learnt: bool) -> ForeignRoute {
+    ForeignRoute { destination, link: Some(link.into()), table: 254, metric: 0, learnt }
+}
+
+impl Teller for Simulation {
+    type Kernel = Simulated;
+
+    fn kernel(&mut self) -> &mut Simulated {
+        &mut self.kernel
+    }
+
+    fn drift(&mut self, id: &str, _: &Scope) {
+        let op = deletion(&self.kernel.ours, id);
+        self.kernel.drift(&op).expect("a drift that Linux allows");
+    }
+
+    fn reached(&mut self, _: Target, _: &Prepared) {}
+
+    fn writes(&mut self) -> u64 {
+        0
+    }
+}
+
+/// The removal of a resource by the text of its id.
+pub fn deletion(state: &State, id: &str) -> netrec::model::resource::Op {
+    let found = state.iter().find(|(it, _)| it.to_string() == id);
+    let (_, resource) = found.unwrap_or_else(|| panic!("no {id} among {:#?}", state.iter().map(|it| it.0.to_string()).collect::<Vec<_>>()));
+    netrec::model::resource::Op::Delete(resource.clone())
+}
+
+/// Whose things a topology's are.
+#[allow(dead_code, reason = "only the kernel's stories ask")]
+pub fn owner(topology: &str) -> Owner {
+    Owner::new(topology)
+}
