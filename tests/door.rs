@@ -5,6 +5,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use netrec::kernel::netlink::{Protocol, Socket};
 use netrec::kernel::netns::{self, Creation, Found};
@@ -27,7 +28,7 @@ fn named(name: &str) -> NetnsRef {
 }
 
 fn facts(containers: &[(&str, NetnsRef)]) -> Facts {
-    read::facts(&scope(containers)).unwrap()
+    read::facts(&scope(containers)).expect("the world can be read")
 }
 
 fn names(facts: &Facts) -> Vec<&str> {
@@ -269,6 +270,45 @@ fn many_namespaces_are_read_in_parallel_each_as_itself() {
         }
         assert!(facts.host().link_named("br1").is_none());
         assert_eq!(facts.host().links.len(), 1, "the host is read from the caller's namespace");
+    });
+}
+
+#[test]
+fn namespaces_that_come_and_go_do_not_spoil_a_look() {
+    world::run(|| {
+        sh("for n in $(seq 20); do ip netns add n$n; ip -n n$n link add stay type bridge; done");
+        let containers: Vec<(String, NetnsRef)> =
+            (1..=20).map(|n| (format!("n{n}"), named(&format!("n{n}")))).collect();
+        let mut borrowed: Vec<(&str, NetnsRef)> = containers.iter().map(|(name, it)| (&**name, it.clone())).collect();
+        borrowed.push(("guest", named("guest")));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let marked = [lo_up("netrec:shop:host/netns/x:00000000")];
+                while !stop.load(Ordering::Relaxed) {
+                    let creations =
+                        ["guest", "left"].map(|name| Creation { name, mark: "netrec:shop\n", setup: &marked });
+                    assert_eq!(netns::create(&creations), [Ok(()), Ok(())]);
+                    assert_eq!((netns::delete("guest"), netns::delete("left")), (Ok(()), Ok(())));
+                }
+            });
+            let mut seen = BTreeMap::<bool, u32>::new();
+            for _ in 0..300 {
+                let facts = facts(&borrowed);
+                assert!((1..=20).all(|n| facts.namespaces[format!("n{n}").as_str()].links.len() == 2));
+                for name in ["guest", "left"] {
+                    let found = facts.namespaces.get(name);
+                    *seen.entry(found.is_some()).or_default() += 1;
+                    // The file alone, or the finished namespace: never one without the mark.
+                    assert!(found.is_none_or(|netns| match &netns.origin {
+                        NetnsOrigin::Unbound(content) => content == "netrec:shop\n",
+                        _ => netns.link(1).is_some_and(|lo| lo.up && lo.alias.starts_with("netrec:shop:")),
+                    }));
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(seen.len(), 2, "it was there, and it was not: {seen:?}");
+        });
     });
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
+#![expect(clippy::unwrap_used, reason = "a world that cannot be made fails the test")]
 
 use std::fs;
 use std::panic::resume_unwind;
@@ -12,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs a test in a world of its own. Without the privilege to make one the test fails, unless `NETREC_SKIP_KERNEL=1`.
-pub fn run(test: impl FnOnce() + Send) {
+pub(crate) fn run(test: impl FnOnce() + Send) {
     if !nix::unistd::geteuid().is_root() {
         assert!(
             std::env::var("NETREC_SKIP_KERNEL").is_ok_and(|skip| skip == "1"),
@@ -34,18 +35,18 @@ pub fn run(test: impl FnOnce() + Send) {
 }
 
 /// Runs a script in the world; it must succeed.
-pub fn sh(script: &str) -> String {
+pub(crate) fn sh(script: &str) -> String {
     let output = Command::new("sh").args(["-euc", script]).output().unwrap();
     assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// A process in a named namespace, killed when dropped.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     /// Starts one and waits until it is in there.
-    pub fn start(netns: &str) -> Self {
+    pub(crate) fn start(netns: &str) -> Self {
         let child = Command::new("ip").args(["netns", "exec", netns, "sleep", "1000"]).spawn().unwrap();
         let comm = format!("/proc/{}/comm", child.id());
         while fs::read_to_string(&comm).unwrap() != "sleep\n" {
@@ -55,7 +56,7 @@ impl Process {
     }
 
     /// Its number.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 }

@@ -14,7 +14,8 @@ fn pair() -> (Socket, UnixDatagram) {
 
 fn message(kind: i32, flags: i32, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    begin(&mut bytes, kind as u16, flags as u16, sequence, payload.len()).copy_from_slice(payload);
+    let (kind, flags) = (u16::try_from(kind).unwrap(), u16::try_from(flags).unwrap());
+    begin(&mut bytes, kind, flags, sequence, payload.len()).copy_from_slice(payload);
     bytes
 }
 
