@@ -3,7 +3,7 @@
 //! Requests are encoded by the caller's types; answers are handed over as bytes, to be read with [`attributes`].
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -115,6 +115,12 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     limit: Duration,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Socket {

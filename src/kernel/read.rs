@@ -50,12 +50,9 @@ pub fn facts(scope: &Scope) -> Result<Facts, KernelError> {
     } else {
         std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
     };
-    let (host, seen) = std::thread::scope(|threads_of_this_look| {
-        let visits =
-            threads_of_this_look.spawn(|| netns::visit(&jobs, threads, |visitor, job| look.visit(visitor, job)));
-        (look.host(), visits.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    });
-    let mut facts = host?;
+    // One after the other: a dump of the host's links holds the lock that the others would wait for.
+    let mut facts = look.host()?;
+    let seen = netns::visit(&jobs, threads, |visitor, job| look.visit(visitor, job));
     gather(&mut facts, jobs.into_iter().zip(seen))?;
     Ok(facts)
 }
@@ -201,8 +198,11 @@ impl<'a> Look<'a> {
     /// Runs on a thread of its own, whose namespace changes.
     fn visit(&self, visitor: &Visitor, job: &Job<'_>) -> Result<Seen, KernelError> {
         match job {
-            Job::Container(_, netns) => match netns::find(netns) {
-                Ok(Found::Bound(fd)) => self.container(visitor, job, &fd),
+            Job::Container(name, netns) => match netns::find(netns) {
+                Ok(Found::Bound(fd)) => {
+                    let named = matches!(netns, NetnsRef::Named(_));
+                    self.container(visitor, &fd, name, if named { NetnsOrigin::Named } else { NetnsOrigin::Given })
+                }
                 Ok(Found::Unbound(content)) => Ok(Seen::Unbound(content)),
                 Ok(Found::Absent(why)) | Err(KernelError::NotANamespace(why) | KernelError::BadName(why)) => {
                     Ok(Seen::Absent(why))
@@ -220,18 +220,16 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn container(&self, visitor: &Visitor, job: &Job<'_>, fd: &OwnedFd) -> Result<Seen, KernelError> {
-        let Job::Container(name, netns) = job else { return Ok(Seen::Foreign) };
+    fn container(&self, visitor: &Visitor, fd: &OwnedFd, name: &str, origin: NetnsOrigin) -> Result<Seen, KernelError> {
         let identity = netns::identity(fd.as_fd())?;
         if identity == self.own {
             return Ok(Seen::Absent("it is the host's own namespace".into()));
         }
-        if &***name == HOST {
+        if name == HOST {
             return Ok(Seen::Absent(format!("`{HOST}` is how the host itself is named")));
         }
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
-        let origin = if matches!(netns, NetnsRef::Named(_)) { NetnsOrigin::Named } else { NetnsOrigin::Given };
         let facts = read_container(&mut socket, origin)?;
         Ok(Seen::Namespace(identity, facts, self.sysctls(name)?))
     }
