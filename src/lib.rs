@@ -10,4 +10,5 @@
 //! - [`apply`]: the loop. Knows the [`kernel::Kernel`] trait only.
 //! - [`cli`]: words to people. The only room that prints.
 
+pub mod kernel;
 pub mod model;

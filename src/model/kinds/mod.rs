@@ -94,6 +94,8 @@ macro_rules! kinds {
 kinds! {
     /// A named network namespace with its loopback.
     netns::Netns = "netns",
+    /// The packet filter of a topology: its two nftables tables.
+    firewall::Firewall = "firewall",
 }
 
 impl fmt::Display for KindName {

@@ -1,0 +1,3 @@
+//! The door: the only room that touches Linux.
+
+pub mod nft;

@@ -1,0 +1,368 @@
+//! nftables over nfnetlink: transactions, and reading of tables (linux/netfilter/nfnetlink.h, nf_tables.h).
+//!
+//! A transaction may say which generation of the ruleset it was made for; if somebody else changed it meanwhile the
+//! kernel refuses the whole. Reading is bracketed by generation numbers for the same reason.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
+use nix::sys::time::TimeVal;
+
+use crate::model::kinds::firewall::Firewall;
+use crate::model::wire::{ChainFacts, NftMessage, Owner, TableFacts};
+
+/// How long one answer may take, in seconds.
+const PATIENCE_S: i64 = 5;
+/// How often a view that somebody spoils is taken again.
+const LOOKS: usize = 20;
+/// Room for answers, in bytes.
+const BUFFER: usize = 4 << 20;
+
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NFTABLES: u16 = 10;
+const HEADER: usize = 16;
+const GENMSG: usize = 4;
+
+const GET_TABLE: u16 = 1;
+const GET_CHAIN: u16 = 4;
+const GET_RULE: u16 = 7;
+const GET_SET: u16 = 10;
+const GET_ELEMENTS: u16 = 13;
+const GET_GENERATION: u16 = 16;
+
+const INET: u8 = 1;
+const BRIDGE: u8 = 7;
+
+/// Why nftables could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// The socket failed: no netlink, no privilege, no memory.
+    #[error("nftables: {what}: {source}")]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No answer in time; the transaction may or may not have happened.
+    #[error("nftables: no answer within {PATIENCE_S} s")]
+    Timeout,
+    /// The ruleset is not of the generation that the transaction was made for; nothing was changed.
+    #[error("nftables: the ruleset was changed by somebody else meanwhile")]
+    Stale,
+    /// The kernel refused a message; nothing was changed.
+    #[error("nftables: {source}{}{text}", if text.is_empty() { "" } else { ": " })]
+    Refused {
+        /// Which of the batch's messages, from 0; none: the transaction as a whole.
+        message: Option<usize>,
+        /// Why not.
+        source: io::Error,
+        /// What the kernel says about it (extended acknowledgement); often empty.
+        text: String,
+    },
+    /// The ruleset changed during every look at it.
+    #[error("nftables: the ruleset changes too often to be read")]
+    Restless,
+}
+
+/// A connection to nftables of the namespace it was opened in.
+#[derive(Debug)]
+pub struct Nft {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// One message as received.
+struct Answer {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: Vec<u8>,
+}
+
+impl Nft {
+    /// Connects, in the namespace of the calling thread.
+    pub fn open() -> Result<Self, NftError> {
+        let failed = |what| move |errno: nix::Error| NftError::Socket { what, source: errno.into() };
+        let (family, flags) = (AddressFamily::Netlink, SockFlag::SOCK_CLOEXEC);
+        let socket = socket::socket(family, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)
+            .map_err(failed("cannot open a netlink socket"))?;
+        socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("cannot bind"))?;
+        let patience = TimeVal::new(PATIENCE_S, 0);
+        socket::setsockopt(&socket, sockopt::ReceiveTimeout, &patience).map_err(failed("cannot set a time limit"))?;
+        socket::setsockopt(&socket, sockopt::SendTimeout, &patience).map_err(failed("cannot set a time limit"))?;
+        if socket::setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+            socket::setsockopt(&socket, sockopt::RcvBuf, &BUFFER).map_err(failed("cannot set the buffer"))?;
+        }
+        for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
+            switch_on(&socket, option)?;
+        }
+        Ok(Self { socket, sequence: 1, buffer: vec![0; 256 << 10] })
+    }
+
+    /// Number of the ruleset's generation: the same as long as nobody changes anything.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let answers = self.ask((GET_GENERATION, 0), 0, &[])?;
+        let id = answers.iter().find_map(|it| attribute(it.get(GENMSG..)?, 1)?.try_into().ok());
+        id.map(u32::from_be_bytes).ok_or_else(|| odd("no generation in the answer"))
+    }
+
+    /// Says a whole transaction, which happens completely or not at all; of `generation` only, if that is given.
+    ///
+    /// # Errors
+    ///
+    /// [`NftError::Stale`] if the generation is another one, [`NftError::Refused`] with the message the kernel stumbled over.
+    pub fn commit(&mut self, batch: &[NftMessage], generation: Option<u32>) -> Result<(), NftError> {
+        let Some(last) = batch.len().checked_sub(1) else { return Ok(()) };
+        let first = self.sequence.wrapping_add(1);
+        let mut out = Vec::with_capacity(batch.iter().map(|it| it.attributes.len() + 32).sum::<usize>() + 64);
+        let begin = generation.map(|id| nla(1, &id.to_be_bytes())).unwrap_or_default();
+        self.sequence = self.sequence.wrapping_add(1 + batch.len() as u32);
+        push(&mut out, (BATCH_BEGIN, NLM_F_REQUEST, first.wrapping_sub(1)), (0, NFTABLES), &begin);
+        for (at, it) in batch.iter().enumerate() {
+            let flags = it.flags | NLM_F_REQUEST | if at == last { NLM_F_ACK } else { 0 };
+            let sequence = first.wrapping_add(at as u32);
+            push(&mut out, (NFTABLES << 8 | it.message, flags, sequence), (it.family, 0), &it.attributes);
+        }
+        push(&mut out, (BATCH_END, NLM_F_REQUEST, self.sequence), (0, NFTABLES), &[]);
+        self.sequence = self.sequence.wrapping_add(1);
+        self.send(&out)?;
+        self.verdict(first, last)
+    }
+
+    /// Waits for the word on a transaction: the last message is acknowledged, after all that was refused.
+    fn verdict(&mut self, first: u32, last: usize) -> Result<(), NftError> {
+        let mut refused = None;
+        loop {
+            for it in self.receive()?.into_iter().filter(|it| it.kind == NLMSG_ERROR) {
+                let at = it.sequence.wrapping_sub(first) as usize;
+                let whole = at == u32::MAX as usize;
+                if !whole && at > last {
+                    continue; // of something before that timed out
+                }
+                if let Some(error) = refusal(&it, (!whole).then_some(at)) {
+                    refused.get_or_insert(error);
+                }
+                if whole || at == last {
+                    return refused.map_or(Ok(()), Err);
+                }
+            }
+        }
+    }
+
+    /// The two tables of a topology, as many as there are, in one consistent view, and the generation it is of.
+    pub fn tables(&mut self, owner: &Owner) -> Result<(Vec<TableFacts>, u32), NftError> {
+        let name = Firewall::table_name(&owner.topology);
+        self.steadily(|nft| {
+            let mut tables = Vec::new();
+            for family in [INET, BRIDGE] {
+                tables.extend(nft.table(family, &name)?);
+            }
+            Ok(tables)
+        })
+    }
+
+    /// Base chains of all tables but the topology's, at hooks where they could drop what it accepts.
+    pub fn chains(&mut self, owner: &Owner) -> Result<Vec<ChainFacts>, NftError> {
+        let name = Firewall::table_name(&owner.topology);
+        let (mut chains, _) = self.steadily(|nft| {
+            let dump = nft.ask((GET_CHAIN, NLM_F_DUMP), 0, &[])?;
+            Ok(dump.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?)).collect::<Vec<_>>())
+        })?;
+        chains.retain(|chain| chain.table != name);
+        chains.sort_unstable();
+        Ok(chains)
+    }
+
+    /// Looks until nothing was changed meanwhile.
+    fn steadily<T>(&mut self, mut look: impl FnMut(&mut Self) -> Result<T, NftError>) -> Result<(T, u32), NftError> {
+        for _ in 0..LOOKS {
+            let before = self.generation()?;
+            match look(self) {
+                Ok(view) if self.generation()? == before => return Ok((view, before)),
+                Ok(_) | Err(NftError::Restless) => {}
+                // What was listed may be gone when it is looked into.
+                Err(error) if self.generation()? == before => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Err(NftError::Restless)
+    }
+
+    fn table(&mut self, family: u8, name: &str) -> Result<Option<TableFacts>, NftError> {
+        let by_name = nla(1, &[name.as_bytes(), &[0]].concat());
+        let own = match self.ask((GET_TABLE, 0), family, &by_name) {
+            Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            answers => answers?,
+        };
+        let flags = own.first().and_then(|it| attribute(it.get(GENMSG..)?, 2)?.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
+            let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
+            let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
+            Ok(attributes.filter(|it| string(it, 1) == name).collect())
+        };
+        let (chains, rules) = (dump(GET_CHAIN, &[])?, dump(GET_RULE, &by_name)?);
+        let sets = dump(GET_SET, &by_name)?;
+        let mut elements = Vec::new();
+        for set in &sets {
+            let set = nla(2, &[string(set, 2).as_bytes(), &[0]].concat());
+            elements.extend(dump(GET_ELEMENTS, &[by_name.as_slice(), &set].concat())?);
+        }
+        Ok(Some(TableFacts { family, name: name.to_owned(), flags, chains, rules, sets, elements }))
+    }
+
+    /// Asks one question: the answers with their `struct nfgenmsg`.
+    fn ask(&mut self, (what, flags): (u16, u16), family: u8, filter: &[u8]) -> Result<Vec<Vec<u8>>, NftError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let mut out = Vec::new();
+        let ack = if flags == 0 { NLM_F_ACK } else { 0 };
+        push(&mut out, (NFTABLES << 8 | what, NLM_F_REQUEST | flags | ack, sequence), (family, 0), filter);
+        self.send(&out)?;
+        let (mut answers, mut interrupted) = (Vec::new(), false);
+        loop {
+            for it in self.receive()?.into_iter().filter(|it| it.sequence == sequence) {
+                interrupted |= it.flags & NLM_F_DUMP_INTR != 0;
+                match it.kind {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        return match refusal(&it, None) {
+                            Some(error) => Err(error),
+                            None if interrupted => Err(NftError::Restless),
+                            None => Ok(answers),
+                        };
+                    }
+                    _ => answers.push(it.body),
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), NftError> {
+        let room = bytes.len() + 4096;
+        if socket::setsockopt(&self.socket, sockopt::SndBufForce, &room).is_err() {
+            // Without privilege the system's limit holds; sending says so if it is too low.
+            let _ = socket::setsockopt(&self.socket, sockopt::SndBuf, &room);
+        }
+        let kernel = NetlinkAddr::new(0, 0);
+        let sent = socket::sendto(self.socket.as_raw_fd(), bytes, &kernel, MsgFlags::empty());
+        sent.map(drop).map_err(|errno| NftError::Socket { what: "cannot send", source: errno.into() })
+    }
+
+    /// The messages of the next datagram.
+    fn receive(&mut self) -> Result<Vec<Answer>, NftError> {
+        let length = loop {
+            match socket::recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => break length,
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EAGAIN) => return Err(NftError::Timeout),
+                Err(errno) => return Err(NftError::Socket { what: "cannot receive", source: errno.into() }),
+            }
+        };
+        let (mut answers, mut rest) = (Vec::new(), &self.buffer[..length]);
+        while let Some(header) = rest.first_chunk::<HEADER>() {
+            let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+            let length = word(0) as usize;
+            let Some(body) = rest.get(HEADER..length) else { return Err(odd("a message longer than its datagram")) };
+            answers.push(Answer { kind: half(4), flags: half(6), sequence: word(8), body: body.to_vec() });
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(answers)
+    }
+}
+
+fn odd(what: &'static str) -> NftError {
+    NftError::Socket { what, source: ErrorKind::InvalidData.into() }
+}
+
+#[expect(unsafe_code, reason = "nix has no netlink socket options")]
+fn switch_on(socket: &OwnedFd, option: libc::c_int) -> Result<(), NftError> {
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel reads `length` bytes of `on`, which outlives the call.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), length) };
+    if done == 0 { Ok(()) } else { Err(NftError::Socket { what: "cannot set an option", source: io::Error::last_os_error() }) }
+}
+
+/// What an error or the end of a dump says; none: all is well.
+fn refusal(answer: &Answer, message: Option<usize>) -> Option<NftError> {
+    let code = answer.body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+    if code == 0 {
+        return None;
+    }
+    if -code == libc::ERESTART {
+        return Some(NftError::Stale);
+    }
+    // The header of the request stands between code and text, as NETLINK_CAP_ACK asks; dumps end without it.
+    let text = if answer.kind == NLMSG_ERROR { answer.body.get(4 + HEADER..).map(|it| string(it, 1)) } else { None };
+    let source = io::Error::from_raw_os_error(-code);
+    Some(NftError::Refused { message, source, text: text.unwrap_or_default().to_owned() })
+}
+
+fn push(out: &mut Vec<u8>, (kind, flags, sequence): (u16, u16, u32), (family, resource): (u8, u16), attributes: &[u8]) {
+    let length = (HEADER + GENMSG + attributes.len()) as u32;
+    out.extend(length.to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(flags.to_ne_bytes());
+    out.extend(sequence.to_ne_bytes());
+    out.extend([0; 4]);
+    out.extend([family, 0]);
+    out.extend(resource.to_be_bytes());
+    out.extend(attributes);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+fn nla(kind: u16, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + 8);
+    out.extend((content.len() as u16 + 4).to_ne_bytes());
+    out.extend(kind.to_ne_bytes());
+    out.extend(content);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut rest = bytes;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let found = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & 0x3fff;
+        let content = rest.get(4..length)?;
+        if found == kind {
+            return Some(content);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn string(bytes: &[u8], kind: u16) -> &str {
+    let content = attribute(bytes, kind).unwrap_or_default();
+    let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
+    std::str::from_utf8(&content[..end]).unwrap_or_default()
+}
+
+fn base_chain(family: u8, attributes: &[u8]) -> Option<ChainFacts> {
+    const FAMILIES: [(u8, &str); 5] = [(1, "inet"), (2, "ip"), (3, "arp"), (7, "bridge"), (10, "ip6")];
+    const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
+    let (_, family) = FAMILIES.into_iter().find(|(number, _)| *number == family)?;
+    let number = |bytes, kind| attribute(bytes, kind).and_then(|it| it.try_into().ok()).map(u32::from_be_bytes);
+    let hook = attribute(attributes, 4)?;
+    // An arp chain has two hooks, numbered from 0: input and output.
+    let at = number(hook, 1)? as usize;
+    Some(ChainFacts {
+        family: family.to_owned(),
+        table: string(attributes, 1).to_owned(),
+        chain: string(attributes, 3).to_owned(),
+        hook: (*if family == "arp" { ["input", "output"].get(at) } else { HOOKS.get(at) }?).to_owned(),
+        priority: number(hook, 2)?.cast_signed(),
+        drops: number(attributes, 5) == Some(0),
+    })
+}

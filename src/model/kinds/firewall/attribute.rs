@@ -1,0 +1,175 @@
+//! Netlink attributes as values: a tree to be sent, and the comparison of such a tree with what the kernel dumps
+//! (`struct nlattr`, linux/netlink.h).
+
+/// Attribute header: length and kind, two bytes each.
+const HEADER: usize = 4;
+/// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` are flags in the kind.
+const KIND_MASK: u16 = 0x3fff;
+const NESTED: u16 = 0x8000;
+
+/// One attribute.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Attr {
+    /// Its kind within its nest.
+    kind: u16,
+    value: Value,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Value {
+    Bytes(Vec<u8>),
+    /// Attributes of different kinds, whose order says nothing.
+    Nest(Vec<Attr>),
+    /// Attributes whose order and number count.
+    List(Vec<Attr>),
+}
+
+impl Attr {
+    /// Raw content.
+    pub(super) fn bytes(kind: u16, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { kind, value: Value::Bytes(bytes.into()) }
+    }
+
+    /// A number in network order, as everywhere in nfnetlink.
+    pub(super) fn number(kind: u16, number: u32) -> Self {
+        Self::bytes(kind, number.to_be_bytes())
+    }
+
+    /// A string with its terminating NUL.
+    pub(super) fn text(kind: u16, text: &str) -> Self {
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        Self::bytes(kind, bytes)
+    }
+
+    /// A nest of attributes of different kinds.
+    pub(super) fn nest(kind: u16, attributes: Vec<Self>) -> Self {
+        Self { kind, value: Value::Nest(attributes) }
+    }
+
+    /// A nest in which order and number count.
+    pub(super) fn list(kind: u16, attributes: Vec<Self>) -> Self {
+        Self { kind, value: Value::List(attributes) }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match &self.value {
+            Value::Bytes(bytes) => put(out, self.kind, bytes),
+            Value::Nest(inner) | Value::List(inner) => {
+                put_nest(out, self.kind, |out| inner.iter().for_each(|attr| attr.encode(out)));
+            }
+        }
+    }
+}
+
+/// The attributes as they go over the wire.
+pub(super) fn encode(attributes: &[Attr]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    attributes.iter().for_each(|attr| attr.encode(&mut out));
+    out
+}
+
+/// Writes one attribute straight to the wire: for elements, of which there are many.
+pub(super) fn put(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
+    put_nest(out, kind, |out| out.extend(content));
+    let start = out.len() - HEADER - content.len().next_multiple_of(4);
+    out[start + 2..start + HEADER].copy_from_slice(&kind.to_ne_bytes());
+}
+
+/// Writes a nest straight to the wire.
+pub(super) fn put_nest(out: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend([0, 0]);
+    out.extend((kind | NESTED).to_ne_bytes());
+    content(out);
+    let length = (out.len() - start) as u16;
+    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+/// The attributes of a dump, kind and content; ends early where the bytes are no attributes.
+pub(super) fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
+        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & KIND_MASK;
+        let content = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, content))
+    })
+}
+
+/// Content of the first attribute of that kind.
+pub(super) fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    walk(bytes).find(|(found, _)| *found == kind).map(|(_, content)| content)
+}
+
+/// A string attribute without its NUL; empty if it is missing or no UTF-8.
+pub(super) fn text(bytes: &[u8], kind: u16) -> &str {
+    let content = get(bytes, kind).unwrap_or_default();
+    let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
+    std::str::from_utf8(&content[..end]).unwrap_or_default()
+}
+
+/// Whether a dump says what was sent: every attribute sent is there with the same content. What the kernel adds is
+/// tolerated if it is zero, its way of writing a default, or among the `ignored` kinds (handles, use counters).
+pub(super) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
+    let all_there = sent.iter().all(|attr| get(dumped, attr.kind).is_some_and(|content| same(&attr.value, content)));
+    all_there
+        && walk(dumped).all(|(kind, content)| {
+            ignored.contains(&kind) || sent.iter().any(|attr| attr.kind == kind) || content.iter().all(|byte| *byte == 0)
+        })
+}
+
+fn same(sent: &Value, dumped: &[u8]) -> bool {
+    match sent {
+        Value::Bytes(bytes) => bytes == dumped,
+        Value::Nest(inner) => agrees(inner, dumped, &[]),
+        Value::List(inner) => {
+            let mut found = walk(dumped);
+            let agree = inner.iter().all(|attr| {
+                found.next().is_some_and(|(kind, content)| kind == attr.kind && same(&attr.value, content))
+            });
+            agree && found.next().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(last: u32) -> Vec<Attr> {
+        vec![
+            Attr::text(1, "table"),
+            Attr::list(4, vec![Attr::nest(1, vec![Attr::number(1, 7)]), Attr::nest(1, vec![Attr::number(1, last)])]),
+        ]
+    }
+
+    #[test]
+    fn what_is_sent_agrees_with_itself_and_with_defaults_added() {
+        let mut dump = encode(&sample(8));
+        assert!(agrees(&sample(8), &dump, &[]));
+        dump.extend(encode(&[Attr::number(9, 0), Attr::number(3, 77)]));
+        assert!(!agrees(&sample(8), &dump, &[]));
+        assert!(agrees(&sample(8), &dump, &[3]));
+        assert_eq!(text(&dump, 1), "table");
+    }
+
+    #[test]
+    fn every_difference_is_seen() {
+        let sent = sample(8);
+        assert!(!agrees(&sent, &encode(&sample(9)), &[]));
+        assert!(!agrees(&sent, &encode(&sent[..1]), &[]));
+        assert!(!agrees(&sent[..1], &encode(&sent), &[]));
+        let longer = vec![sent[0].clone(), Attr::list(4, vec![Attr::nest(1, vec![Attr::number(1, 7)]); 3])];
+        assert!(!agrees(&sent, &encode(&longer), &[]));
+    }
+
+    #[test]
+    fn broken_bytes_end_the_walk() {
+        for broken in [&[0u8][..], &[0, 0, 0, 0], &[3, 0, 1, 0], &[200, 0, 1, 0, 1], &[255; 7]] {
+            assert_eq!(walk(broken).count(), 0);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Whether a table of the kernel is the skeleton: attribute by attribute, as read back over nfnetlink. A hash kept
+//! beside the rules would survive `nft replace rule` and prove nothing.
+
+use nftables::schema::NfListObject;
+
+use super::attribute;
+use super::compile;
+use super::rules::Skeleton;
+use crate::model::wire::TableFacts;
+
+/// What the kernel says beyond what was asked for: handle, use and counters of a chain (`NFTA_CHAIN_*`).
+const OF_CHAIN: &[u16] = &[2, 6, 8];
+/// Handle of a rule and of the one before (`NFTA_RULE_*`).
+const OF_RULE: &[u16] = &[3, 6];
+/// Handle of a set, and since Linux 6.16 its type and number of elements (`NFTA_SET_*`).
+const OF_SET: &[u16] = &[16, 19, 20];
+
+/// `NFTA_CHAIN_NAME`, `NFTA_RULE_CHAIN` and `NFTA_SET_NAME`.
+const CHAIN_NAME: u16 = 3;
+const RULE_CHAIN: u16 = 2;
+const SET_NAME: u16 = 2;
+
+/// The first thing in which a table of the kernel is not the skeleton, for a person.
+pub(super) fn difference(skeleton: &Skeleton, table: &TableFacts) -> Option<String> {
+    if table.flags != 0 {
+        return Some(format!("flags {:#x} of the table", table.flags));
+    }
+    let chains = objects(skeleton, |object| match object {
+        NfListObject::Chain(it) => Some(&*it.name),
+        _ => None,
+    });
+    let chain = named(skeleton, &chains, (&table.chains, CHAIN_NAME, OF_CHAIN));
+    let sets = objects(skeleton, set_name);
+    let set = || named(skeleton, &sets, (&table.sets, SET_NAME, OF_SET)).map(|name| format!("set {name}"));
+    chain.map(|name| format!("chain {name}")).or_else(set).or_else(|| {
+        chains.iter().find(|(name, _)| !same_rules(skeleton, name, table)).map(|(name, _)| format!("rules of {name}"))
+    })
+}
+
+/// Names of the sets and maps.
+pub(super) fn sets(skeleton: &Skeleton) -> impl Iterator<Item = &str> {
+    skeleton.objects.iter().filter_map(set_name)
+}
+
+fn set_name<'a>(object: &'a NfListObject<'_>) -> Option<&'a str> {
+    match object {
+        NfListObject::Set(it) => Some(&it.name),
+        NfListObject::Map(it) => Some(&it.name),
+        _ => None,
+    }
+}
+
+type Named<'a> = (&'a str, &'a NfListObject<'static>);
+
+fn objects<'a>(
+    skeleton: &'a Skeleton,
+    name: impl Fn(&'a NfListObject<'static>) -> Option<&'a str>,
+) -> Vec<Named<'a>> {
+    skeleton.objects.iter().filter_map(|object| Some((name(object)?, object))).collect()
+}
+
+/// The name of the first object that the kernel has not, has differently, or has beside ours.
+fn named(skeleton: &Skeleton, ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16])) -> Option<String> {
+    for (own, object) in ours {
+        let sent = compile::object(skeleton, object)?;
+        let found = dumped.iter().find(|it| attribute::text(it, name) == *own);
+        if !found.is_some_and(|it| attribute::agrees(&sent, it, ignored)) {
+            return Some((*own).to_owned());
+        }
+    }
+    let foreign = dumped.iter().map(|it| attribute::text(it, name)).find(|it| ours.iter().all(|(own, _)| own != it));
+    foreign.map(ToOwned::to_owned)
+}
+
+fn same_rules(skeleton: &Skeleton, chain: &str, table: &TableFacts) -> bool {
+    let mut dumped = table.rules.iter().filter(|rule| attribute::text(rule, RULE_CHAIN) == chain);
+    let mut ours = skeleton.objects.iter().filter(|it| matches!(it, NfListObject::Rule(rule) if rule.chain == chain));
+    ours.all(|rule| {
+        let sent = compile::object(skeleton, rule).unwrap_or_default();
+        dumped.next().is_some_and(|it| attribute::agrees(&sent, it, OF_RULE))
+    }) && dumped.next().is_none()
+}

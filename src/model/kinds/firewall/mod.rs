@@ -1,0 +1,198 @@
+//! The packet filter of a topology: two nftables tables of its name, `inet` for routing, NAT and filter, `bridge` for
+//! what the former never sees. One resource, because they stand and fall in one transaction.
+//!
+//! The rules are a fixed skeleton ([`rules`], compiled by [`compile`]); all that the topology says is in the elements
+//! of its sets and maps ([`elements`], on the wire in [`wire`]), so ten thousand published ports are no rule more.
+
+mod attribute;
+mod compare;
+mod compile;
+mod elements;
+mod rules;
+mod text;
+mod wanted;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use nftables::schema::NfListObject;
+
+pub use self::elements::{Element, Elements, Mapping, Role};
+pub use self::wanted::{NetworkRules, Publication, SourceNat};
+use self::attribute::Attr;
+use self::rules::Skeleton;
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
+
+/// The two tables of a topology.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Firewall {
+    /// Name of both tables: `netrec-` and the topology's.
+    pub table: Text,
+    /// Whether the kernel has our rules.
+    pub rules: Rules,
+    /// What the sets and maps hold.
+    pub elements: Elements,
+}
+
+/// State of the skeleton.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rules {
+    /// As netrec makes it.
+    Intact,
+    /// Somebody changed it: what was found first, for a person.
+    Altered(String),
+}
+
+impl Firewall {
+    /// Name of the tables of a topology.
+    pub fn table_name(topology: &str) -> String {
+        format!("netrec-{topology}")
+    }
+
+    /// Both tables as nft would list them, to be read, and to be loaded by `nft -f`.
+    pub fn text(&self) -> String {
+        text::tables(&self.table, &self.elements)
+    }
+
+    fn observed(name: String, tables: &[&TableFacts]) -> Self {
+        let (mut altered, mut found) = (None, Vec::new());
+        for skeleton in Skeleton::of(&name) {
+            let family = compile::family(skeleton.family);
+            let Some(table) = tables.iter().find(|table| table.family == family) else {
+                let gone = if family == 1 { "table inet is gone" } else { "table bridge is gone" };
+                altered.get_or_insert_with(|| gone.to_owned());
+                continue;
+            };
+            if let Some(difference) = compare::difference(&skeleton, table) {
+                altered.get_or_insert(difference);
+            }
+            for set in compare::sets(&skeleton) {
+                let lists = table.elements.iter().filter(|list| attribute::text(list, 2) == set);
+                match wire::decode(set, lists.map(Vec::as_slice)) {
+                    Some(elements) => found.extend(elements),
+                    None => drop(altered.get_or_insert_with(|| format!("elements of {set}"))),
+                }
+            }
+        }
+        let rules = altered.map_or(Rules::Intact, Rules::Altered);
+        Self { table: name.into(), rules, elements: found.into_iter().collect() }
+    }
+
+    fn delete(&self, out: &mut Vec<NftMessage>) {
+        for skeleton in Skeleton::of(&self.table) {
+            // Adding what may be there makes the deletion sure to find something.
+            out.push(table(&skeleton, NEW_TABLE, CREATE));
+            out.push(table(&skeleton, DELETE_TABLE, 0));
+        }
+    }
+
+    fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
+        for skeleton in Skeleton::of(&self.table) {
+            out.push(table(&skeleton, NEW_TABLE, flags));
+            out.extend(skeleton.objects.iter().enumerate().filter_map(|(at, it)| object(&skeleton, it, at as u32)));
+        }
+        out.extend(wire::messages(&self.table, wire::NEW_ELEMENTS, CREATE, self.elements.iter()));
+    }
+}
+
+/// `NLM_F_CREATE`.
+const CREATE: u16 = 0x400;
+/// `NLM_F_EXCL`.
+const EXCLUSIVE: u16 = 0x200;
+/// `NLM_F_APPEND`.
+const APPEND: u16 = 0x800;
+
+const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const NEW_RULE: u16 = 6;
+const NEW_SET: u16 = 9;
+
+fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {
+    let mut attributes = vec![Attr::text(1, &skeleton.table)];
+    if message == NEW_TABLE {
+        attributes.push(Attr::number(2, 0)); // no flags: dormant would mean that nothing is filtered
+    }
+    NftMessage {
+        message,
+        family: compile::family(skeleton.family),
+        flags,
+        attributes: attribute::encode(&attributes),
+    }
+}
+
+/// The message that makes an object of the skeleton; the table itself is made before.
+fn object(skeleton: &Skeleton, object: &NfListObject<'_>, id: u32) -> Option<NftMessage> {
+    let mut sent = compile::object(skeleton, object)?;
+    let (message, flags) = match object {
+        NfListObject::Chain(_) => (NEW_CHAIN, CREATE),
+        NfListObject::Rule(_) => (NEW_RULE, CREATE | APPEND),
+        _ => {
+            sent.push(Attr::number(10, id)); // NFTA_SET_ID, for this transaction only
+            (NEW_SET, CREATE)
+        }
+    };
+    let family = compile::family(skeleton.family);
+    Some(NftMessage { message, family, flags, attributes: attribute::encode(&sent) })
+}
+
+impl Kind for Firewall {
+    fn id(&self) -> ResourceId {
+        ResourceId::new(&HOST.into(), KindName::Firewall, self.table.clone())
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        Vec::new()
+    }
+
+    fn provides(&self) -> Vec<Thing> {
+        vec![Thing::Firewall]
+    }
+
+    fn changes(&self, observed: &Self) -> Vec<FieldChange> {
+        let mut changes = Vec::new();
+        if let (Rules::Intact, Rules::Altered(what)) = (&self.rules, &observed.rules) {
+            changes.push(FieldChange::in_place("rules", format!("altered ({what})"), "netrec's"));
+        }
+        changes.extend(self.elements.changes(&observed.elements));
+        changes
+    }
+
+    fn summary(&self) -> String {
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        format!("{}, {}", count(self.elements.bridges(), "network"), count(self.elements.published(), "published port"))
+    }
+}
+
+impl Wire for Firewall {
+    fn places(_: &Op<&Self>) -> Vec<Place> {
+        vec![Place::Netfilter]
+    }
+
+    fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+        let mut out = Vec::new();
+        match op {
+            Op::Create(to) => to.create(CREATE | EXCLUSIVE, &mut out),
+            Op::Delete(from) => from.delete(&mut out),
+            Op::Update { from, to } if from.rules != Rules::Intact => {
+                from.delete(&mut out);
+                to.create(CREATE, &mut out);
+            }
+            Op::Update { from, to } => {
+                let gone = from.elements.without(&to.elements);
+                out.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
+                let new = to.elements.without(&from.elements);
+                out.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
+            }
+        }
+        Ok(vec![Message { place: Place::Netfilter, body: Body::Nft(out) }])
+    }
+
+    fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
+        let name = Self::table_name(&owner.topology);
+        let ours: Vec<&TableFacts> = facts.tables.iter().filter(|table| table.name == name).collect();
+        if ours.is_empty() { Vec::new() } else { vec![Self::observed(name, &ours)] }
+    }
+}

@@ -1,0 +1,322 @@
+//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name. All that
+//! differs between topologies is in the elements ([`super::elements`]), so the number of rules never grows.
+//!
+//! Base chains accept by policy and judge only what comes from, goes to or is mapped to a bridge of the topology.
+
+use std::borrow::Cow;
+
+use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
+use nftables::expr::{Payload, PayloadField, Prefix};
+use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
+use nftables::stmt::{JumpTarget, Match, NAT, NATFamily, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+/// Priorities as nft names them (nft(8), standard priority names); bridge chains have a `filter` of their own.
+const RAW: i32 = -300;
+const BRIDGE_FILTER: i32 = -200;
+const DSTNAT: i32 = -100;
+const FILTER: i32 = 0;
+const SRCNAT: i32 = 100;
+
+type Said = Statement<'static>;
+type Expr = Expression<'static>;
+type Object = NfListObject<'static>;
+
+/// One of the two tables of a topology, empty of elements.
+#[derive(Clone, Debug)]
+pub(super) struct Skeleton {
+    /// `inet` or `bridge`.
+    pub(super) family: NfFamily,
+    /// Its name, the same in both families.
+    pub(super) table: String,
+    /// Sets and maps, chains and rules in the order in which they are made.
+    pub(super) objects: Vec<Object>,
+}
+
+impl Skeleton {
+    /// Both tables of a topology.
+    pub(super) fn of(table: &str) -> [Self; 2] {
+        [Self::inet(table), Self::bridge(table)]
+    }
+
+    fn new(family: NfFamily, table: &str) -> Self {
+        let own = Table { family, name: table.to_owned().into(), handle: None };
+        Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)] }
+    }
+
+    /// Routing, NAT and filter.
+    fn inet(table: &str) -> Self {
+        let mut it = Self::new(NfFamily::INet, table);
+        it.sets();
+        it.base("raw", NfChainType::Filter, (NfHook::Prerouting, RAW));
+        it.base("prerouting", NfChainType::NAT, (NfHook::Prerouting, DSTNAT));
+        it.base("output", NfChainType::NAT, (NfHook::Output, DSTNAT));
+        it.base("input", NfChainType::Filter, (NfHook::Input, FILTER));
+        it.base("forward", NfChainType::Filter, (NfHook::Forward, FILTER));
+        it.base("leave", NfChainType::Filter, (NfHook::Postrouting, FILTER));
+        it.base("postrouting", NfChainType::NAT, (NfHook::Postrouting, SRCNAT));
+        for chain in ["publish", "to_host", "between"] {
+            it.chain(chain);
+        }
+        it.publishing();
+        it.judging();
+        it.leaving();
+        it
+    }
+
+    /// What the inet family never sees: frames between ports of one bridge.
+    fn bridge(table: &str) -> Self {
+        let mut it = Self::new(NfFamily::Bridge, table);
+        it.base("prerouting", NfChainType::Filter, (NfHook::Prerouting, BRIDGE_FILTER));
+        it
+    }
+
+    fn sets(&mut self) {
+        use SetType::{Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
+        for name in ["bridges", "internal", "open", "host_access", "masquerade4", "masquerade6"] {
+            self.set(name, &[Ifname], Matching::Exact);
+        }
+        self.set("icc", &[Ifname, Ifname], Matching::Exact);
+        self.set("no_icc", &[Ifname, Ifname], Matching::Exact);
+        for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
+            let name = |stem: &str, at: &str| format!("{stem}{family}{at}");
+            self.set(name("subnets", ""), &[address], Matching::Interval);
+            self.set(name("hairpin", ""), &[Ifname, address], Matching::Interval);
+            self.map(name("snat", ""), &[Ifname], &[address], Matching::Exact);
+            for (at, key) in [("_at", vec![address, InetProto, InetService]), ("", vec![InetProto, InetService])] {
+                self.map(name("publish", at), &key, &[address, InetService], Matching::Exact);
+                self.map(name("ranges", at), &key, &[address], Matching::Interval);
+            }
+        }
+    }
+
+    /// Published ports: the packet's destination becomes the container's.
+    fn publishing(&mut self) {
+        // With route_localnet on a bridge 127/8 must neither come in nor be answered to over it; and nobody on the
+        // wire may reach what is published on the loopback by asking for 127.0.0.1 at our hardware address.
+        self.rule("raw", [is(iifname(), "@bridges"), is(ip("saddr"), loopback()), DROP]);
+        self.rule("raw", [is(iifname(), "@bridges"), is(ip("daddr"), loopback()), DROP]);
+        self.rule("prerouting", [is(ip("daddr"), loopback()), RETURN]);
+        self.rule("prerouting", [goto("publish")]);
+        self.rule("output", [goto("publish")]);
+
+        let (v4, v6) = (|| nfproto("ipv4"), || nfproto("ipv6"));
+        let port = || concat(vec![meta(MetaKey::L4proto), payload("th", "dport")]);
+        let at = |address| concat(vec![address, meta(MetaKey::L4proto), payload("th", "dport")]);
+        self.rule("publish", [dnat(NATFamily::IP, at(ip("daddr")), "@publish4_at")]);
+        self.rule("publish", [dnat(NATFamily::IP, at(ip("daddr")), "@ranges4_at")]);
+        self.rule("publish", [dnat(NATFamily::IP6, at(ip6("daddr")), "@publish6_at")]);
+        self.rule("publish", [dnat(NATFamily::IP6, at(ip6("daddr")), "@ranges6_at")]);
+        // ::1 never leaves the host, mapped or not: let its own listeners, or a reset, answer at once.
+        self.rule("publish", [is(ip6("daddr"), "::1"), RETURN]);
+        self.rule("publish", [is_not(local_destination(), "local"), RETURN]);
+        self.rule("publish", [v4(), dnat(NATFamily::IP, port(), "@publish4")]);
+        self.rule("publish", [v4(), dnat(NATFamily::IP, port(), "@ranges4")]);
+        self.rule("publish", [v6(), dnat(NATFamily::IP6, port(), "@publish6")]);
+        self.rule("publish", [v6(), dnat(NATFamily::IP6, port(), "@ranges6")]);
+    }
+
+    /// Who may talk to whom.
+    fn judging(&mut self) {
+        let pair = || concat(vec![iifname(), oifname()]);
+        self.rule("input", [is(iifname(), "@bridges"), goto("to_host")]);
+        self.known("to_host");
+        self.rule("to_host", [is(iifname(), "@host_access"), ACCEPT]);
+        self.rule("to_host", [is(payload("icmp", "type"), "echo-request"), ACCEPT]);
+        for neighbour_discovery in ["echo-request", "nd-neighbor-solicit", "nd-neighbor-advert"] {
+            self.rule("to_host", [is(payload("icmpv6", "type"), neighbour_discovery), ACCEPT]);
+        }
+        self.rule("to_host", [DROP]);
+
+        self.rule("forward", [is(iifname(), "@bridges"), goto("between")]);
+        self.rule("forward", [is(oifname(), "@bridges"), goto("between")]);
+        self.known("between");
+        self.rule("between", [is(pair(), "@icc"), ACCEPT]);
+        self.rule("between", [is(iifname(), "@internal"), DROP]);
+        self.rule("between", [is(oifname(), "@internal"), DROP]);
+        self.rule("between", [is(oifname(), "@bridges"), ct("status", &["dnat"]), ACCEPT]);
+        self.rule("between", [is(pair(), "@no_icc"), DROP]);
+        self.rule("between", [is(oifname(), "@open"), ACCEPT]);
+        self.rule("between", [is(oifname(), "@bridges"), DROP]);
+        self.rule("between", [ACCEPT]);
+    }
+
+    /// What was judged before, or cannot be.
+    fn known(&mut self, chain: &'static str) {
+        self.rule(chain, [ct("state", &["established", "related"]), ACCEPT]);
+        self.rule(chain, [ct("state", &["invalid"]), DROP]);
+    }
+
+    /// The way out.
+    fn leaving(&mut self) {
+        // When a bridge is gone, what is meant for its subnet follows the default route, mapped or not.
+        self.rule("leave", [is(oifname(), "lo"), RETURN]);
+        self.rule("leave", [is(oifname(), "@bridges"), RETURN]);
+        self.rule("leave", [is(ip("daddr"), "@subnets4"), DROP]);
+        self.rule("leave", [is(ip6("daddr"), "@subnets6"), DROP]);
+
+        // A mapped packet from the target's own subnet, or from 127/8, must be answered through the host.
+        let back = |source| is(concat(vec![oifname(), source]), "@hairpin4");
+        self.rule("postrouting", [ct("status", &["dnat"]), back(ip("saddr")), MASQUERADE]);
+        let back = |source| is(concat(vec![oifname(), source]), "@hairpin6");
+        self.rule("postrouting", [ct("status", &["dnat"]), back(ip6("saddr")), MASQUERADE]);
+        self.rule("postrouting", [is(oifname(), "@bridges"), RETURN]);
+        self.rule("postrouting", [nfproto("ipv4"), is(iifname(), "@masquerade4"), MASQUERADE]);
+        self.rule("postrouting", [nfproto("ipv6"), is(iifname(), "@masquerade6"), MASQUERADE]);
+        self.rule("postrouting", [nfproto("ipv4"), snat(NATFamily::IP, "@snat4")]);
+        self.rule("postrouting", [nfproto("ipv6"), snat(NATFamily::IP6, "@snat6")]);
+    }
+
+    fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {
+        let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
+        let (family, table, set_type) = (self.family, self.table.clone().into(), types(key));
+        let set = Set { family, table, name: name.into(), set_type, flags, ..Set::default() };
+        self.objects.push(NfListObject::Set(Box::new(set)));
+    }
+
+    fn map(&mut self, name: String, key: &[SetType], data: &[SetType], matching: Matching) {
+        let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
+        let (family, table, set_type, map) = (self.family, self.table.clone().into(), types(key), types(data));
+        let map = Map { family, table, name: name.into(), set_type, map, flags, ..Map::default() };
+        self.objects.push(NfListObject::Map(Box::new(map)));
+    }
+
+    fn chain(&mut self, name: &'static str) {
+        let (family, table) = (self.family, self.table.clone().into());
+        self.objects.push(NfListObject::Chain(Chain { family, table, name: name.into(), ..Chain::default() }));
+    }
+
+    fn base(&mut self, name: &'static str, kind: NfChainType, (hook, priority): (NfHook, i32)) {
+        self.objects.push(NfListObject::Chain(Chain {
+            family: self.family,
+            table: self.table.clone().into(),
+            name: name.into(),
+            _type: Some(kind),
+            hook: Some(hook),
+            prio: Some(priority),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        }));
+    }
+
+    fn rule<const N: usize>(&mut self, chain: &'static str, expr: [Said; N]) {
+        let (family, table, expr) = (self.family, self.table.clone().into(), expr.to_vec().into());
+        self.objects.push(NfListObject::Rule(Rule { family, table, chain: chain.into(), expr, ..Rule::default() }));
+    }
+}
+
+/// How keys of a set are matched.
+#[derive(Clone, Copy, PartialEq)]
+enum Matching {
+    Exact,
+    Interval,
+}
+
+const ACCEPT: Said = Statement::Accept(None);
+const DROP: Said = Statement::Drop(None);
+const RETURN: Said = Statement::Return(None);
+const MASQUERADE: Said = Statement::Masquerade(None);
+
+fn types(types: &[SetType]) -> SetTypeValue<'static> {
+    match types {
+        [one] => SetTypeValue::Single(*one),
+        several => SetTypeValue::Concatenated(several.to_vec().into()),
+    }
+}
+
+fn text(text: &'static str) -> Expr {
+    Expression::String(text.into())
+}
+
+fn goto(chain: &'static str) -> Said {
+    Statement::Goto(JumpTarget { target: chain.into() })
+}
+
+fn matches(left: Expr, op: Operator, right: Expr) -> Said {
+    Statement::Match(Match { left, right, op })
+}
+
+fn is(left: Expr, right: impl Into<Right>) -> Said {
+    matches(left, Operator::EQ, right.into().0)
+}
+
+fn is_not(left: Expr, right: impl Into<Right>) -> Said {
+    matches(left, Operator::NEQ, right.into().0)
+}
+
+/// Right side of a match: a word, a reference to a set (`@name`), or an expression.
+struct Right(Expr);
+
+impl From<&'static str> for Right {
+    fn from(word: &'static str) -> Self {
+        Self(text(word))
+    }
+}
+
+impl From<Expr> for Right {
+    fn from(expression: Expr) -> Self {
+        Self(expression)
+    }
+}
+
+fn meta(key: MetaKey) -> Expr {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn iifname() -> Expr {
+    meta(MetaKey::Iifname)
+}
+
+fn oifname() -> Expr {
+    meta(MetaKey::Oifname)
+}
+
+fn nfproto(family: &'static str) -> Said {
+    is(meta(MetaKey::Nfproto), family)
+}
+
+fn payload(protocol: &'static str, field: &'static str) -> Expr {
+    let field = PayloadField { protocol: protocol.into(), field: field.into() };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
+}
+
+fn ip(field: &'static str) -> Expr {
+    payload("ip", field)
+}
+
+fn ip6(field: &'static str) -> Expr {
+    payload("ip6", field)
+}
+
+fn loopback() -> Expr {
+    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(text("127.0.0.0")), len: 8 }))
+}
+
+/// Type of the destination address as the routing tables have it.
+fn local_destination() -> Expr {
+    let flags = [FibFlag::Daddr].into();
+    Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, flags }))
+}
+
+fn concat(parts: Vec<Expr>) -> Expr {
+    Expression::Named(NamedExpression::Concat(parts))
+}
+
+fn ct(key: &'static str, any_of: &[&'static str]) -> Said {
+    let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
+    let right = Expression::List(any_of.iter().map(|word| text(word)).collect());
+    matches(left, Operator::IN, right)
+}
+
+fn looked_up(family: NATFamily, key: Expr, map: &'static str) -> NAT<'static> {
+    let addr = Expression::Named(NamedExpression::Map(Box::new(Lookup { key, data: text(map) })));
+    NAT { addr: Some(addr), family: Some(family), port: None, flags: None }
+}
+
+fn dnat(family: NATFamily, key: Expr, map: &'static str) -> Said {
+    Statement::DNAT(Some(looked_up(family, key, map)))
+}
+
+fn snat(family: NATFamily, map: &'static str) -> Said {
+    Statement::SNAT(Some(looked_up(family, iifname(), map)))
+}

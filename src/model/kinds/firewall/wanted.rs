@@ -1,0 +1,116 @@
+//! What a topology asks of its firewall, in the words of networks and published ports, and how that becomes elements.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{Element, Elements, Firewall, Mapping, Role, Rules};
+use crate::model::resource::Text;
+use crate::model::values::{Ports, Protocol};
+
+/// What the rules must know of a network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkRules {
+    /// Name of its bridge, ours or an external one; 1 to 15 bytes, no two networks with the same.
+    pub bridge: Text,
+    /// Its subnets in both families, none overlapping another of any network; host bits are ignored.
+    pub subnets: Vec<IpNet>,
+    /// Nothing is forwarded in or out; `ipv4` and `ipv6` are then ignored.
+    pub internal: bool,
+    /// Source address of IPv4 on the way out.
+    pub ipv4: SourceNat<Ipv4Addr>,
+    /// Source address of IPv6 on the way out.
+    pub ipv6: SourceNat<Ipv6Addr>,
+    /// Whether two subnets of the network reach each other through the host; ports of its bridge are the bridge's own.
+    pub icc: bool,
+    /// No port filter: whoever has a route to the subnets reaches every port. Does not lift `internal` or `icc = false`.
+    pub open: bool,
+    /// Containers reach services of the host. The host reaches its containers, and they may ping it, in any case.
+    pub host_access: bool,
+}
+
+/// What happens to the source address of what leaves the host.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum SourceNat<A> {
+    /// Nothing: routed mode.
+    #[default]
+    Keep,
+    /// It becomes the address of the link it leaves by.
+    Masquerade,
+    /// It becomes this one, which should be an address of the host.
+    Fixed(A),
+}
+
+/// A published port or range, its blanks filled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Publication {
+    /// Where the host listens; none: every address of the host in the family of `target`. Must be of that family, for
+    /// the kernel translates no other way; never `::1`, which it cannot map. No two of the same address, protocol and port.
+    pub listen: Option<IpAddr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Ports of the host.
+    pub ports: Ports,
+    /// Address of the endpoint.
+    pub target: IpAddr,
+    /// The endpoint's port that answers for the first of `ports`; the others follow.
+    pub first: u16,
+}
+
+impl Firewall {
+    /// The firewall of a topology.
+    pub fn new(topology: &str, networks: &[NetworkRules], publications: &[Publication]) -> Self {
+        let elements: Elements =
+            networks.iter().flat_map(NetworkRules::elements).chain(publications.iter().flat_map(Publication::elements)).collect();
+        Self { table: Self::table_name(topology).into(), rules: Rules::Intact, elements }
+    }
+}
+
+impl NetworkRules {
+    fn elements(&self) -> Vec<Element> {
+        let mut elements = Vec::new();
+        let mut role = |wanted: bool, role| wanted.then(|| elements.push(Element::Link(role, self.bridge.clone())));
+        role(true, Role::Bridge);
+        role(self.internal, Role::Internal);
+        role(self.open, Role::Open);
+        role(self.host_access, Role::HostAccess);
+        role(self.icc, Role::Icc);
+        role(!self.icc, Role::NoIcc);
+        role(!self.internal && self.ipv4 == SourceNat::Masquerade, Role::Masquerade4);
+        role(!self.internal && self.ipv6 == SourceNat::Masquerade, Role::Masquerade6);
+        let subnets = self.subnets.iter().map(IpNet::trunc);
+        elements.extend(subnets.clone().map(Element::Subnet));
+        if self.internal {
+            return elements;
+        }
+        let bridge = || self.bridge.clone();
+        if let SourceNat::Fixed(address) = self.ipv4 {
+            elements.push(Element::Snat(bridge(), address.into()));
+        }
+        if let SourceNat::Fixed(address) = self.ipv6 {
+            elements.push(Element::Snat(bridge(), address.into()));
+        }
+        elements.extend(subnets.clone().map(|net| Element::Hairpin(bridge(), net)));
+        if subnets.clone().any(|net| matches!(net, IpNet::V4(_))) {
+            let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+            elements.push(Element::Hairpin(bridge(), loopback.into()));
+        }
+        elements
+    }
+}
+
+impl Publication {
+    /// A range of equal ports is one interval; of others the kernel is told each.
+    fn elements(&self) -> impl Iterator<Item = Element> + use<> {
+        let Self { listen, protocol, ports, target, first } = *self;
+        let possible = listen.is_none_or(|listen| listen.is_ipv4() == target.is_ipv4());
+        let whole = ports.count() > 1 && first == ports.first;
+        let range = whole.then_some(Mapping { listen, protocol, ports, target, port: None });
+        let singly = (ports.first..=ports.last).filter(move |_| !whole).filter_map(move |port| {
+            let ports = Ports { first: port, last: port };
+            let port = first.checked_add(port - ports.first)?;
+            Some(Mapping { listen, protocol, ports, target, port: Some(port) })
+        });
+        range.into_iter().chain(singly).filter(move |_| possible).map(Element::Publish)
+    }
+}

@@ -1,0 +1,267 @@
+//! Elements on the wire (`NFTA_SET_ELEM_*` in linux/netfilter/nf_tables.h), both ways, in linear time.
+//!
+//! Fields of a concatenated key are filled up to four bytes. A concatenated interval has its last key beside the first
+//! (`KEY_END`); a plain one is two elements, the second flagged `INTERVAL_END` and one past the last.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::attribute::{self, Attr};
+use super::compile::interface;
+use super::elements::{Element, Mapping, Role};
+use crate::model::resource::Text;
+use crate::model::values::{Ports, Protocol};
+use crate::model::wire::NftMessage;
+
+/// `NFT_MSG_NEWSETELEM`.
+pub(super) const NEW_ELEMENTS: u16 = 12;
+/// `NFT_MSG_DELSETELEM`.
+pub(super) const DELETE_ELEMENTS: u16 = 14;
+
+/// Elements of one message are one attribute, whose length has 16 bits.
+const LONGEST: usize = 60_000;
+
+const INTERVAL_END: u32 = 1;
+
+/// The messages that add elements to their sets or delete them, in the order of the sets' names.
+pub(super) fn messages<'a>(
+    table: &str,
+    message: u16,
+    flags: u16,
+    elements: impl Iterator<Item = &'a Element>,
+) -> Vec<NftMessage> {
+    let mut lists: BTreeMap<&'static str, Vec<Vec<u8>>> = BTreeMap::new();
+    for element in elements {
+        let list = lists.entry(element.set()).or_default();
+        if list.last().is_none_or(|bytes| bytes.len() > LONGEST) {
+            list.push(Vec::with_capacity(1024));
+        }
+        let bytes = list.last_mut().expect("one was pushed if there was none");
+        encode(element, message == NEW_ELEMENTS, bytes);
+    }
+    let mut messages = Vec::new();
+    for (set, list) in lists {
+        for content in list {
+            let mut attributes = attribute::encode(&[Attr::text(1, table), Attr::text(2, set)]);
+            attribute::put_nest(&mut attributes, 3, |out| out.extend(content));
+            messages.push(NftMessage { message, family: 1, flags, attributes });
+        }
+    }
+    messages
+}
+
+fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
+    match element {
+        Element::Link(Role::Icc | Role::NoIcc, link) => node(out, Key::default().link(link).link(link), None, None),
+        Element::Link(_, link) => node(out, Key::default().link(link), None, None),
+        Element::Snat(link, address) => {
+            node(out, Key::default().link(link), None, with_data.then(|| Key::default().address(*address)));
+        }
+        Element::Subnet(net) => {
+            node(out, Key::default().address(net.network()), None, None);
+            if let Some(end) = after(net) {
+                attribute::put_nest(out, 1, |out| {
+                    data(out, 1, &Key::default().address(end));
+                    attribute::put(out, 3, &INTERVAL_END.to_be_bytes());
+                });
+            }
+        }
+        Element::Hairpin(link, net) => {
+            let key = |address| Key::default().link(link).address(address);
+            node(out, key(net.network()), Some(key(net.broadcast())), None);
+        }
+        Element::Publish(mapping) => {
+            let key = |port| {
+                let at = mapping.listen.map_or_else(Key::default, |address| Key::default().address(address));
+                at.protocol(mapping.protocol).port(port)
+            };
+            let last = mapping.port.is_none().then(|| key(mapping.ports.last));
+            let target = Key::default().address(mapping.target);
+            let target = mapping.port.map_or_else(|| target.clone(), |port| target.clone().port(port));
+            node(out, key(mapping.ports.first), last, with_data.then_some(target));
+        }
+    }
+}
+
+fn node(out: &mut Vec<u8>, key: Key, last: Option<Key>, gives: Option<Key>) {
+    attribute::put_nest(out, 1, |out| {
+        data(out, 1, &key);
+        if let Some(gives) = gives {
+            data(out, 2, &gives);
+        }
+        if let Some(last) = last {
+            data(out, 10, &last);
+        }
+    });
+}
+
+fn data(out: &mut Vec<u8>, kind: u16, key: &Key) {
+    attribute::put_nest(out, kind, |out| attribute::put(out, 1, &key.0));
+}
+
+/// The first address past a net, if there is one.
+fn after(net: &IpNet) -> Option<IpAddr> {
+    match net.broadcast() {
+        IpAddr::V4(last) => u32::from(last).checked_add(1).map(|next| Ipv4Addr::from(next).into()),
+        IpAddr::V6(last) => u128::from(last).checked_add(1).map(|next| Ipv6Addr::from(next).into()),
+    }
+}
+
+/// Bytes of a key or of data, field after field.
+#[derive(Clone, Default)]
+struct Key(Vec<u8>);
+
+impl Key {
+    fn add(mut self, field: &[u8]) -> Self {
+        self.0.extend(field);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+    fn link(self, name: &str) -> Self {
+        self.add(&interface(name))
+    }
+    fn address(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.add(&address.octets()),
+            IpAddr::V6(address) => self.add(&address.octets()),
+        }
+    }
+    fn protocol(self, protocol: Protocol) -> Self {
+        self.add(&[protocol as u8])
+    }
+    fn port(self, port: u16) -> Self {
+        self.add(&port.to_be_bytes())
+    }
+}
+
+/// The elements of one set among those that a dump lists; `None` if there is one that netrec would never write.
+pub(super) fn decode<'a>(set: &str, lists: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Element>> {
+    let mut found = Vec::new();
+    let nodes = lists.flat_map(|list| {
+        attribute::walk(attribute::get(list, 3).unwrap_or_default()).map(|(_, content)| Node::read(content))
+    });
+    if let Some(family) = set.strip_prefix("subnets") {
+        return subnets(family == "4", nodes);
+    }
+    for node in nodes {
+        found.push(node?.element(set)?);
+    }
+    Some(found)
+}
+
+struct Node<'a> {
+    key: &'a [u8],
+    last: Option<&'a [u8]>,
+    data: Option<&'a [u8]>,
+    ends: bool,
+}
+
+impl<'a> Node<'a> {
+    fn read(content: &'a [u8]) -> Option<Self> {
+        let value = |kind| attribute::get(content, kind).and_then(|data| attribute::get(data, 1));
+        let flags = attribute::get(content, 3).and_then(|flags| flags.last_chunk()).map_or(0, |f| u32::from_be_bytes(*f));
+        (flags & !INTERVAL_END == 0).then_some(())?;
+        Some(Self { key: value(1)?, last: value(10), data: value(2), ends: flags != 0 })
+    }
+
+    fn element(&self, set: &str) -> Option<Element> {
+        let mut key = Fields(self.key);
+        if let Some(role) = Role::ALL.into_iter().find(|role| role.set() == set) {
+            let link = key.link()?;
+            if matches!(role, Role::Icc | Role::NoIcc) && key.link()? != link {
+                return None;
+            }
+            return Some(Element::Link(role, link));
+        }
+        let ipv4 = set.contains('4');
+        let mut data = Fields(self.data.unwrap_or_default());
+        if set.starts_with("snat") {
+            return Some(Element::Snat(key.link()?, data.address(ipv4)?));
+        }
+        let mut last = Fields(self.last.unwrap_or(self.key));
+        if set.starts_with("hairpin") {
+            let (link, first) = (key.link()?, key.address(ipv4)?);
+            (last.link()? == link).then_some(())?;
+            return Some(Element::Hairpin(link, net(first, last.address(ipv4)?)?));
+        }
+        let mut listen = None;
+        if set.ends_with("_at") {
+            listen = Some(key.address(ipv4)?);
+            (last.address(ipv4) == listen).then_some(())?;
+        }
+        let (protocol, first) = (key.protocol()?, key.port()?);
+        (last.protocol()? == protocol).then_some(())?;
+        let ports = Ports { first, last: last.port()? };
+        let target = data.address(ipv4)?;
+        let port = if set.starts_with("publish") { Some(data.port()?) } else { None };
+        Some(Element::Publish(Mapping { listen, protocol, ports, target, port }))
+    }
+}
+
+/// Begins and ends in order; an end that closes nothing is what nft puts at zero.
+fn subnets<'a>(ipv4: bool, nodes: impl Iterator<Item = Option<Node<'a>>>) -> Option<Vec<Element>> {
+    let mut points = Vec::new();
+    for node in nodes {
+        let node = node?;
+        points.push((Fields(node.key).address(ipv4)?, !node.ends));
+    }
+    points.sort_unstable();
+    let (mut found, mut open) = (Vec::new(), None);
+    for (point, begins) in points {
+        if let Some(first) = open.take() {
+            found.push(Element::Subnet(net(first, before(point)?)?));
+        }
+        open = begins.then_some(point);
+    }
+    if let Some(first) = open {
+        let last = if ipv4 { Ipv4Addr::BROADCAST.into() } else { Ipv6Addr::from(u128::MAX).into() };
+        found.push(Element::Subnet(net(first, last)?));
+    }
+    Some(found)
+}
+
+fn before(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => u32::from(address).checked_sub(1).map(|last| Ipv4Addr::from(last).into()),
+        IpAddr::V6(address) => u128::from(address).checked_sub(1).map(|last| Ipv6Addr::from(last).into()),
+    }
+}
+
+/// The net from `first` to `last`, if they are the ends of one.
+fn net(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+    let (bits, differ) = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (32, u128::from(u32::from(first) ^ u32::from(last))),
+        (IpAddr::V6(first), IpAddr::V6(last)) => (128, u128::from(first) ^ u128::from(last)),
+        _ => return None,
+    };
+    let net = IpNet::new(first, (bits - (128 - differ.leading_zeros())) as u8).ok()?;
+    (net.network() == first && net.broadcast() == last).then_some(net)
+}
+
+/// Fields of a key, taken from the front.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let field = *self.0.first_chunk::<N>()?;
+        self.0 = self.0.get(N.next_multiple_of(4)..).unwrap_or_default();
+        Some(field)
+    }
+    fn link(&mut self) -> Option<Text> {
+        let name = self.take::<16>()?;
+        let end = name.iter().position(|byte| *byte == 0)?;
+        std::str::from_utf8(&name[..end]).ok().map(Into::into)
+    }
+    fn address(&mut self, ipv4: bool) -> Option<IpAddr> {
+        if ipv4 { self.take::<4>().map(IpAddr::from) } else { self.take::<16>().map(IpAddr::from) }
+    }
+    fn protocol(&mut self) -> Option<Protocol> {
+        let number = self.take::<1>()?[0];
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| *protocol as u8 == number)
+    }
+    fn port(&mut self) -> Option<u16> {
+        self.take().map(u16::from_be_bytes)
+    }
+}
