@@ -59,8 +59,9 @@ const CONCAT: u32 = 0x80;
 
 fn definition(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>) -> Vec<Attr> {
     let fields = fields(key);
-    let concat = fields.len() > 1;
-    let flags = if concat && flags & INTERVAL != 0 { flags | CONCAT } else { flags };
+    // Only sets of intervals need to know the fields; to others a concatenation is one key.
+    let concat = fields.len() > 1 && flags & INTERVAL != 0;
+    let flags = if concat { flags | CONCAT } else { flags };
     let mut attributes = vec![
         Attr::text(1, table),
         Attr::text(2, name),
@@ -261,10 +262,13 @@ impl Code<'_> {
         let address = register(FIRST);
         let mut attributes = vec![Attr::number(1, kind), Attr::number(2, u32::from(family))];
         attributes.extend([Attr::number(3, address), Attr::number(4, address)]);
-        if self.gives_port(&name[1..]) {
+        let gives_port = self.gives_port(&name[1..]);
+        if gives_port {
             let port = register(FIRST + words);
             attributes.extend([Attr::number(5, port), Attr::number(6, port)]);
         }
+        // NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED: the kernel adds and dumps them in any case.
+        attributes.push(Attr::number(7, if gives_port { 3 } else { 1 }));
         self.say("nat", attributes);
     }
 

@@ -107,9 +107,9 @@ impl Publication {
         let whole = ports.count() > 1 && first == ports.first;
         let range = whole.then_some(Mapping { listen, protocol, ports, target, port: None });
         let singly = (ports.first..=ports.last).filter(move |_| !whole).filter_map(move |port| {
+            let answering = first.checked_add(port - ports.first)?;
             let ports = Ports { first: port, last: port };
-            let port = first.checked_add(port - ports.first)?;
-            Some(Mapping { listen, protocol, ports, target, port: Some(port) })
+            Some(Mapping { listen, protocol, ports, target, port: Some(answering) })
         });
         range.into_iter().chain(singly).filter(move |_| possible).map(Element::Publish)
     }
