@@ -204,7 +204,8 @@ impl Nft {
             Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
             answers => answers?,
         };
-        let flags = own.first().and_then(|it| attribute(it.get(GENMSG..)?, 2)?.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let flags =
+            own.first().and_then(|it| attribute(it.get(GENMSG..)?, 2)?.try_into().ok()).map_or(0, u32::from_be_bytes);
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
             let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
             let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
@@ -289,8 +290,13 @@ fn switch_on(socket: &OwnedFd, option: libc::c_int) -> Result<(), NftError> {
     let on: libc::c_int = 1;
     let length = size_of_val(&on) as libc::socklen_t;
     // SAFETY: the descriptor is open, and the kernel reads `length` bytes of `on`, which outlives the call.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), length) };
-    if done == 0 { Ok(()) } else { Err(NftError::Socket { what: "cannot set an option", source: io::Error::last_os_error() }) }
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), length) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(NftError::Socket { what: "cannot set an option", source: io::Error::last_os_error() })
+    }
 }
 
 /// What an error or the end of a dump says; none: all is well.

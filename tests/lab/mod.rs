@@ -12,11 +12,13 @@ use nix::sched::{CloneFlags, unshare};
 /// Says so and passes only if `NETREC_SKIP_KERNEL=1`; without privilege it fails.
 pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send + 'static) {
     if std::env::var_os("NETREC_SKIP_KERNEL").is_some_and(|value| value == "1") {
-        let _ = writeln!(std::io::stderr(), "SKIPPED on request: NETREC_SKIP_KERNEL=1, nothing was shown about the kernel");
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED on request: NETREC_SKIP_KERNEL=1, nothing was shown about the kernel");
         return;
     }
     let run = move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("kernel tests need root or a user namespace");
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+            .expect("kernel tests need root or a user namespace");
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts become private");
         mount(Some("t"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("an empty /run");
