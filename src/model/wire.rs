@@ -243,7 +243,7 @@ pub struct TableFacts {
     pub family: u8,
     /// `NFTA_TABLE_NAME`.
     pub name: String,
-    /// `NFTA_TABLE_FLAGS`.
+    /// `NFTA_TABLE_FLAGS`: a dormant table filters nothing.
     pub flags: u32,
     /// Attributes of each chain (`NFT_MSG_NEWCHAIN`), as dumped.
     pub chains: Vec<Vec<u8>>,

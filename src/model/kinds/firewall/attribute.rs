@@ -111,10 +111,15 @@ pub(super) fn text(bytes: &[u8], kind: u16) -> &str {
     std::str::from_utf8(&content[..end]).unwrap_or_default()
 }
 
-/// Whether a dump says what was sent: every attribute sent is there with the same content. What the kernel adds is
-/// tolerated if it is zero, its way of writing a default, or among the `ignored` kinds (handles, use counters).
+/// Whether a dump says what was sent: every attribute sent is there with the same content, and no other. Zero is how
+/// defaults are written, and the kernel adds some and leaves others out; the `ignored` kinds (handles, use counters) are
+/// its own.
 pub(super) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
-    let all_there = sent.iter().all(|attr| get(dumped, attr.kind).is_some_and(|content| same(&attr.value, content)));
+    let all_there = sent.iter().all(|attr| match (get(dumped, attr.kind), &attr.value) {
+        (Some(content), value) => same(value, content),
+        (None, Value::Bytes(bytes)) => bytes.iter().all(|byte| *byte == 0),
+        (None, _) => false,
+    });
     all_there
         && walk(dumped).all(|(kind, content)| {
             ignored.contains(&kind) || sent.iter().any(|attr| attr.kind == kind) || content.iter().all(|byte| *byte == 0)

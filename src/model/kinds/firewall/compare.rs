@@ -12,8 +12,8 @@ use crate::model::wire::TableFacts;
 const OF_CHAIN: &[u16] = &[2, 6, 8];
 /// Handle of a rule and of the one before (`NFTA_RULE_*`).
 const OF_RULE: &[u16] = &[3, 6];
-/// Handle of a set, and since Linux 6.16 its type and number of elements (`NFTA_SET_*`).
-const OF_SET: &[u16] = &[16, 19, 20];
+/// Handle of a set, nft's notes on how to print it, and in newer kernels its type and number of elements (`NFTA_SET_*`).
+const OF_SET: &[u16] = &[13, 16, 19, 20];
 
 /// `NFTA_CHAIN_NAME`, `NFTA_RULE_CHAIN` and `NFTA_SET_NAME`.
 const CHAIN_NAME: u16 = 3;

@@ -262,10 +262,13 @@ impl Code<'_> {
         let address = register(FIRST);
         let mut attributes = vec![Attr::number(1, kind), Attr::number(2, u32::from(family))];
         attributes.extend([Attr::number(3, address), Attr::number(4, address)]);
-        if self.gives_port(&name[1..]) {
+        let gives_port = self.gives_port(&name[1..]);
+        if gives_port {
             let port = register(FIRST + words);
             attributes.extend([Attr::number(5, port), Attr::number(6, port)]);
         }
+        // NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED: the kernel adds and dumps them in any case.
+        attributes.push(Attr::number(7, if gives_port { 3 } else { 1 }));
         self.say("nat", attributes);
     }
 

@@ -1,0 +1,334 @@
+//! The firewall's rules on the real kernel: what netrec sends is what nft would have sent, reads back as intact, and
+//! any change by others is seen.
+
+mod lab;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netrec::kernel::nft::{Nft, NftError};
+use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, Rules, SourceNat};
+use netrec::model::resource::{Kind, Op, Wire};
+use netrec::model::values::{Ports, Protocol};
+use netrec::model::wire::{Body, Facts, Lookup, NetnsFacts, NftMessage, Owner, TableFacts};
+
+struct Nobody;
+
+impl Lookup for Nobody {
+    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
+        None
+    }
+    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
+
+fn batch(op: &Op<&Firewall>) -> Vec<NftMessage> {
+    let mut messages = Firewall::encode(op, &mut Nobody).unwrap();
+    assert_eq!(messages.len(), 1);
+    let Body::Nft(batch) = messages.remove(0).body else { panic!("not for nftables") };
+    batch
+}
+
+fn observe(nft: &mut Nft) -> Option<Firewall> {
+    let owner = Owner::new("shop");
+    let (tables, _) = nft.tables(&owner).unwrap();
+    let facts =
+        Facts { tables, namespaces: BTreeMap::from([("host".into(), NetnsFacts::default())]), ..Facts::default() };
+    let mut found = Firewall::observe(&facts, &owner);
+    assert!(found.len() <= 1);
+    found.pop()
+}
+
+fn ports(text: &str) -> Ports {
+    text.parse().unwrap()
+}
+
+fn publication(listen: &str, protocol: Protocol, range: &str, target: &str, first: u16) -> Publication {
+    let target: IpAddr = target.parse().unwrap();
+    Publication { listen: listen.parse().ok(), protocol, ports: ports(range), target, first }
+}
+
+fn shop() -> Firewall {
+    let front = NetworkRules {
+        bridge: "br-front".into(),
+        subnets: ["10.10.0.0/24", "10.10.1.0/24", "fd10::/64"].map(|net| net.parse().unwrap()).to_vec(),
+        internal: false,
+        ipv4: SourceNat::Masquerade,
+        ipv6: SourceNat::Masquerade,
+        icc: true,
+        open: false,
+        host_access: false,
+    };
+    let back = NetworkRules {
+        bridge: "br-back".into(),
+        subnets: ["10.20.0.0/16", "fd20::/64", "255.255.255.0/24"].map(|net| net.parse().unwrap()).to_vec(),
+        ipv4: SourceNat::Fixed([203, 0, 113, 7].into()),
+        ipv6: SourceNat::Fixed("2001:db8::7".parse().unwrap()),
+        icc: false,
+        open: true,
+        host_access: true,
+        ..front.clone()
+    };
+    let inner = NetworkRules {
+        bridge: "br-in".into(),
+        subnets: vec!["10.30.0.0/24".parse().unwrap()],
+        internal: true,
+        ..front.clone()
+    };
+    use Protocol::{Sctp, Tcp, Udp};
+    Firewall::new(
+        "shop",
+        &[front, back, inner],
+        &[
+            publication("", Tcp, "8080", "10.10.0.10", 80),
+            publication("", Tcp, "8080", "fd10::10", 80),
+            publication("127.0.0.1", Udp, "53", "10.10.0.10", 5353),
+            publication("", Sctp, "9000-9999", "10.10.0.10", 9000),
+            publication("", Sctp, "9000-9999", "fd10::10", 9000),
+            publication("192.0.2.1", Tcp, "7000-7003", "10.20.0.10", 80),
+            publication("192.0.2.1", Tcp, "443-444", "10.20.0.10", 443),
+            publication("2001:db8::1", Tcp, "443", "fd20::10", 443),
+            publication("2001:db8::1", Udp, "500-600", "fd20::10", 500),
+        ],
+    )
+}
+
+/// The attributes without those of the given kinds.
+fn without(bytes: &[u8], kinds: &[u16]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), bytes);
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]])).next_multiple_of(4).min(rest.len());
+        if !kinds.contains(&(u16::from_ne_bytes([rest[2], rest[3]]) & 0x3fff)) {
+            out.extend(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    out
+}
+
+/// nft 1.0.6 turns the protocol number of an interval key around by a conversion over two bytes of a value of one,
+/// which does nothing; netrec leaves it out.
+fn without_byteorder(rule: &[u8]) -> Vec<u8> {
+    let mut out = rule.to_vec();
+    let needle = b"byteorder\0";
+    while let Some(at) = out.windows(needle.len()).position(|window| window == needle) {
+        let start = at - 8; // headers of the list element and of its name
+        let length = usize::from(u16::from_ne_bytes([out[start], out[start + 1]]));
+        out.drain(start..start + length);
+        let list =
+            (0..start).find(|at| out[*at..].starts_with(&[out[*at], out[*at + 1], 4, 0]) && at % 4 == 0 && *at > 16);
+        let list = list.expect("the list of expressions");
+        let shorter = u16::from_ne_bytes([out[list], out[list + 1]]) - length as u16;
+        out[list..list + 2].copy_from_slice(&shorter.to_ne_bytes());
+    }
+    out
+}
+
+fn canonical(table: &TableFacts) -> BTreeMap<&'static str, Vec<Vec<u8>>> {
+    let strip = |list: &[Vec<u8>], kinds: &[u16]| list.iter().map(|it| without(it, kinds)).collect::<Vec<_>>();
+    let mut elements: Vec<Vec<u8>> = table.elements.clone();
+    elements.sort();
+    BTreeMap::from([
+        ("chains", strip(&table.chains, &[2])),
+        ("rules", table.rules.iter().map(|it| without_byteorder(&without(it, &[3, 6]))).collect()),
+        // nft notes in the user data of a concatenation that it is one; it lists it the same without.
+        ("sets", strip(&table.sets, &[13, 16, 20])),
+        ("elements", elements),
+    ])
+}
+
+fn dump() -> Vec<TableFacts> {
+    Nft::open().unwrap().tables(&Owner::new("shop")).unwrap().0
+}
+
+fn compare(ours: &[TableFacts], theirs: &[TableFacts]) {
+    assert_eq!(ours.len(), 2);
+    assert_eq!(theirs.len(), 2);
+    for (our, their) in ours.iter().zip(theirs) {
+        let (our, their) = (canonical(our), canonical(their));
+        for part in ["sets", "chains", "rules"] {
+            assert_eq!(our[part].len(), their[part].len(), "{part}");
+            for (our, their) in our[part].iter().zip(&their[part]) {
+                assert!(our == their, "{part}\nours   {}\ntheirs {}", readable(our), readable(their));
+            }
+        }
+    }
+}
+
+fn readable(bytes: &[u8]) -> String {
+    bytes
+        .chunks(4)
+        .map(|word| {
+            word.iter()
+                .map(
+                    |byte| {
+                        if byte.is_ascii_lowercase() { char::from(*byte).to_string() } else { format!("{byte:02x}") }
+                    },
+                )
+                .collect::<String>()
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn netrec_sends_what_nft_compiles() {
+    lab::in_private_namespaces(|| {
+        let wanted = shop();
+        let mut nft = Nft::open().unwrap();
+        nft.commit(&batch(&Op::Create(&wanted)), None).unwrap();
+        let ours = dump();
+        assert_eq!(observe(&mut nft).as_ref(), Some(&wanted));
+        let listed = lab::run("nft list ruleset");
+        assert!(listed.contains("192.0.2.1 . tcp . 443-444 : 10.20.0.10"), "{listed}");
+        assert!(listed.contains("tcp . 8080 : fd10::10 . 80"), "{listed}");
+
+        lab::run("nft delete table inet netrec-shop; nft delete table bridge netrec-shop");
+        assert_eq!(observe(&mut nft), None);
+        lab::nft(&wanted.text());
+        compare(&ours, &dump());
+        // nft's way to write elements is read as well.
+        assert_eq!(observe(&mut nft).map(|it| it.elements), Some(wanted.elements.clone()));
+        assert_eq!(lab::run("nft list ruleset"), listed);
+
+        lab::run("nft flush ruleset");
+        lab::nft(&listed);
+        compare(&ours, &dump());
+    });
+}
+
+/// Makes the wall, lets somebody at it, and says what netrec finds.
+fn after(vandalism: &str) -> Option<Rules> {
+    let mut nft = Nft::open().unwrap();
+    lab::attempt("nft delete table inet netrec-shop; nft delete table bridge netrec-shop");
+    nft.commit(&batch(&Op::Create(&shop())), None).unwrap();
+    lab::run(vandalism);
+    let found = observe(&mut nft)?;
+    if found.rules != Rules::Intact {
+        // Whatever was done, one update undoes it.
+        nft.commit(&batch(&Op::Update { from: &found, to: &shop() }), None).unwrap();
+        assert_eq!(observe(&mut nft), Some(shop()), "{vandalism}");
+    }
+    Some(found.rules)
+}
+
+#[test]
+fn whatever_others_do_to_the_rules_is_seen_and_undone() {
+    lab::in_private_namespaces(|| {
+        let altered = |what: &str| Some(Rules::Altered(what.to_owned()));
+        let handle = r"$(nft -a list chain inet netrec-shop between | sed -n 's/.*no_icc drop # handle //p')";
+        for (vandalism, what) in [
+            (
+                format!("nft replace rule inet netrec-shop between handle {handle} iifname . oifname @icc drop"),
+                "rules of between",
+            ),
+            (format!("nft delete rule inet netrec-shop between handle {handle}"), "rules of between"),
+            ("nft add rule inet netrec-shop between accept".into(), "rules of between"),
+            ("nft insert rule inet netrec-shop input accept".into(), "rules of input"),
+            ("nft flush chain inet netrec-shop leave".into(), "rules of leave"),
+            ("nft 'chain inet netrec-shop forward { policy drop; }'".into(), "chain forward"),
+            ("nft add chain inet netrec-shop more".into(), "chain more"),
+            ("nft add chain bridge netrec-shop more '{ type filter hook forward priority 0; }'".into(), "chain more"),
+            ("nft add set inet netrec-shop more '{ type ifname; }'".into(), "set more"),
+            ("nft delete table bridge netrec-shop".into(), "table bridge is gone"),
+            ("nft delete table inet netrec-shop".into(), "table inet is gone"),
+            ("nft add table inet netrec-shop '{ flags dormant; }'".into(), "flags 0x1 of the table"),
+            ("nft add element inet netrec-shop icc '{ br-front . br-back }'".into(), "elements of icc"),
+            ("nft add element inet netrec-shop subnets4 '{ 1.2.3.4-1.2.3.6 }'".into(), "elements of subnets4"),
+        ] {
+            assert_eq!(after(&vandalism), altered(what), "{vandalism}");
+        }
+        assert_eq!(after("nft add element inet netrec-shop open '{ br-x }'"), Some(Rules::Intact));
+        assert_eq!(after("nft flush ruleset"), None);
+    });
+}
+
+#[test]
+fn elements_change_in_place_and_the_rest_stays() {
+    lab::in_private_namespaces(|| {
+        lab::nft("table inet other { chain forward { type filter hook forward priority 5; policy drop; }\n}");
+        let (mut nft, from) = (Nft::open().unwrap(), shop());
+        nft.commit(&batch(&Op::Create(&from)), None).unwrap();
+        let rules = || lab::run("nft -a list chain inet netrec-shop between");
+        let before = rules();
+
+        let back = NetworkRules { subnets: vec!["10.20.0.0/16".parse().unwrap()], ..network("br-back") };
+        let to = Firewall::new(
+            "shop",
+            &[network("br-front"), back],
+            &[
+                publication("", Protocol::Tcp, "8080", "10.10.0.11", 8080),
+                publication("", Protocol::Sctp, "9000-9999", "10.10.0.11", 9000),
+                publication("192.0.2.1", Protocol::Tcp, "7000-7003", "10.20.0.10", 7000),
+            ],
+        );
+        let changes = to.changes(&from);
+        let text = |wanted: &str| changes.iter().any(|change| change.to_string() == wanted);
+        assert!(text("publish tcp 8080 -> 10.10.0.10:80 -> tcp 8080 -> 10.10.0.11:8080"), "{changes:#?}");
+        assert!(text("publish tcp [2001:db8::1]:443 -> [fd20::10]:443 removed"));
+        assert!(text("publish tcp 192.0.2.1:7000-7003 -> 10.20.0.10:7000-7003"));
+        assert!(text("snat br-back -> 203.0.113.7 removed") && text("icc br-back"));
+        assert!(changes.iter().all(|change| change.in_place));
+
+        let generation = nft.generation().unwrap();
+        let update = batch(&Op::Update { from: &from, to: &to });
+        assert!(matches!(nft.commit(&update, Some(generation - 1)), Err(NftError::Stale)));
+        assert_eq!(observe(&mut nft).as_ref(), Some(&from));
+        nft.commit(&update, Some(generation)).unwrap();
+        assert_eq!(observe(&mut nft).as_ref(), Some(&to));
+        assert_eq!(rules(), before);
+
+        // Said twice, it deletes what is not there: the message is named and nothing happens.
+        assert!(matches!(nft.commit(&update, None), Err(NftError::Refused { message: Some(_), .. })));
+        assert!(matches!(nft.commit(&batch(&Op::Create(&to)), None), Err(NftError::Refused { message: Some(0), .. })));
+        assert_eq!(observe(&mut nft).as_ref(), Some(&to));
+        let chains = nft.chains(&Owner::new("shop")).unwrap();
+        assert_eq!(chains.len(), 1);
+        assert!(
+            chains[0].table == "other" && chains[0].priority == 5 && chains[0].drops && chains[0].hook == "forward"
+        );
+        assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 9);
+
+        nft.commit(&batch(&Op::Delete(&to)), None).unwrap();
+        assert_eq!(lab::run("nft list tables"), "table inet other\n");
+        assert_eq!(observe(&mut nft), None);
+    });
+}
+
+fn network(bridge: &str) -> NetworkRules {
+    NetworkRules {
+        bridge: bridge.into(),
+        subnets: vec!["10.10.0.0/24".parse().unwrap()],
+        internal: false,
+        ipv4: SourceNat::Masquerade,
+        ipv6: SourceNat::Keep,
+        icc: true,
+        open: false,
+        host_access: false,
+    }
+}
+
+#[test]
+fn ten_thousand_ports_are_elements() {
+    lab::in_private_namespaces(|| {
+        let wanted = |first: u16| {
+            let all =
+                (0..10_000).map(|n| publication("", Protocol::Tcp, &(20_000 + n).to_string(), "10.10.0.10", first + n));
+            Firewall::new("shop", &[network("br-front")], &all.collect::<Vec<_>>())
+        };
+        let mut nft = Nft::open().unwrap();
+        let started = std::time::Instant::now();
+        nft.commit(&batch(&Op::Create(&wanted(1))), None).unwrap();
+        let made = started.elapsed();
+        let found = observe(&mut nft).unwrap();
+        let read = started.elapsed() - made;
+        assert_eq!(found, wanted(1));
+        let to = wanted(2);
+        let started = std::time::Instant::now();
+        assert_eq!(to.changes(&found).len(), 10_000);
+        nft.commit(&batch(&Op::Update { from: &found, to: &to }), None).unwrap();
+        assert_eq!(observe(&mut nft), Some(to));
+        eprintln!("made in {made:?}, read in {read:?}, all changed in {:?}", started.elapsed());
+    });
+}
