@@ -28,9 +28,9 @@ fn main() -> ExitCode {
     if skip {
         eprintln!("{SKIP} is set: no story is told by Linux");
     }
-    let trials = Story::all().into_iter().map(|story| {
-        Trial::test(format!("kernel_{}", story.name), move || outside(&story)).with_ignored_flag(skip)
-    });
+    let trials = Story::all()
+        .into_iter()
+        .map(|story| Trial::test(format!("kernel_{}", story.name), move || outside(&story)).with_ignored_flag(skip));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
@@ -67,7 +67,8 @@ fn inside(story: &Story) -> ExitCode {
     }
     let left = snapshot();
     if left != planted {
-        failures += &similar::TextDiff::from_lines(&planted, &left).unified_diff().header("planted", "left").to_string();
+        failures +=
+            &similar::TextDiff::from_lines(&planted, &left).unified_diff().header("planted", "left").to_string();
     }
     print!("{failures}");
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -37,6 +37,8 @@ impl Kernel for Linux {
         facts.chains = netfilter.chains(&scope.owner)?;
         self.generation = Some(generation);
         self.containers = scope.containers.clone();
+        let found = facts.namespaces.iter();
+        self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
         self.owner = Some(scope.owner.clone());
         Ok(Observed::new(facts, &scope.owner))
     }

@@ -3,7 +3,7 @@
 //! Namespaces are opened, asked and closed one after the other by threads that end with the look: a socket or
 //! descriptor kept open would pin a container's namespace and hide its death.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{LazyLock, Once};
@@ -30,6 +30,8 @@ const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
 const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 const LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
+/// `RTPROT_RA` (linux/rtnetlink.h).
+const RA: u8 = 9;
 
 /// Looks at everything in the scope, and at the namespaces of other names that bear the owner's mark; without nftables,
 /// whose fields stay empty.
@@ -53,7 +55,8 @@ pub fn facts(scope: &Scope) -> Result<Facts, KernelError> {
     // One after the other: a dump of the host's links holds the lock that the others would wait for.
     let mut facts = look.host()?;
     let seen = netns::visit(&jobs, threads, |visitor, job| look.visit(visitor, job));
-    gather(&mut facts, jobs.into_iter().zip(seen))?;
+    let mut met = gather(&mut facts, jobs.into_iter().zip(seen))?;
+    look.for_lost_ends(&mut facts, &mut met)?;
     Ok(facts)
 }
 
@@ -192,6 +195,11 @@ impl<'a> Look<'a> {
         for (name, value) in self.sysctls(HOST)? {
             facts.sysctls.insert((HOST.into(), name), value);
         }
+        for name in accept_ra(facts.host()) {
+            if let Some(value) = sysctl::read(&name)? {
+                facts.sysctls.insert((HOST.into(), name), value.into());
+            }
+        }
         Ok(facts)
     }
 
@@ -210,7 +218,10 @@ impl<'a> Look<'a> {
                 Err(error) => Err(error),
             },
             Job::Other(netns) => match netns::find(netns) {
-                Ok(Found::Bound(fd)) => self.other(visitor, &fd),
+                Ok(Found::Bound(fd)) => match netns {
+                    NetnsRef::Named(_) => self.other(visitor, &fd, NetnsOrigin::Named),
+                    NetnsRef::Path(_) | NetnsRef::Pid(_) => self.other(visitor, &fd, NetnsOrigin::Given),
+                },
                 Ok(Found::Unbound(content)) if self.scope.owner.marked(&content) == Some(true) => {
                     Ok(Seen::Unbound(content))
                 }
@@ -234,7 +245,8 @@ impl<'a> Look<'a> {
         Ok(Seen::Namespace(identity, facts, self.sysctls(name)?))
     }
 
-    fn other(&self, visitor: &Visitor, fd: &OwnedFd) -> Result<Seen, KernelError> {
+    /// A namespace that no container of the scope has: ours if it bears the mark, of interest if it holds a link of ours.
+    fn other(&self, visitor: &Visitor, fd: &OwnedFd, origin: NetnsOrigin) -> Result<Seen, KernelError> {
         let identity = netns::identity(fd.as_fd())?;
         if identity == self.own {
             return Ok(Seen::Foreign);
@@ -246,10 +258,44 @@ impl<'a> Look<'a> {
             Err(error) => return Err(error),
         }
         let mut socket = Socket::open(Protocol::Route)?;
-        if self.scope.owner.marked(&loopback(&mut socket)?.alias) != Some(true) {
+        let owner = &self.scope.owner;
+        let ours = owner.marked(&loopback(&mut socket)?.alias) == Some(true)
+            || links(&mut socket)?.iter().any(|link| owner.owns(link));
+        if !ours {
             return Ok(Seen::Foreign);
         }
-        Ok(Seen::Namespace(identity, read_container(&mut socket, NetnsOrigin::Named)?, Vec::new()))
+        Ok(Seen::Namespace(identity, read_container(&mut socket, origin)?, Vec::new()))
+    }
+
+    /// Looks through the namespaces of all processes, once a pair of ours has its other end nowhere in sight: that of a
+    /// container given by path or pid that the topology no longer has.
+    fn for_lost_ends(&self, facts: &mut Facts, met: &mut BTreeMap<Identity, Text>) -> Result<(), KernelError> {
+        let ends: BTreeSet<u32> = facts
+            .namespaces
+            .iter()
+            .filter(|(name, _)| &***name != HOST)
+            .flat_map(|(_, inside)| {
+                inside.links.iter().filter(|link| self.scope.owner.owns(link)).filter_map(|link| link.link)
+            })
+            .collect();
+        let pair = |link: &&LinkFacts| &*link.kind == "veth" && self.scope.owner.owns(link);
+        if facts.host().links.iter().filter(pair).all(|link| ends.contains(&link.index)) {
+            return Ok(());
+        }
+        let unmet = netns::processes()?
+            .into_iter()
+            .filter(|(identity, _)| !met.contains_key(identity) && *identity != self.own);
+        let jobs: Vec<Job<'_>> =
+            unmet.filter_map(|(_, pids)| Some(Job::Other(NetnsRef::Pid(*pids.first()?)))).collect();
+        let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, job| self.visit(visitor, job));
+        for (job, seen) in jobs.into_iter().zip(seen) {
+            if let (Job::Other(NetnsRef::Pid(pid)), Ok(Seen::Namespace(identity, mut netns, _))) = (job, seen) {
+                netns.reference = Some(NetnsRef::Pid(pid));
+                met.insert(identity, format!("pid:{pid}").into());
+                facts.namespaces.insert(format!("pid:{pid}").into(), netns);
+            }
+        }
+        Ok(())
     }
 
     /// Settings of the namespace that the calling thread is in.
@@ -262,11 +308,18 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Puts the visits together, containers first.
+/// The settings that decide whether links keep a default route learnt from a router advertisement.
+fn accept_ra(host: &NetnsFacts) -> Vec<Text> {
+    let learnt = host.routes.iter().filter(|route| route.protocol == RA && route.destination.prefix_len() == 0);
+    let links = learnt.filter_map(|route| host.link(route.link?));
+    links.map(|link| format!("net.ipv6.conf.{}.accept_ra", link.name.replace('.', "/")).into()).collect()
+}
+
+/// Puts the visits together, containers first; the namespaces met, with the name that each goes by.
 fn gather<'a>(
     facts: &mut Facts,
     visits: impl Iterator<Item = (Job<'a>, Result<Seen, KernelError>)>,
-) -> Result<(), KernelError> {
+) -> Result<BTreeMap<Identity, Text>, KernelError> {
     let mut met = BTreeMap::<Identity, Text>::new();
     let mut others = Vec::new();
     for (job, seen) in visits {
@@ -291,14 +344,15 @@ fn gather<'a>(
             (_, _) => {}
         }
     }
-    add_others(facts, &met, others)
+    add_others(facts, &mut met, others)?;
+    Ok(met)
 }
 
 /// Adds what bears our mark and is in no scope; a name that a container has, and a second name of a container's own
 /// namespace, are left alone.
 fn add_others(
     facts: &mut Facts,
-    met: &BTreeMap<Identity, Text>,
+    met: &mut BTreeMap<Identity, Text>,
     mut others: Vec<(Text, Seen)>,
 ) -> Result<(), KernelError> {
     others.retain(|(name, _)| !facts.namespaces.contains_key(name) && !facts.absent.contains_key(name));
@@ -308,6 +362,7 @@ fn add_others(
         match seen {
             Seen::Namespace(identity, mut netns, _) if !met.contains_key(&identity) => {
                 netns.processes = processes.get(&identity).cloned().unwrap_or_default();
+                met.insert(identity, name.clone());
                 facts.namespaces.insert(name, netns);
             }
             Seen::Unbound(content) => {
@@ -332,6 +387,7 @@ fn read(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelEr
         routes: Vec::new(),
         rules: all(socket, &QUESTIONS.rules, decode::rule)?,
         processes: Vec::new(),
+        reference: None,
     })
 }
 

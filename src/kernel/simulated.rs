@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Kernel, KernelError};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{Kind, Op, Resource, Step, Text, Thing};
+use crate::model::resource::{HOST, Kind, Op, Resource, Step, Text, Thing};
 use crate::model::simulate::Simulation;
 use crate::model::state::State;
 use crate::model::wire::{NetnsRef, Scope};
@@ -38,6 +38,10 @@ impl Kernel for Simulated {
         }
         for (netns, key) in &scope.sysctls {
             ours_setting(&self.ours, netns, key).into_iter().for_each(|setting| ours.insert(setting));
+        }
+        for link in self.foreign.uplinks().iter().filter(|route| route.learnt).filter_map(|route| route.link.clone()) {
+            let key = format!("net.ipv6.conf.{link}.accept_ra");
+            ours.insert(Resource::Sysctl(Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() }));
         }
         for setting in self.ours.resources().filter(|resource| resource.stays()) {
             ours.insert(setting.clone());
@@ -108,8 +112,8 @@ fn ours_setting(state: &State, netns: &Text, key: &Text) -> Option<Resource> {
 
 fn reason(found: &NetnsRef) -> String {
     match found {
-        NetnsRef::Named(name) => format!("there is no network namespace named {name}"),
-        NetnsRef::Path(path) => format!("{path} does not exist"),
-        NetnsRef::Pid(pid) => format!("there is no process {pid}"),
+        NetnsRef::Named(name) => format!("no namespace is named {name}"),
+        NetnsRef::Path(path) => format!("{path} is not there"),
+        NetnsRef::Pid(pid) => format!("no process has pid {pid}"),
     }
 }

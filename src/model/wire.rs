@@ -138,6 +138,8 @@ pub struct NetnsFacts {
     pub rules: Vec<RuleFacts>,
     /// Processes in it, looked for only where the namespace bears our mark and is not in the scope.
     pub processes: Vec<u32>,
+    /// How to find it again, where neither its name nor the scope says so.
+    pub reference: Option<NetnsRef>,
 }
 
 impl NetnsFacts {

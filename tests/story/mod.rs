@@ -20,7 +20,7 @@ use serde::Deserialize;
 /// What was there before: others' things.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Before {
+pub(crate) struct Before {
     /// Named namespaces.
     pub namespaces: Vec<String>,
     /// Links.
@@ -34,7 +34,7 @@ pub struct Before {
 /// A link of somebody else's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Link {
+pub(crate) struct Link {
     pub netns: String,
     pub name: String,
     /// `bridge`, or `veth` with its other end in a namespace of its own.
@@ -47,18 +47,19 @@ pub struct Link {
 /// A route of somebody else's.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Route {
+pub(crate) struct Route {
     pub netns: String,
     pub to: ipnet::IpNet,
     pub link: String,
     #[serde(default)]
+    #[allow(dead_code, reason = "only Linux asks")]
     pub via: Option<String>,
     #[serde(default)]
     pub learnt: bool,
 }
 
 /// A folder of `tests/golden`.
-pub struct Story {
+pub(crate) struct Story {
     pub name: String,
     pub folder: PathBuf,
     pub before: Before,
@@ -67,7 +68,7 @@ pub struct Story {
 }
 
 /// Who tells a story, beyond the kernel itself.
-pub trait Teller {
+pub(crate) trait Teller {
     type Kernel: Kernel;
     fn kernel(&mut self) -> &mut Self::Kernel;
     /// Removes a resource behind netrec's back.
@@ -80,7 +81,7 @@ pub trait Teller {
 
 impl Story {
     /// All stories, by name.
-    pub fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let mut folders: Vec<PathBuf> =
             std::fs::read_dir(golden).expect("tests/golden").map(|entry| entry.expect("entry").path()).collect();
@@ -88,7 +89,7 @@ impl Story {
         folders.into_iter().map(Self::read).collect()
     }
 
-    pub fn read(folder: PathBuf) -> Self {
+    pub(crate) fn read(folder: PathBuf) -> Self {
         let mut chapters: Vec<(u32, PathBuf)> = std::fs::read_dir(&folder)
             .expect("a folder")
             .filter_map(|entry| {
@@ -107,7 +108,7 @@ impl Story {
     }
 
     /// Tells the story to the end.
-    pub fn tell(&self, teller: &mut impl Teller) -> String {
+    pub(crate) fn tell(&self, teller: &mut impl Teller) -> String {
         let mut transcript = String::new();
         let mut last = (Topology::default(), Sources::new());
         for chapter in &self.chapters {
@@ -144,7 +145,7 @@ impl Story {
     }
 
     /// Compares with `expected.txt`, or writes it where `UPDATE_GOLDEN` says so.
-    pub fn check(&self, told: &str) -> Result<(), String> {
+    pub(crate) fn check(&self, told: &str) -> Result<(), String> {
         let path = self.folder.join("expected.txt");
         let expected = std::fs::read_to_string(&path).unwrap_or_default();
         if expected == told {
@@ -217,13 +218,13 @@ fn rejected(no_plan: &NoPlan, sources: &Sources) -> String {
 
 /// A story told by the simulated kernel.
 #[derive(Default)]
-pub struct Simulation {
+pub(crate) struct Simulation {
     pub kernel: Simulated,
 }
 
 impl Simulation {
     /// With others' things in it.
-    pub fn new(before: &Before) -> Self {
+    pub(crate) fn new(before: &Before) -> Self {
         let mut kernel = Simulated::default();
         kernel.namespaces = before.namespaces.iter().map(|name| name.as_str().into()).collect();
         for link in &before.links {
@@ -270,14 +271,15 @@ impl Teller for Simulation {
 }
 
 /// The removal of a resource by the text of its id.
-pub fn deletion(state: &State, id: &str) -> netrec::model::resource::Op {
+pub(crate) fn deletion(state: &State, id: &str) -> netrec::model::resource::Op {
     let found = state.iter().find(|(it, _)| it.to_string() == id);
-    let (_, resource) = found.unwrap_or_else(|| panic!("no {id} among {:#?}", state.iter().map(|it| it.0.to_string()).collect::<Vec<_>>()));
+    let (_, resource) = found
+        .unwrap_or_else(|| panic!("no {id} among {:#?}", state.iter().map(|it| it.0.to_string()).collect::<Vec<_>>()));
     netrec::model::resource::Op::Delete(resource.clone())
 }
 
 /// Whose things a topology's are.
 #[allow(dead_code, reason = "only the kernel's stories ask")]
-pub fn owner(topology: &str) -> Owner {
+pub(crate) fn owner(topology: &str) -> Owner {
     Owner::new(topology)
 }
