@@ -57,10 +57,10 @@ impl Failure {
 
     /// The same for programs where JSON was asked for, besides the words on stderr.
     pub(super) fn in_form(self, format: Format) -> Self {
-        if format == Format::Json {
-            if let Self::Invalid { findings, sources } | Self::Refused { findings, sources } = &self {
-                output::say_json(&Errors { version: 1, errors: findings.to_json(sources) });
-            }
+        if format == Format::Json
+            && let Self::Invalid { findings, sources } | Self::Refused { findings, sources } = &self
+        {
+            output::say_json(&Errors { version: 1, errors: findings.to_json(sources) });
         }
         self
     }

@@ -128,9 +128,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Err(error) => {
             let text = error.to_string();
             if error.use_stderr() {
-                output::complain(&text)
+                output::complain(&text);
             } else {
-                output::say(&text)
+                output::say(&text);
             }
             return if error.use_stderr() { Exit::Usage } else { Exit::Done } as i32;
         }

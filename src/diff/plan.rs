@@ -213,12 +213,11 @@ fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Vec<(usize, Place)> {
     let after = |(stage, before): &(usize, Place), place: &Place| stage + usize::from(before != place);
     let mut parts: Vec<(usize, Place)> = Vec::new();
     for place in Resource::places(op) {
-        let stage = match parts.last() {
-            Some(part) => after(part, &place),
-            None => {
-                let ends = waits.iter().filter_map(|wait| steps[*wait as usize].parts.last());
-                ends.map(|end| after(end, &place)).max().unwrap_or(0)
-            }
+        let stage = if let Some(part) = parts.last() {
+            after(part, &place)
+        } else {
+            let ends = waits.iter().filter_map(|wait| steps[*wait as usize].parts.last());
+            ends.map(|end| after(end, &place)).max().unwrap_or(0)
         };
         parts.push((stage, place));
     }

@@ -1,4 +1,4 @@
-//! nftables over nfnetlink: transactions, and reading of tables (linux/netfilter/nfnetlink.h, nf_tables.h).
+//! nftables over nfnetlink: transactions, and reading of tables (linux/netfilter/nfnetlink.h, `nf_tables.h`).
 //!
 //! A transaction may say which generation of the ruleset it was made for; if somebody else changed it meanwhile the
 //! kernel refuses the whole. Reading is bracketed by generation numbers for the same reason.

@@ -11,7 +11,7 @@ pub fn parse(sources: &Vec<Source>) -> Result<Topology, Diagnostics> {
         let f: File = toml::from_str(&s.text).map_err(|e| Diagnostics::from(vec![Diagnostic::new(e.to_string())]))?;
         t.name = f.topology.map_or_else(
             || std::path::Path::new(&s.path).file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            |n| n.into_inner(),
+            toml::Spanned::into_inner,
         );
         let file = i as u32;
         let sp = |r: std::ops::Range<usize>| Span { file, start: r.start as u32, end: r.end as u32 };

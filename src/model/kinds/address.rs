@@ -15,7 +15,7 @@ use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, Resource, Re
 use crate::model::state::State;
 use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
 
-/// `IFA_F_SECONDARY` (linux/if_addr.h).
+/// `IFA_F_SECONDARY` (`linux/if_addr.h`).
 const SECONDARY: u32 = 1;
 
 /// An address that netrec gave to a link.

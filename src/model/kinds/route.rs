@@ -37,7 +37,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// The metric that the kernel gives a route that asks for none (`IP6_RT_PRIO_USER` in net/ip6_fib.h).
+    /// The metric that the kernel gives a route that asks for none (`IP6_RT_PRIO_USER` in `net/ip6_fib.h`).
     pub fn default_metric(destination: &IpNet) -> u32 {
         if destination.addr().is_ipv6() { 1024 } else { 0 }
     }

@@ -16,7 +16,7 @@ use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Resour
 use crate::model::values::Mac;
 use crate::model::wire::{attributes, Facts, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
-/// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` (linux/if_link.h).
+/// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` (`linux/if_link.h`).
 const BRPORT_HAIRPIN: u16 = 4;
 const BRPORT_ISOLATED: u16 = 33;
 

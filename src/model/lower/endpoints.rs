@@ -140,10 +140,10 @@ impl<'a> Lowering<'a> {
                 Some(Resource::Veth(veth)) if veth.netns == port.netns => veth.ifname.clone(),
                 _ => None,
             };
-            if let Some(held) = held.filter(|held| is_default_name(held)) {
-                if taken.insert((port.netns.clone(), held.clone())) {
-                    port.ifname = held;
-                }
+            if let Some(held) = held.filter(|held| is_default_name(held))
+                && taken.insert((port.netns.clone(), held.clone()))
+            {
+                port.ifname = held;
             }
         }
         let mut unnamed: Vec<&mut Port> = ports.iter_mut().filter(|port| port.ifname.is_empty()).collect();

@@ -1,5 +1,5 @@
 //! From the types of the `nftables` crate to what nfnetlink takes, as nft 1.0.6 itself compiles them: only the part of
-//! the language that [`super::rules`] speaks. Numbers are those of linux/netfilter/nf_tables.h.
+//! the language that [`super::rules`] speaks. Numbers are those of `linux/netfilter/nf_tables.h`.
 
 use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
 use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetType, SetTypeValue};

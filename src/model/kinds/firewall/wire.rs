@@ -1,4 +1,4 @@
-//! Elements on the wire (`NFTA_SET_ELEM_*` in linux/netfilter/nf_tables.h), both ways, in linear time.
+//! Elements on the wire (`NFTA_SET_ELEM_*` in `linux/netfilter/nf_tables.h`), both ways, in linear time.
 //!
 //! Fields of a concatenated key are filled up to four bytes. A concatenated interval has its last key beside the first
 //! (`KEY_END`); a plain one is two elements, the second flagged `INTERVAL_END` and one past the last.
