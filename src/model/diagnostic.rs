@@ -1,53 +1,264 @@
-//! Stand-in until the front room is furnished.
-#![allow(missing_docs)]
-use super::source::{Source, Span};
-#[derive(Clone, Debug, PartialEq, Eq)]
+//! What is wrong with a topology, where, and what would be right: as rustc shows it to people, and as JSON to programs.
+
+use std::fmt::Write as _;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use serde::Serialize;
+
+use super::source::{Origin, Source, Span};
+
+/// Findings that are shown to people at most; all of them are in the JSON form.
+const SHOWN: usize = 50;
+
+/// Bytes of a line that are shown at most, around what is pointed at.
+const LINE: usize = 400;
+
+/// One finding.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Diagnostic {
+    /// What is wrong, in a sentence without a full stop.
     pub message: String,
+    /// Where; none if no file is to blame.
     pub span: Option<Span>,
+    /// What is wrong with the text at that place.
     pub label: String,
+    /// Other places that belong to it.
     pub related: Vec<(Span, String)>,
-    pub notes: Vec<String>,
+    /// What would be right.
     pub hint: Option<String>,
 }
+
 impl Diagnostic {
+    /// A finding without a place.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), span: None, label: String::new(), related: vec![], notes: vec![], hint: None }
+        Self { message: message.into(), span: None, label: String::new(), related: Vec::new(), hint: None }
     }
+
+    /// A finding at a place.
     pub fn at(span: Span, message: impl Into<String>) -> Self {
         Self { span: Some(span), ..Self::new(message) }
     }
-    pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = label.into();
-        self
+
+    /// Says what is wrong with the text at the place.
+    #[must_use]
+    pub fn label(self, label: impl Into<String>) -> Self {
+        Self { label: label.into(), ..self }
     }
+
+    /// Adds another place that belongs to it.
+    #[must_use]
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related.push((span, label.into()));
         self
     }
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
+
+    /// Says what would be right.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Says that the nearest of the known words may be meant, or else which there are.
+    #[must_use]
+    pub fn nearest<'a>(self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        let close = known.iter().map(|other| (strsim::jaro_winkler(word, other), *other));
+        let close = close.max_by(|one, other| one.0.total_cmp(&other.0)).filter(|(likeness, _)| *likeness > 0.7);
+        match (close, known.as_slice()) {
+            (Some((_, word)), _) => self.hint(format!("did you mean `{word}`?")),
+            (None, []) => self,
+            (None, known) if known.len() <= 8 => self.hint(format!("there {}", listed(known))),
+            (None, _) => self,
+        }
+    }
+
+    fn place(&self) -> (Option<Span>, &str) {
+        (self.span, &self.message)
     }
 }
+
+fn listed(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    format!("{} {}", if words.len() == 1 { "is only" } else { "are" }, quoted.join(", "))
+}
+
+/// Findings, in the order of their places.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(Vec<Diagnostic>);
+
 impl From<Vec<Diagnostic>> for Diagnostics {
-    fn from(all: Vec<Diagnostic>) -> Self {
+    fn from(mut all: Vec<Diagnostic>) -> Self {
+        all.sort_by(|one, other| one.place().cmp(&other.place()));
+        all.dedup();
         Self(all)
     }
 }
+
 impl Diagnostics {
-    pub fn to_json(&self, _: &[Source]) -> Vec<String> {
-        vec![]
-    }
+    /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.0.iter()
     }
+
+    /// All of them, for programs.
+    pub fn to_json(&self, sources: &[Source]) -> Vec<Json> {
+        let place = |span: Span, label: &str| Place {
+            origin: span.origin(sources),
+            text: span.text(sources).to_owned(),
+            label: label.to_owned(),
+        };
+        let json = |finding: &Diagnostic| Json {
+            message: finding.message.clone(),
+            place: finding.span.map(|span| place(span, &finding.label)),
+            related: finding.related.iter().map(|(span, label)| place(*span, label)).collect(),
+            hint: finding.hint.clone(),
+        };
+        self.0.iter().map(json).collect()
+    }
 }
-pub fn render(all: &Diagnostics, _sources: &[Source]) -> String {
-    format!("{all:?}")
+
+/// A finding for programs.
+#[derive(Debug, Serialize)]
+pub struct Json {
+    message: String,
+    #[serde(flatten)]
+    place: Option<Place>,
+    related: Vec<Place>,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Place {
+    #[serde(flatten)]
+    origin: Origin,
+    text: String,
+    label: String,
+}
+
+/// Findings as people read them, without colour: the text, a caret, and a hint each.
+pub fn render(all: &Diagnostics, sources: &[Source]) -> String {
+    let mut text = String::new();
+    for finding in all.iter().take(SHOWN) {
+        text += &one(finding, sources);
+        text += "\n\n";
+    }
+    match all.0.len() {
+        0 | 1 => text.truncate(text.len().saturating_sub(1)),
+        n => {
+            let shown = if n > SHOWN { format!(", the first {SHOWN} of them shown") } else { String::new() };
+            let _ = writeln!(text, "{n} errors{shown}");
+        }
+    }
+    text
+}
+
+fn one(finding: &Diagnostic, sources: &[Source]) -> String {
+    let mut group = annotate_snippets::Group::with_title(Level::ERROR.primary_title(printable(&finding.message)));
+    if let Some(span) = finding.span {
+        let here = (AnnotationKind::Primary, span, finding.label.as_str());
+        let others = finding.related.iter().map(|(span, label)| (AnnotationKind::Context, *span, label.as_str()));
+        let mut places: Vec<_> = std::iter::once(here).chain(others).collect();
+        // One excerpt a file, the one to blame first.
+        while let Some((_, Span { file, .. }, _)) = places.first().copied() {
+            let (these, rest): (Vec<_>, Vec<_>) = places.into_iter().partition(|(_, span, _)| span.file == file);
+            places = rest;
+            if let Some(source) = sources.get(file as usize) {
+                group = group.element(excerpt(source, &these));
+            }
+        }
+    }
+    if let Some(hint) = &finding.hint {
+        group = group.element(Level::HELP.with_name("hint").message(printable(hint)));
+    }
+    Renderer::plain().render(&[group])
+}
+
+/// Control characters of a file or its name must not reach a terminal.
+fn printable(text: &str) -> String {
+    let escaped = |one: char| if one.is_control() { one.escape_default().to_string() } else { one.to_string() };
+    text.chars().map(escaped).collect()
+}
+
+/// The lines of a file that places are in. Only these are handed on: the renderer walks all that it is given.
+fn excerpt<'a>(
+    source: &'a Source,
+    places: &[(AnnotationKind, Span, &str)],
+) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    let length = source.text.len();
+    let clamp = |at: u32| source.text.floor_char_boundary((at as usize).min(length));
+    let ranges = || places.iter().map(|(_, span, _)| clamp(span.start)..clamp(span.end));
+    let low = ranges().map(|range| range.start).min().unwrap_or(0);
+    let high = ranges().map(|range| range.end.max(range.start)).max().unwrap_or(length);
+    let start = source.text[..low].rfind('\n').map_or(0, |at| at + 1);
+    let end = source.text[high..].find('\n').map_or(length, |at| high + at);
+    let start = source.text.ceil_char_boundary(start.max(low.saturating_sub(LINE)));
+    let end = source.text.floor_char_boundary(end.min(high + LINE));
+    let line = source.text[..start].matches('\n').count() + 1;
+    let annotations = places.iter().map(|(kind, span, label)| {
+        // Of a place of many lines the first one says enough.
+        let (first, last) = (clamp(span.start), clamp(span.end).max(clamp(span.start)));
+        let last = source.text[first..last].find('\n').map_or(last, |at| first + at);
+        kind.span(first - start..last - start).label(printable(label))
+    });
+    let annotations: Vec<_> = annotations.collect();
+    Snippet::source(&source.text[start..end]).path(printable(&source.path)).line_start(line).annotations(annotations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(file: u32, start: u32, end: u32) -> Span {
+        Span { file, start, end }
+    }
+
+    #[test]
+    fn a_finding_shows_text_caret_and_hint() {
+        let sources = [Source::new("a.toml", "one\ntwo = 1\n"), Source::new("b.toml", "two = 2\n")];
+        let finding = Diagnostic::at(span(0, 4, 7), "`two` is there twice")
+            .label("here")
+            .related(span(1, 0, 3), "and here")
+            .hint("leave one out");
+        let shown = "\
+error: `two` is there twice
+ --> a.toml:2:1
+  |
+2 | two = 1
+  | ^^^ here
+  |
+ ::: b.toml:1:1
+  |
+1 | two = 2
+  | --- and here
+  |
+  = hint: leave one out
+";
+        assert_eq!(render(&vec![finding].into(), &sources), shown);
+    }
+
+    #[test]
+    fn places_outside_of_the_text_and_control_characters_do_no_harm() {
+        let sources = [Source::new("a.toml", format!("\u{1b}[31m = {}", "ü".repeat(10_000)))];
+        for (start, end) in [(0, 0), (5, 2), (9, 10_000), (0, 30_000), (20_008, 20_008), (40_000, 50_000), (10, 11)] {
+            let finding = Diagnostic::at(span(0, start, end), "\u{1b}[31m").label("\u{7}").hint("\u{1b}x");
+            let shown = render(&vec![finding].into(), &sources);
+            assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'), "{shown:?}");
+            assert!(shown.len() < 8 * LINE, "{}", shown.len());
+        }
+        let none = Diagnostic::at(span(7, 0, 1), "no such file");
+        assert_eq!(render(&vec![none].into(), &sources), "error: no such file\n");
+    }
+
+    #[test]
+    fn many_findings_are_counted() {
+        let all: Vec<_> = (0..60).map(|n| Diagnostic::new(format!("finding {n:02}"))).collect();
+        let shown = render(&all.into(), &[]);
+        assert!(shown.ends_with("60 errors, the first 50 of them shown\n"), "{shown}");
+        assert_eq!(shown.matches("error: ").count(), 50);
+    }
 }

@@ -38,6 +38,12 @@ pub fn is_usable(subnet: &IpNet, address: IpAddr) -> bool {
     subnet.contains(&address) && address >= nth(subnet, first) && address <= nth(subnet, last)
 }
 
+/// The first and the last address that an interface can have in the subnet.
+pub fn usable_addresses(subnet: &IpNet) -> (IpAddr, IpAddr) {
+    let (first, last) = usable(subnet);
+    (nth(subnet, first), nth(subnet, last))
+}
+
 /// The first address that an interface can have in the subnet: the default gateway.
 pub fn first(subnet: &IpNet) -> IpAddr {
     nth(subnet, usable(subnet).0)

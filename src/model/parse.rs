@@ -1,29 +1,357 @@
-//! Stand-in.
-use super::{
-    diagnostic::{Diagnostic, Diagnostics},
-    source::{Source, Span},
-    topology::{File, Item, Topology},
-};
-/// x
-pub fn parse(sources: &Vec<Source>) -> Result<Topology, Diagnostics> {
-    let mut t = Topology::default();
-    for (i, s) in sources.iter().enumerate() {
-        let f: File = toml::from_str(&s.text).map_err(|e| Diagnostics::from(vec![Diagnostic::new(e.to_string())]))?;
-        t.name = f.topology.map_or_else(
-            || std::path::Path::new(&s.path).file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            toml::Spanned::into_inner,
-        );
-        let file = i as u32;
-        let sp = |r: std::ops::Range<usize>| Span { file, start: r.start as u32, end: r.end as u32 };
-        for (k, v) in f.networks {
-            t.networks.insert(k.get_ref().clone(), Item { value: v, file, name: sp(k.span()) });
-        }
-        for (k, v) in f.containers {
-            t.containers.insert(k.get_ref().clone(), Item { value: v, file, name: sp(k.span()) });
-        }
-        for (k, v) in f.endpoints {
-            t.endpoints.insert(k.get_ref().clone(), Item { value: v, file, name: sp(k.span()) });
+//! From text to [`Topology`]: what right files say, or all that is wrong with them at once.
+//!
+//! A right file is read by serde in one go. Of a wrong one every named table is read by itself; what serde refuses is
+//! noted and taken out, and the table is read again, so that one wrong key does not hide the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Error};
+
+use super::check::check_among;
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::source::{Source, Span};
+use super::topology::{Container, Endpoint, File, Item, Network, Pools, Topology};
+
+/// Findings in one named table at most.
+const FINDINGS: usize = 100;
+
+/// Names of tables that were refused: they are there, but nothing can be said of them.
+#[derive(Default, Debug)]
+pub struct Broken(BTreeSet<(&'static str, String)>);
+
+impl Broken {
+    /// Whether a table of that kind and name is there and wrong.
+    pub fn has(&self, table: &'static str, name: &str) -> bool {
+        self.0.contains(&(table, name.to_owned()))
+    }
+}
+
+/// Reads the files of one topology. That all its rules hold is [`check`](super::check::check)'s to say.
+///
+/// # Errors
+///
+/// All that is wrong: in the TOML, in its tables, and between those tables that could be read.
+pub fn parse(sources: &[Source]) -> Result<Topology, Diagnostics> {
+    let mut merge = Merge::default();
+    for (file, source) in sources.iter().enumerate() {
+        let file = file as u32;
+        match toml::from_str::<File>(&source.text) {
+            Ok(found) => merge.file(file, found),
+            Err(_) => merge.damaged(file, source),
         }
     }
-    Ok(t)
+    merge.finish(sources)
+}
+
+#[derive(Default)]
+struct Merge {
+    topology: Topology,
+    named: Option<(String, Span)>,
+    findings: Vec<Diagnostic>,
+    broken: Broken,
+}
+
+fn place(file: u32, range: Range<usize>) -> Span {
+    Span { file, start: range.start as u32, end: range.end as u32 }
+}
+
+/// Puts a file's tables among those of the files before.
+fn merge<T>(
+    into: &mut BTreeMap<String, Item<T>>,
+    (word, file): (&str, u32),
+    from: BTreeMap<Spanned<String>, T>,
+    findings: &mut Vec<Diagnostic>,
+) {
+    for (name, value) in from {
+        let item = Item { value, file, name: place(file, name.span()) };
+        if let Some(other) = into.get(name.get_ref()) {
+            let message = format!("{word} `{}` is declared twice", name.get_ref());
+            findings.push(Diagnostic::at(item.name, message).label("again here").related(other.name, "first here"));
+            continue;
+        }
+        into.insert(name.into_inner(), item);
+    }
+}
+
+impl Merge {
+    fn file(&mut self, file: u32, found: File) {
+        if let Some(name) = found.topology {
+            self.name(name.get_ref(), place(file, name.span()));
+        }
+        if let Some(pools) = found.pools {
+            self.pools(file, pools);
+        }
+        merge(&mut self.topology.networks, ("network", file), found.networks, &mut self.findings);
+        merge(&mut self.topology.containers, ("container", file), found.containers, &mut self.findings);
+        merge(&mut self.topology.endpoints, ("endpoint", file), found.endpoints, &mut self.findings);
+    }
+
+    fn name(&mut self, name: &str, span: Span) {
+        match &self.named {
+            None => self.named = Some((name.to_owned(), span)),
+            Some((other, first)) if other != name => self.findings.push(
+                Diagnostic::at(span, format!("two names for one topology: `{other}` and `{name}`"))
+                    .label("another name")
+                    .related(*first, "first here")
+                    .hint("several files given together make one topology: name it once"),
+            ),
+            Some(_) => {}
+        }
+    }
+
+    fn pools(&mut self, file: u32, pools: Spanned<Pools>) {
+        let name = place(file, pools.span());
+        if let Some(other) = &self.topology.pools {
+            let finding = Diagnostic::at(name, "`pools` is there twice").label("again here");
+            self.findings.push(finding.related(other.name, "first here"));
+            return;
+        }
+        self.topology.pools = Some(Item { value: pools.into_inner(), file, name });
+    }
+
+    /// Reads what can be read of a file that is not right.
+    fn damaged(&mut self, file: u32, source: &Source) {
+        let (table, errors) = DeTable::parse_recoverable(&source.text);
+        // One slip confuses the rest of its line.
+        let mut line = None;
+        for error in &errors {
+            let range = error.span().unwrap_or_default();
+            let of = source.text[..range.start.min(source.text.len())].matches('\n').count();
+            if line.replace(of) != Some(of) {
+                let finding = Diagnostic::at(place(file, range), error.message().replace('\n', ", "));
+                self.findings.push(finding.label("not TOML"));
+            }
+        }
+        let mut found = File::default();
+        for (key, value) in table.into_inner() {
+            match &**key.get_ref() {
+                "topology" => found.topology = self.value("topology", (file, source), value),
+                "pools" => found.pools = self.value("pools", (file, source), value),
+                "networks" => found.networks = self.tables::<Network>("networks", (file, source), value),
+                "containers" => found.containers = self.tables::<Container>("containers", (file, source), value),
+                "endpoints" => found.endpoints = self.tables::<Endpoint>("endpoints", (file, source), value),
+                _ if !errors.is_empty() => {}
+                unknown => {
+                    let known = ["topology", "pools", "networks", "containers", "endpoints"];
+                    let finding = Diagnostic::at(place(file, key.span()), format!("unknown key `{unknown}`"));
+                    self.findings.push(finding.label("not a key of a topology").nearest(unknown, known));
+                }
+            }
+        }
+        if !errors.is_empty() {
+            // What a torn file seems to say is not worth complaints; its names are known all the same.
+            let names = |word: &'static str, names: Vec<&Spanned<String>>| {
+                names.into_iter().map(|name| (word, name.get_ref().clone())).collect::<Vec<_>>()
+            };
+            self.broken.0.extend(names("networks", found.networks.keys().collect()));
+            self.broken.0.extend(names("containers", found.containers.keys().collect()));
+            self.broken.0.extend(names("endpoints", found.endpoints.keys().collect()));
+            found = File { topology: found.topology, ..File::default() };
+        }
+        self.file(file, found);
+    }
+
+    fn tables<T: DeserializeOwned>(
+        &mut self,
+        word: &'static str,
+        (file, source): (u32, &Source),
+        value: Spanned<DeValue>,
+    ) -> BTreeMap<Spanned<String>, T> {
+        let span = value.span();
+        let DeValue::Table(tables) = value.into_inner() else {
+            let example = word.trim_end_matches('s');
+            let finding = Diagnostic::at(place(file, span), format!("`{word}` is a table of tables"));
+            self.findings.push(finding.label("not a table").hint(format!("write `[{word}.NAME]` for each {example}")));
+            return BTreeMap::new();
+        };
+        let mut found = BTreeMap::new();
+        for (name, value) in tables {
+            let key = Spanned::new(name.span(), name.get_ref().to_string());
+            if let Some(value) = self.value(word, (file, source), value) {
+                found.insert(key, value);
+            } else {
+                self.broken.0.insert((word, key.into_inner()));
+            }
+        }
+        found
+    }
+
+    /// Reads a value; of a table it notes all that is wrong, each time without what was found to be wrong before.
+    fn value<T: DeserializeOwned>(
+        &mut self,
+        word: &'static str,
+        (file, source): (u32, &Source),
+        mut value: Spanned<DeValue>,
+    ) -> Option<T> {
+        let mut whole = true;
+        for _ in 0..FINDINGS {
+            let error = match T::deserialize(value.clone().into_deserializer()) {
+                Ok(read) => return whole.then_some(read),
+                Err(error) => error,
+            };
+            whole = false;
+            let at = error.span().unwrap_or_else(|| value.span());
+            let path = take_out(&mut value, &at);
+            let text = source.text.get(at.clone()).unwrap_or_default();
+            self.findings.push(finding(&error, word, path.as_deref(), text, place(file, at)));
+            path?;
+        }
+        None
+    }
+
+    fn finish(mut self, sources: &[Source]) -> Result<Topology, Diagnostics> {
+        let stem = sources.first().and_then(|source| Path::new(&source.path).file_stem());
+        self.topology.named = self.named.as_ref().map(|(_, span)| *span);
+        self.topology.name = match self.named {
+            Some((name, _)) => name,
+            None => stem.unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        let Topology { name, networks, containers, endpoints, .. } = &self.topology;
+        if self.findings.is_empty() && networks.is_empty() && containers.is_empty() && endpoints.is_empty() {
+            let paths: Vec<&str> = sources.iter().map(|source| source.path.as_str()).collect();
+            let hint = format!("to remove everything of it, run `netrec destroy --topology {name}`");
+            let message = format!("`{}` declares no network, container or endpoint", paths.join("`, `"));
+            return Err(vec![Diagnostic::new(message).hint(hint)].into());
+        }
+        if self.findings.is_empty() {
+            return Ok(self.topology);
+        }
+        self.findings.extend(check_among(&self.topology, &self.broken));
+        Err(self.findings.into())
+    }
+}
+
+/// Takes out of a table the innermost entry that a place is in, and says its key; nothing where only the table itself
+/// is to blame.
+fn take_out(value: &mut Spanned<DeValue>, at: &Range<usize>) -> Option<String> {
+    let within = |span: Range<usize>| span.start <= at.start && at.end <= span.end;
+    match value.get_mut() {
+        DeValue::Table(table) => {
+            let hit = table.iter().find(|(key, value)| within(key.span()) || within(value.span()));
+            let hit = hit.map(|(key, _)| key.clone())?;
+            let inner = table.get_mut(&hit).filter(|_| !within(hit.span())).and_then(|value| take_out(value, at));
+            if inner.is_none() {
+                table.remove(&hit);
+            }
+            // An entry of a list goes by the list's key.
+            Some(inner.filter(|key| !key.is_empty()).unwrap_or_else(|| hit.into_inner().into_owned()))
+        }
+        DeValue::Array(array) => {
+            let hit = array.iter().position(|value| within(value.span()))?;
+            let inner = array.get_mut(hit).and_then(|value| take_out(value, at));
+            if inner.is_none() {
+                let entries = array.iter().enumerate().filter(|(at, _)| *at != hit);
+                *array = entries.map(|(_, value)| value.clone()).collect();
+            }
+            Some(inner.unwrap_or_default())
+        }
+        _ => None,
+    }
+}
+
+/// serde's complaint in our words.
+fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span) -> Diagnostic {
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let subject = word.trim_end_matches('s');
+    let (article, subject) = match subject {
+        "endpoint" => ("an", subject),
+        "pool" => ("", "pools"),
+        _ => ("a", subject),
+    };
+    if message.starts_with("unknown field") {
+        let unknown = quoted.next().unwrap_or_default();
+        let of = format!("not a key that {article} {subject} has here").replace("  ", " ");
+        return Diagnostic::at(span, format!("unknown key `{unknown}`")).label(of).nearest(unknown, quoted);
+    }
+    if message.starts_with("missing field") {
+        let missing = quoted.next().unwrap_or_default();
+        let finding = Diagnostic::at(span, format!("`{missing}` is missing"));
+        return finding.label(format!("every {subject} needs it")).hint(format!("add `{missing} = …`"));
+    }
+    let message = message.replace('\n', ", ").replace("expected u32", "expected a whole number");
+    match key.and_then(shape) {
+        Some((noun, shape)) if message.starts_with("invalid IP address") => {
+            Diagnostic::at(span, format!("{text} is not {noun}")).hint(shape)
+        }
+        Some((_, shape)) => Diagnostic::at(span, message).hint(shape),
+        None => Diagnostic::at(span, message),
+    }
+}
+
+/// What a value of a key is, and looks like, for those with a grammar.
+fn shape(key: &str) -> Option<(&'static str, &'static str)> {
+    Some(match key {
+        "subnets" | "to" | "ipv4" | "ipv6" => ("a subnet", "a subnet is written `10.10.0.0/24` or `fd10::/64`"),
+        "addresses" | "gateways" | "reserved" | "snat" | "publish_address" | "via" => {
+            ("an address", "an address is written `10.10.0.10` or `fd10::10`, without a prefix length")
+        }
+        "mac" => ("a hardware address", "a hardware address is written `02:42:0a:0a:00:0a`"),
+        "publish" => ("a publish", "a publish is written `[ADDRESS:]HOST_PORT[-LAST]:PORT[-LAST][/tcp|udp|sctp]`"),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::check::check;
+    use crate::model::diagnostic::render;
+
+    const TEXT: &str = r#"topology = "shop"
+[pools]
+ipv4 = ["10.0.0.0/8"]
+[networks.front]
+driver = "bridge"
+subnets = ["10.10.0.0/24", "fd10::/64"]
+bridge = { name = "br-front" }
+[containers]
+api = { netns = "api" }
+[endpoints.api-front]
+container = "api"
+network = "front"
+addresses = ["10.10.0.10"]
+publish = ["8080:80", "127.0.0.1:5353:53/udp"]
+routes = [{ to = "192.0.2.0/24", via = "10.10.0.254" }]
+"#;
+
+    proptest! {
+        /// Whatever is done to a file, all that is said of it can be shown, and saying it does not panic.
+        #[test]
+        fn a_mangled_file_is_read_or_complained_about(
+            edits in prop::collection::vec((0..TEXT.len(), 0..8_usize, "[\\[\\]{}\"=.,:/a-z0-9\n -]{0,3}"), 0..4)
+        ) {
+            let mut text = TEXT.to_owned();
+            for (at, cut, put) in edits {
+                let at = at.min(text.len());
+                let end = (at + cut).min(text.len());
+                text.replace_range(at..end, &put);
+            }
+            let sources = [Source::new("shop.toml", text.as_str())];
+            match parse(&sources) {
+                Ok(topology) => drop(render(&check(&topology), &sources)),
+                Err(findings) => prop_assert!(!render(&findings, &sources).is_empty(), "{text}"),
+            }
+        }
+    }
+
+    #[test]
+    fn files_make_one_topology() {
+        let network = Source::new("a.toml", "[networks.n]\ndriver = \"bridge\"\n");
+        let container = Source::new("b.toml", "topology = \"t\"\n[containers.c]\nnetns = \"c\"\n");
+        let both = parse(&[network.clone(), container.clone()]).expect("right");
+        assert_eq!((both.name.as_str(), both.networks.len(), both.containers.len()), ("t", 1, 1));
+        assert_eq!(parse(std::slice::from_ref(&network)).expect("right").name, "a");
+        let twice = parse(&[network.clone(), network]).expect_err("twice");
+        assert_eq!(twice.iter().next().expect("one").message, "network `n` is declared twice");
+        let other = Source::new("c.toml", "topology = \"u\"\n");
+        let two = parse(&[container, other]).expect_err("two names");
+        assert_eq!(two.iter().next().expect("one").message, "two names for one topology: `t` and `u`");
+    }
 }

@@ -46,6 +46,12 @@ pub struct Origin {
 }
 
 impl Span {
+    /// The text at the place; empty outside of the sources.
+    pub fn text(self, sources: &[Source]) -> &str {
+        let text = sources.get(self.file as usize).map_or("", |source| &source.text);
+        text.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+
     /// Line and column of the first byte; a span outside of the sources gives the start of nothing.
     pub fn origin(self, sources: &[Source]) -> Origin {
         let Some(source) = sources.get(self.file as usize) else {

@@ -17,6 +17,8 @@ use super::values::{Mac, Publish};
 pub struct Topology {
     /// Owner of all it makes: `topology` in a file, else the stem of the first file. 1 to 32 of `[a-z0-9-]`.
     pub name: String,
+    /// Where a file gives the name; none if it is the stem of the first file.
+    pub named: Option<Span>,
     /// By name.
     pub networks: BTreeMap<String, Item<Network>>,
     /// By name.
@@ -62,7 +64,8 @@ pub struct File {
     #[schemars(with = "Option<String>")]
     pub topology: Option<Spanned<String>>,
     /// Where networks without `subnets` take theirs from.
-    pub pools: Option<Pools>,
+    #[schemars(with = "Option<Pools>")]
+    pub pools: Option<Spanned<Pools>>,
     /// Networks by name.
     #[schemars(with = "BTreeMap<String, Network>")]
     pub networks: BTreeMap<Spanned<String>, Network>,
@@ -78,7 +81,7 @@ pub struct File {
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pools {
-    /// IPv4 blocks to cut subnets from. Default: `["10.96.0.0/12"]`.
+    /// IPv4 blocks to cut subnets from. Default: `["10.208.0.0/12"]`.
     #[schemars(with = "Option<Vec<String>>")]
     pub ipv4: Option<Vec<Spanned<IpNet>>>,
     /// Prefix length of a subnet cut from `ipv4`, 8 to 30. Default: 24.

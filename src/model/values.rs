@@ -1,9 +1,11 @@
 //! Values that have a grammar of their own: hardware addresses and published ports.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 
 /// A 48-bit hardware address.
@@ -12,8 +14,8 @@ pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let bytes = self.0.map(|byte| format!("{byte:02x}"));
+        f.write_str(&bytes.join(":"))
     }
 }
 
@@ -45,8 +47,9 @@ impl FromStr for Mac {
 impl Mac {
     /// A locally administered unicast address from a hash.
     pub fn derived(hash: u64) -> Self {
-        let [_, _, a, b, c, d, e, f] = hash.to_be_bytes();
-        Self([(a & 0xfc) | 0x02, b, c, d, e, f])
+        let [_, _, mut address @ ..] = hash.to_be_bytes();
+        address[0] = (address[0] & 0xfc) | 0x02;
+        Self(address)
     }
 
     /// Whether it can be an interface's own: neither a group address nor all zeros.
@@ -193,11 +196,26 @@ fn plural(n: u32) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
+/// Reads a string within serde's visitor, so that what is wrong with it has its place.
+struct FromText<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = String>> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! deserialize_from_str {
     ($($value:ty),*) => {$(
         impl<'de> Deserialize<'de> for $value {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(FromText(PhantomData))
             }
         }
     )*};
