@@ -114,6 +114,6 @@ fn reason(found: &NetnsRef) -> String {
     match found {
         NetnsRef::Named(name) => format!("no namespace is named {name}"),
         NetnsRef::Path(path) => format!("{path} is not there"),
-        NetnsRef::Pid(pid) => format!("no process has pid {pid}"),
+        NetnsRef::Pid(pid) => format!("process {pid} is not there"),
     }
 }

@@ -69,23 +69,27 @@ impl<'a> Lowering<'a> {
         let options = item.bridge.as_ref().map(Spanned::get_ref);
         let own_name = options.and_then(|options| options.name.as_ref());
         let link = own_name.map_or_else(|| bridge_name(&self.topology.name, name), |own| own.get_ref().as_str().into());
+        let external = is(options.and_then(|options| options.external.as_ref()), false);
+        let theirs = self.observed.foreign.host_link(&link).filter(|_| external).map(|bridge| bridge.mtu);
         let subnets = item.subnets.iter().flatten();
         NetworkPlan {
             name,
             item,
             link,
-            external: is(options.and_then(|options| options.external.as_ref()), false),
+            external,
             subnets: subnets.map(|net| Subnet { net: *net.get_ref(), gateway: None }).collect(),
-            mtu: item.mtu.as_ref().map_or_else(|| self.uplink_mtu(), |mtu| *mtu.get_ref()),
+            mtu: item.mtu.as_ref().map_or_else(|| self.mtu(theirs), |mtu| *mtu.get_ref()),
             internal: is(item.internal.as_ref(), false),
             icc: is(item.icc.as_ref(), true),
         }
     }
 
-    /// MTU of the link that the host reaches the world through.
-    fn uplink_mtu(&self) -> u32 {
-        let link = self.observed.foreign.uplinks().first().and_then(|route| route.link.clone());
-        link.and_then(|link| self.observed.foreign.host_link(&link)).map_or(MTU, |link| link.mtu)
+    /// The MTU of a bridge of others, as a port with a smaller one would make theirs smaller; else of the link that the
+    /// host reaches the world through.
+    fn mtu(&self, theirs: Option<u32>) -> u32 {
+        let uplink = || self.observed.foreign.uplinks().first().and_then(|route| route.link.clone());
+        let link = || uplink().and_then(|link| self.observed.foreign.host_link(&link));
+        theirs.or_else(|| link().map(|link| link.mtu)).unwrap_or(MTU)
     }
 
     /// The subnet that a network has in the kernel: that of its bridge's address, or of an endpoint's.

@@ -73,20 +73,23 @@ impl<'a> Lowering<'a> {
 
 /// One entry an address that it listens on and a family that the endpoint has.
 fn publications_of(port: &Port, network: &NetworkPlan, publish: &Publish, ports: Ports) -> Vec<Publication> {
-    let own = publish.address.map(|address| vec![address]);
-    let addresses =
-        own.unwrap_or_else(|| network.item.publish_address.iter().map(|address| *address.get_ref()).collect());
-    let listens: Vec<(bool, Option<IpAddr>)> = if addresses.is_empty() {
-        vec![(false, None), (true, None)]
-    } else {
-        let all = |address: IpAddr| (!address.is_unspecified()).then_some(address);
-        addresses.into_iter().map(|address| (address.is_ipv6(), all(address))).collect()
-    };
     let publication = |(ipv6, listen)| {
         let target = port.address(ipv6)?;
         Some(Publication { listen, protocol: publish.protocol, ports, target, first: publish.container.first })
     };
-    listens.into_iter().filter_map(publication).collect()
+    listens(network, publish).into_iter().filter_map(publication).collect()
+}
+
+/// Where a publish listens: whether in IPv6, and at which address; none: at every one of the family.
+pub(super) fn listens(network: &NetworkPlan, publish: &Publish) -> Vec<(bool, Option<IpAddr>)> {
+    let own = publish.address.map(|address| vec![address]);
+    let addresses =
+        own.unwrap_or_else(|| network.item.publish_address.iter().map(|address| *address.get_ref()).collect());
+    if addresses.is_empty() {
+        return vec![(false, None), (true, None)];
+    }
+    let at = |address: IpAddr| (address.is_ipv6(), (!address.is_unspecified()).then_some(address));
+    addresses.into_iter().map(at).collect()
 }
 
 fn network_rules(plan: &NetworkPlan) -> NetworkRules {

@@ -1,6 +1,7 @@
 //! Settings under `/proc/sys/net`: what the topology needs of them is a change like any other, shown before it is made.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::{Lowering, NetworkPlan, Port, bridge_name};
 use crate::model::kinds::sysctl::Sysctl;
@@ -27,6 +28,13 @@ fn route_localnet(link: &str) -> Text {
     format!("net.ipv4.conf.{}.route_localnet", link.replace('.', "/")).into()
 }
 
+/// Whether a port is published so that 127.0.0.1 leads to it: there, or on every IPv4 address of the host.
+fn on_loopback(port: &Port, network: &NetworkPlan) -> bool {
+    let mut listens = port.item.publish.iter().flat_map(|publish| super::publish::listens(network, publish.get_ref()));
+    let answers = |(ipv6, at): (bool, Option<IpAddr>)| !ipv6 && at.is_none_or(|address| address.is_loopback());
+    port.address(false).is_some() && listens.any(answers)
+}
+
 fn accept_ra(link: &str) -> Text {
     format!("net.ipv6.conf.{}.accept_ra", link.replace('.', "/")).into()
 }
@@ -46,9 +54,8 @@ impl<'a> Lowering<'a> {
             self.want_sysctl(if ipv6 { IPV6_FORWARD } else { IPV4_FORWARD }.into(), "1", network.item.name);
         }
         for network in networks.values().filter(|network| !network.external) {
-            let published = ports.iter().find(|port| {
-                port.network == network.name && !port.item.publish.is_empty() && port.address(false).is_some()
-            });
+            let answers = |port: &&Port| port.network == network.name && on_loopback(port, network);
+            let published = ports.iter().find(answers);
             if let Some(port) = published {
                 self.want_sysctl(route_localnet(&network.link), "1", port.item.name);
             }

@@ -164,6 +164,12 @@ impl Kind for Firewall {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         format!("{}, {}", count(self.elements.bridges(), "network"), count(self.elements.published(), "published port"))
     }
+
+    /// What is reached from outside, and who they take us for: host ports that netrec chose are told nowhere else.
+    fn details(&self) -> Vec<String> {
+        let told = self.elements.iter().filter(|it| matches!(it, Element::Publish(_) | Element::Snat(..)));
+        told.map(|element| format!("{} {element}", element.field())).collect()
+    }
 }
 
 impl Wire for Firewall {
