@@ -17,18 +17,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::diagnostic::{Diagnostic, Diagnostics};
+use super::diagnostic::Diagnostic;
 use super::parse::Broken;
 use super::source::Span;
 use super::topology::{Endpoint, Item, Network, Topology};
 
-/// All that is wrong with a topology in itself.
-pub fn check(topology: &Topology) -> Diagnostics {
-    check_among(topology, &Broken::default()).into()
-}
-
-/// The same of what could be read, where some tables could not.
-pub(super) fn check_among(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
+/// All that is wrong with a topology in itself, as far as its tables could be read.
+pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
     let mut checking = Checking { topology, broken, findings: Vec::new() };
     checking.names();
     checking.containers();
@@ -135,10 +130,7 @@ mod tests {
 
     fn messages(text: &str) -> Vec<String> {
         let sources = [Source::new("t.toml", text)];
-        let findings = match parse(&sources) {
-            Ok(topology) => super::check(&topology),
-            Err(findings) => findings,
-        };
+        let findings = parse(&sources).err().unwrap_or_default();
         assert_eq!(findings.is_empty(), render(&findings, &sources).is_empty());
         findings.iter().map(|finding| finding.message.clone()).collect()
     }

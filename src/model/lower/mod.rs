@@ -20,7 +20,6 @@ use ipnet::IpNet;
 pub use containers::scope;
 pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
 
-use super::check::check;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
 use super::observed::Observed;
@@ -46,10 +45,6 @@ pub enum Rejection {
 ///
 /// All findings at once: those of the topology itself, or else those against the live host.
 pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Rejection> {
-    let findings = check(topology);
-    if !findings.is_empty() {
-        return Err(Rejection::Invalid(findings));
-    }
     let mut lowering = Lowering::new(topology, observed);
     let sandboxes = lowering.sandboxes();
     let networks = lowering.networks();
