@@ -15,7 +15,7 @@ use netrec::kernel::{Kernel, netlink};
 use netrec::model::resource::{Kind, Step};
 use netrec::model::state::State;
 use netrec::model::wire::Scope;
-use story::{Before, Simulation, Story, Teller, deletion};
+use story::{Before, FILTERS_BRIDGED, Simulation, Story, Teller, deletion};
 
 /// Says in words that kernel tests may be left out.
 const SKIP: &str = "NETREC_SKIP_KERNEL";
@@ -132,6 +132,11 @@ fn sh(script: &str) -> String {
 
 /// Makes what a story says was there before.
 fn build(before: &Before) {
+    for key in FILTERS_BRIDGED {
+        let (value, file) = (u8::from(before.filters_bridged), key.replace('.', "/"));
+        // Without `br_netfilter` there is nothing to switch off.
+        sh(&format!("[ {value} = 0 -a ! -e /proc/sys/{file} ] || echo {value} > /proc/sys/{file}"));
+    }
     for namespace in &before.namespaces {
         sh(&format!("ip netns add {namespace} && ip -n {namespace} link set lo up"));
     }

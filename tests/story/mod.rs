@@ -9,13 +9,19 @@ use netrec::diff::render::{Summary, text};
 use netrec::kernel::Kernel;
 use netrec::kernel::simulated::Simulated;
 use netrec::model::diagnostic::render;
+use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::observed::{ForeignLink, ForeignRoute};
 use netrec::model::parse::parse;
+use netrec::model::resource::{HOST, Resource};
 use netrec::model::source::{Source, Sources};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
 use netrec::model::wire::{ChainFacts, Owner, Scope};
 use serde::Deserialize;
+
+/// The settings of `br_netfilter`.
+pub(crate) const FILTERS_BRIDGED: [&str; 2] =
+    ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
 
 /// What was there before: others' things.
 #[derive(Default, Deserialize)]
@@ -29,6 +35,8 @@ pub(crate) struct Before {
     pub routes: Vec<Route>,
     /// Base chains that drop what is forwarded: `family table chain`.
     pub drops: Vec<[String; 3]>,
+    /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
+    pub filters_bridged: bool,
 }
 
 /// A link of somebody else's.
@@ -242,6 +250,12 @@ impl Simulation {
         for [family, table, chain] in before.drops.clone() {
             let hook = "forward".into();
             kernel.foreign.chains.push(ChainFacts { family, table, chain, hook, priority: 0, drops: true });
+        }
+        if before.filters_bridged {
+            let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };
+            for key in FILTERS_BRIDGED {
+                kernel.ours.insert(Resource::Sysctl(setting(key)));
+            }
         }
         Self { kernel }
     }

@@ -39,7 +39,7 @@ fn pair<'a>(network: &NetworkPlan<'a>, port: &Port<'a>, lowering: &Lowering<'a>)
         host: End::new(host_mac(&lowering.topology.name, port.name), network.mtu),
         bridge: Some(network.link.clone()),
         isolated: !network.icc,
-        hairpin: false,
+        hairpin: lowering.reflects(port),
         netns: port.netns.clone(),
         ifname: Some(port.ifname.clone()),
         peer: End::new(port.mac, network.mtu),

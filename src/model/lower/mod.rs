@@ -55,6 +55,7 @@ pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Reject
     lowering.routes(&ports, &networks);
     lowering.firewall(&ports, &networks);
     lowering.settings(&ports, &networks);
+    lowering.isolation_notes(&ports, &networks);
     lowering.neighbours_notes();
     lowering.finish()
 }

@@ -119,6 +119,19 @@ fn network_rules(plan: &NetworkPlan) -> NetworkRules {
 }
 
 impl Lowering<'_> {
+    /// Says of which published ports neighbours on the same network are cut off against what `icc = false` promises:
+    /// mapped within the bridge, their packets never reach the host, which alone could pass them on.
+    pub(super) fn isolation_notes(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
+        let isolated = |port: &&Port| !networks[port.network].icc && self.reflects(port);
+        let names: BTreeSet<&str> = ports.iter().filter(isolated).map(|port| port.network).collect();
+        for name in names {
+            self.note(format!(
+                "endpoints of network {name} do not reach its published ports: they are cut off from each other \
+                 (icc = false), and net.bridge.bridge-nf-call-iptables is on, so the bridge maps the ports itself"
+            ));
+        }
+    }
+
     /// Says which chains of others will stop what this topology accepts: an accept is not final across tables.
     pub(super) fn neighbours_notes(&mut self) {
         let drops = self.observed.foreign.chains.iter().filter(|chain| chain.drops && chain.hook == "forward");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Lowering, NetworkPlan, Port, bridge_name};
+use crate::model::kinds::KindName;
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::resource::{HOST, Resource, Text};
 use crate::model::source::Span;
@@ -12,6 +13,9 @@ use crate::model::topology::Topology;
 const IPV4_FORWARD: &str = "net.ipv4.ip_forward";
 const IPV6_FORWARD: &str = "net.ipv6.conf.all.forwarding";
 
+/// `br_netfilter`: whether bridged packets, IPv4 and IPv6, meet the rules that are meant for routed ones. Read only.
+const BRIDGED: [&str; 2] = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+
 /// All settings that lowering may ask for, to be read beforehand; those of uplinks are read wherever a router
 /// advertisement gave the default route.
 pub(super) fn all(topology: &Topology) -> Vec<(Text, Text)> {
@@ -19,8 +23,8 @@ pub(super) fn all(topology: &Topology) -> Vec<(Text, Text)> {
         let own = network.bridge.as_ref().and_then(|options| options.get_ref().name.as_ref());
         own.map_or_else(|| bridge_name(&topology.name, name), |own| own.get_ref().as_str().into())
     });
-    let global = [IPV4_FORWARD, IPV6_FORWARD].map(Text::from);
-    global.into_iter().chain(bridges.map(|bridge| route_localnet(&bridge))).map(|key| (HOST.into(), key)).collect()
+    let global = [IPV4_FORWARD, IPV6_FORWARD].into_iter().chain(BRIDGED).map(Text::from);
+    global.chain(bridges.map(|bridge| route_localnet(&bridge))).map(|key| (HOST.into(), key)).collect()
 }
 
 /// Lets packets to 127.0.0.0/8 be routed through the link: what a port published to the host's loopback needs.
@@ -60,6 +64,19 @@ impl<'a> Lowering<'a> {
                 self.want_sysctl(route_localnet(&network.link), "1", port.item.name);
             }
         }
+    }
+
+    /// Whether bridged packets of a family meet the rules that are meant for routed ones.
+    pub(super) fn filters_bridged(&self, ipv6: bool) -> bool {
+        let setting = self.ours_named(HOST, KindName::Sysctl, &BRIDGED[usize::from(ipv6)].into());
+        matches!(setting, Some(Resource::Sysctl(setting)) if &*setting.value == "1")
+    }
+
+    /// Whether a container that asks for its own published port is answered through the bridge port the question came
+    /// by: the bridge itself maps it then, and sends nothing back where it came from unless the port is told to.
+    pub fn reflects(&self, port: &Port) -> bool {
+        let mapped = |ipv6| port.address(ipv6).is_some() && self.filters_bridged(ipv6);
+        !port.item.publish.is_empty() && (mapped(false) || mapped(true))
     }
 
     /// Turning IPv6 forwarding on makes Linux drop default routes learnt from router advertisements at once, unless the
