@@ -210,7 +210,8 @@ fn what_is_not_there_or_not_a_container_is_absent_with_its_reason() {
             ("pipe", path("/run/pipe")),
             ("zero", NetnsRef::Pid(0)),
         ]);
-        let absent: BTreeMap<&str, &str> = facts.absent.iter().map(|(name, why)| (&**name, &**why)).collect();
+        let absent: BTreeMap<&str, String> =
+            facts.absent.iter().map(|(name, why)| (&**name, why.to_string())).collect();
         let expected = BTreeMap::from([
             ("bare", "its name is a file with no namespace behind it"),
             ("escape", "`../file` cannot be the name of a namespace"),
@@ -223,10 +224,9 @@ fn what_is_not_there_or_not_a_container_is_absent_with_its_reason() {
             ("pipe", "/run/pipe is not a network namespace"),
             ("zero", "process 0 is not there"),
         ]);
-        let dead = format!("process {number} is not there");
-        let mut with_dead = expected;
-        with_dead.insert("dead", &dead);
-        assert_eq!(absent, with_dead);
+        let mut expected: BTreeMap<&str, String> = expected.into_iter().map(|(name, why)| (name, why.into())).collect();
+        expected.insert("dead", format!("process {number} is not there"));
+        assert_eq!(absent, expected);
         assert_eq!(names(&facts), ["again", "bare", "host"]);
         assert_eq!(facts.namespaces["bare"].origin, NetnsOrigin::Unbound(String::new()));
     });

@@ -21,7 +21,7 @@ use super::netlink::{Protocol, Reply, Request, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::resource::{HOST, Text};
-use crate::model::wire::{AddressFacts, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
+use crate::model::wire::{Absent, AddressFacts, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
@@ -165,7 +165,7 @@ enum Job<'a> {
 enum Seen {
     Namespace(Identity, NetnsFacts, Vec<(Text, Text)>),
     Unbound(String),
-    Absent(String),
+    Absent(Absent),
     /// None of our business.
     Foreign,
 }
@@ -213,7 +213,7 @@ impl<'a> Look<'a> {
                 }
                 Ok(Found::Unbound(content)) => Ok(Seen::Unbound(content)),
                 Ok(Found::Absent(why)) | Err(KernelError::NotANamespace(why) | KernelError::BadName(why)) => {
-                    Ok(Seen::Absent(why))
+                    Ok(Seen::Absent(Absent::Missing(why)))
                 }
                 Err(error) => Err(error),
             },
@@ -234,10 +234,10 @@ impl<'a> Look<'a> {
     fn container(&self, visitor: &Visitor, fd: &OwnedFd, name: &str, origin: NetnsOrigin) -> Result<Seen, KernelError> {
         let identity = netns::identity(fd.as_fd())?;
         if identity == self.own {
-            return Ok(Seen::Absent("it is the host's own namespace".into()));
+            return Ok(Seen::Absent(Absent::Host));
         }
         if name == HOST {
-            return Ok(Seen::Absent(format!("`{HOST}` is how the host itself is named")));
+            return Ok(Seen::Absent(Absent::Missing(format!("`{HOST}` is how the host itself is named"))));
         }
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
@@ -326,7 +326,7 @@ fn gather<'a>(
         match (job, seen?) {
             (Job::Container(name, _), Seen::Namespace(identity, netns, values)) => {
                 if let Some(first) = met.get(&identity) {
-                    facts.absent.insert(name.clone(), format!("it is the same namespace as {first}"));
+                    facts.absent.insert(name.clone(), Absent::Same(first.clone()));
                     continue;
                 }
                 met.insert(identity, name.clone());
@@ -337,7 +337,8 @@ fn gather<'a>(
                 facts.absent.insert(name.clone(), why);
             }
             (Job::Container(name, _), Seen::Unbound(content)) => {
-                facts.absent.insert(name.clone(), "its name is a file with no namespace behind it".into());
+                let why = "its name is a file with no namespace behind it";
+                facts.absent.insert(name.clone(), Absent::Missing(why.into()));
                 facts.namespaces.insert(name.clone(), unbound(content));
             }
             (Job::Other(NetnsRef::Named(name)), seen) => others.push((name, seen)),

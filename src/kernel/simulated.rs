@@ -9,7 +9,7 @@ use crate::model::observed::{Foreign, Observed};
 use crate::model::resource::{HOST, Kind, Op, Resource, Step, Text, Thing};
 use crate::model::simulate::Simulation;
 use crate::model::state::State;
-use crate::model::wire::{NetnsRef, Scope};
+use crate::model::wire::{Absent, NetnsRef, Scope};
 
 /// A host that is nothing but values.
 #[derive(Clone, Default, Debug)]
@@ -30,7 +30,7 @@ impl Kernel for Simulated {
         let made: BTreeSet<Text> = self.ours.resources().filter_map(own_netns).collect();
         let there = |netns: &Text| self.namespaces.contains(netns) || made.contains(netns);
         let absent = scope.containers.iter().filter(|(netns, _)| !there(netns));
-        let absent: BTreeMap<Text, String> = absent.map(|(netns, found)| (netns.clone(), reason(found))).collect();
+        let absent: BTreeMap<Text, Absent> = absent.map(|(netns, found)| (netns.clone(), reason(found))).collect();
         let present = scope.containers.keys().filter(|netns| there(netns)).cloned().collect();
         let mut ours = State::default();
         for resource in self.ours.resources().filter(|resource| !resource.stays()) {
@@ -110,10 +110,11 @@ fn ours_setting(state: &State, netns: &Text, key: &Text) -> Option<Resource> {
     there.then_some(setting)
 }
 
-fn reason(found: &NetnsRef) -> String {
-    match found {
+fn reason(found: &NetnsRef) -> Absent {
+    Absent::Missing(match found {
+        NetnsRef::Path(path) if path == "/proc/self/ns/net" => return Absent::Host,
         NetnsRef::Named(name) => format!("no namespace is named {name}"),
         NetnsRef::Path(path) => format!("{path} is not there"),
         NetnsRef::Pid(pid) => format!("process {pid} is not there"),
-    }
+    })
 }

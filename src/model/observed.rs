@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::resource::{HOST, Resource, Text};
 use super::state::State;
-use super::wire::{ChainFacts, Facts, NetnsOrigin, Owner, RouteFacts};
+use super::wire::{Absent, ChainFacts, Facts, NetnsOrigin, Owner, RouteFacts};
 
 /// `RTPROT_RA` (linux/rtnetlink.h): learnt from a router advertisement.
 const LEARNT: u8 = 9;
@@ -18,8 +18,8 @@ pub struct Observed {
     pub ours: State,
     /// All else.
     pub foreign: Foreign,
-    /// Containers that are not there, and why.
-    pub absent: BTreeMap<Text, String>,
+    /// Containers without a namespace to work in, and why.
+    pub absent: BTreeMap<Text, Absent>,
     /// Namespaces of containers that are there, ours or not.
     pub present: BTreeSet<Text>,
     /// Whether anybody looked: `check` does not.

@@ -92,8 +92,8 @@ pub struct Scope {
 pub struct Facts {
     /// By the name that ids use; always with [`HOST`].
     pub namespaces: BTreeMap<Text, NetnsFacts>,
-    /// Containers of the scope whose namespace is not there, and why, for a person.
-    pub absent: BTreeMap<Text, String>,
+    /// Containers of the scope without a namespace to work in, and why.
+    pub absent: BTreeMap<Text, Absent>,
     /// Values of the settings of the scope that exist.
     pub sysctls: BTreeMap<(Text, Text), Text>,
     /// Our tables as they are in the kernel.
@@ -107,6 +107,20 @@ impl Facts {
     pub fn host(&self) -> &NetnsFacts {
         self.namespaces.get(HOST).expect("every look includes the host")
     }
+}
+
+/// Why a container has no namespace to work in.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Absent {
+    /// It is not there yet; what is missing, for a person.
+    #[error("{0}")]
+    Missing(String),
+    /// It is that of the host.
+    #[error("it is the host's own namespace")]
+    Host,
+    /// It is that of another container, by the name that ids use.
+    #[error("it is the same namespace as {0}")]
+    Same(Text),
 }
 
 /// How a namespace came into view.

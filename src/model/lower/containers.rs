@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::{Lowering, Sandbox};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
 use crate::model::kinds::netns::Netns;
 use crate::model::resource::{HOST, Resource, Text};
 use crate::model::state::Pending;
-use crate::model::topology::{Container, Topology};
-use crate::model::wire::{NetnsRef, Owner, Scope};
+use crate::model::topology::{Container, Item, Topology};
+use crate::model::wire::{Absent, NetnsRef, Owner, Scope};
 
 /// What to look at on a host for this topology.
 pub fn scope(topology: &Topology) -> Scope {
@@ -41,24 +42,50 @@ fn label(container: &str, found: &NetnsRef) -> Text {
 impl<'a> Lowering<'a> {
     /// Wants the namespaces that are ours to make, and says which containers are there.
     pub(super) fn sandboxes(&mut self) -> BTreeMap<&'a str, Sandbox> {
-        let mut sandboxes = BTreeMap::new();
-        for (name, container) in &self.topology.containers {
+        let (topology, mut sandboxes) = (self.topology, BTreeMap::new());
+        for (name, container) in &topology.containers {
             let Some(found) = reference(container) else { continue };
             let netns = label(name, &found);
             let ours = self.ours_named(HOST, KindName::Netns, &netns).is_some();
-            let missing = self.observed.absent.get(&netns);
             let may_create = container.create.as_ref().is_none_or(|create| *create.get_ref());
             let makes = matches!(found, NetnsRef::Named(_)) && may_create;
-            let there = missing.is_none() || makes || ours;
-            if let (false, Some(reason)) = (there, missing) {
-                let pending = Pending { container: name.clone(), reason: reason.clone(), origin: container.name };
-                self.desired.pending.push(pending);
-            }
+            let made = |absent: &&Absent| (makes || ours) && matches!(absent, Absent::Missing(_));
+            let missing = self.observed.absent.get(&netns).filter(|absent| !made(absent));
+            self.missing(name, container, missing);
             if makes && (ours || !self.observed.present.contains(&netns)) {
                 self.want(Resource::Netns(Netns::new(&netns, &self.owner)), container.name);
             }
-            sandboxes.insert(name.as_str(), Sandbox { netns, there });
+            sandboxes.insert(name.as_str(), Sandbox { netns, there: missing.is_none() });
         }
         sandboxes
+    }
+
+    /// What is not there yet is waited for. What will never do is refused: a container on a network of driver `host` is in
+    /// the host's own namespace, any other in one of its own.
+    fn missing(&mut self, name: &'a str, container: &Item<Container>, missing: Option<&Absent>) {
+        let (message, hint) = match (missing, self.is_on_host(name)) {
+            (Some(Absent::Missing(reason)), _) => {
+                let pending = Pending { container: name.into(), reason: reason.clone(), origin: container.name };
+                return self.desired.pending.push(pending);
+            }
+            (Some(Absent::Host), true) | (None, false) => return,
+            (None, true) if !self.observed.looked => return,
+            (None, true) => ("is not in the host's own namespace".into(), "its network is of driver `host`"),
+            (Some(Absent::Host), false) => (
+                "is in the host's own namespace".into(),
+                "put it on a network of driver `host`, or into a namespace of its own",
+            ),
+            (Some(Absent::Same(other)), _) => (
+                format!("is in the same namespace as `{other}`"),
+                "one container a namespace, with an endpoint for each of its networks",
+            ),
+        };
+        self.refuse(Diagnostic::at(container.name, format!("container `{name}` {message}")).hint(hint));
+    }
+
+    fn is_on_host(&self, container: &str) -> bool {
+        let endpoints = self.topology.endpoints.values().filter(|it| it.container.get_ref() == container);
+        let mut networks = endpoints.filter_map(|it| self.topology.networks.get(it.network.get_ref()));
+        networks.any(|network| network.driver.get_ref() == "host")
     }
 }
