@@ -11,8 +11,11 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// How long an answer may take; what is blocked takes as long.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long is waited for an answer that is to come: more than the second after which a lost packet is sent again.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long is waited for an answer that is not to come.
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
 /// Runs a test in network and mount namespaces of its own, on a thread of its own.
 ///
@@ -91,11 +94,11 @@ pub(crate) fn serve(netns: &'static str, port: u16) {
 }
 
 /// Connects from a namespace: what the server says, or nothing.
-pub(crate) fn ask_tcp(netns: &str, to: &str) -> Option<String> {
+pub(crate) fn ask_tcp(netns: &str, to: &str, patience: Duration) -> Option<String> {
     let to: SocketAddr = to.parse().expect("an address and a port");
     inside(netns, move || {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let mut stream = TcpStream::connect_timeout(&to, patience).ok()?;
+        stream.set_read_timeout(Some(patience)).ok()?;
         let mut said = String::new();
         stream.read_to_string(&mut said).ok()?;
         (!said.is_empty()).then_some(said)
@@ -103,12 +106,12 @@ pub(crate) fn ask_tcp(netns: &str, to: &str) -> Option<String> {
 }
 
 /// Sends a datagram from a namespace: what the server says, or nothing.
-pub(crate) fn ask_udp(netns: &str, to: &str) -> Option<String> {
+pub(crate) fn ask_udp(netns: &str, to: &str, patience: Duration) -> Option<String> {
     let to: SocketAddr = to.parse().expect("an address and a port");
     inside(netns, move || {
         let from: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind((from, 0)).ok()?;
-        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        socket.set_read_timeout(Some(patience)).ok()?;
         socket.connect(to).ok()?;
         socket.send(b"?").ok()?;
         let mut buffer = [0; 64];

@@ -155,7 +155,7 @@ impl Skeleton {
         self.rule("leave", [is(ip("daddr"), "@subnets4"), DROP]);
         self.rule("leave", [is(ip6("daddr"), "@subnets6"), DROP]);
 
-        // A mapped packet from the target's own subnet, or from 127/8, must be answered through the host.
+        // A mapped packet from the target's own network, or from 127/8, must be answered through the host.
         let back = |source| is(concat(vec![oifname(), source]), "@hairpin4");
         self.rule("postrouting", [ct("status", &["dnat"]), back(ip("saddr")), MASQUERADE]);
         let back = |source| is(concat(vec![oifname(), source]), "@hairpin6");
