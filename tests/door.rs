@@ -1,5 +1,12 @@
 //! The kernel room against Linux: what `ip` builds is what is read; what is made is what `ip` sees.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
 mod world;
 
 use std::collections::BTreeMap;

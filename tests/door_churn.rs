@@ -1,5 +1,12 @@
 //! Alone in its process, because it counts what the process says: dumps while links come and go.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
 mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};

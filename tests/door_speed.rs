@@ -1,6 +1,12 @@
 //! The price of a look at what stands under `/run/netns` of the caller, to be compared with a hand-written reader in the
 //! same state of the machine: `unshare -nm`, a world of 1,000 namespaces, then this with `--ignored --nocapture`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
 #![expect(clippy::print_stderr, reason = "a measurement is to be seen")]
 
 use std::time::Instant;

@@ -1,13 +1,20 @@
 //! What the firewall lets through and what it stops, shown with packets: a host with bridges and containers, a LAN
 //! neighbour that knows routes to the containers' subnets, and a neighbour who asks for 127.0.0.1.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
 mod lab;
 
 use lab::{PATIENCE, SILENCE, ask_tcp, ask_udp, attempt, run, serve};
 use netrec::kernel::nft::Nft;
 use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
 use netrec::model::resource::{Op, Wire};
-use netrec::model::values::Protocol;
+use netrec::model::values::Protocol::{Tcp, Udp};
 use netrec::model::wire::{Body, Lookup};
 
 struct Nobody;
@@ -108,7 +115,6 @@ fn wall() -> Firewall {
         target: target.parse().unwrap(),
         first,
     };
-    use Protocol::{Tcp, Udp};
     Firewall::new(
         "shop",
         &networks,

@@ -1,6 +1,13 @@
 //! The firewall's rules on the real kernel: what netrec sends is what nft would have sent, reads back as intact, and
 //! any change by others is seen.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
 mod lab;
 
 use std::collections::BTreeMap;
@@ -9,6 +16,7 @@ use std::net::IpAddr;
 use netrec::kernel::nft::{Nft, NftError};
 use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, Rules, SourceNat};
 use netrec::model::resource::{Kind, Op, Wire};
+use netrec::model::values::Protocol::{Sctp, Tcp, Udp};
 use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{Body, Facts, Lookup, NetnsFacts, NftMessage, Owner, TableFacts};
 
@@ -76,7 +84,6 @@ fn shop() -> Firewall {
         internal: true,
         ..front.clone()
     };
-    use Protocol::{Sctp, Tcp, Udp};
     Firewall::new(
         "shop",
         &[front, back, inner],

@@ -1,5 +1,12 @@
 //! Every story of `tests/golden`, told by the simulated kernel: no privilege needed. `UPDATE_GOLDEN=1` rewrites.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
 mod story;
 
 use libtest_mimic::{Arguments, Trial};

@@ -2,6 +2,13 @@
 //! that Linux is in is compared with the simulated one after every chapter, the second apply must write nothing, and
 //! what was planted for others must come out as it went in.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
 mod story;
 
 use std::process::{Command, ExitCode};

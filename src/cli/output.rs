@@ -39,7 +39,11 @@ pub(super) fn coloured(plan: &str) -> String {
         Some('~' | '±') => 33,
         _ => 0,
     };
-    plan.lines().map(|line| format!("\x1b[{}m{line}\x1b[0m\n", colour(line))).collect()
+    let mut coloured = String::with_capacity(plan.len() * 2);
+    for line in plan.lines() {
+        coloured += &format!("\x1b[{}m{line}\x1b[0m\n", colour(line));
+    }
+    coloured
 }
 
 /// Asks a person at the terminal; whoever answers otherwise than yes says no.

@@ -22,7 +22,7 @@ pub(super) struct Status {
 }
 
 #[derive(Serialize)]
-struct State<'a> {
+struct Standing<'a> {
     version: u32,
     topology: &'a str,
     state: &'static str,
@@ -53,7 +53,7 @@ impl Status {
                 }
                 output::say(&text);
             }
-            Format::Json => output::say_json(&State {
+            Format::Json => output::say_json(&Standing {
                 version: 1,
                 topology: name,
                 state,

@@ -34,7 +34,7 @@ pub enum Flaw {
         /// From 1.
         step: usize,
         /// Why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// All steps taken, something is not as wanted.
     #[error("{0} would not be as wanted after all steps")]
@@ -60,7 +60,7 @@ impl Plan {
     pub fn prove(&self, desired: &State, observed: &State) -> Result<(), Flaw> {
         let mut simulation = Simulation::new(observed, desired);
         for (at, step) in self.steps.iter().enumerate() {
-            simulation.apply(&step.op).map_err(|refusal| Flaw::Refused { step: at + 1, refusal })?;
+            simulation.apply(&step.op).map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
         }
         match super::diff(desired, simulation.state()).into_keys().next() {
             Some(id) => Err(Flaw::Misses(id)),
@@ -155,29 +155,25 @@ impl Draft {
             let wanted: BTreeSet<Thing> =
                 op.to().into_iter().flat_map(Kind::needs).map(|need| need.thing().clone()).collect();
             for thing in &wanted {
-                self.each(&self.makers, thing, |maker| edge(maker, node));
+                each(&self.makers, thing, |maker| edge(maker, node));
             }
             for need in op.from().into_iter().flat_map(Kind::needs) {
                 let thing = need.thing();
                 if !wanted.contains(thing) {
-                    self.each(&self.removers, thing, |remover| edge(node, remover));
+                    each(&self.removers, thing, |remover| edge(node, remover));
                 }
                 if matches!(op, Op::Delete(_)) {
-                    self.each(&self.updaters, thing, |updater| edge(node, updater));
+                    each(&self.updaters, thing, |updater| edge(node, updater));
                 }
             }
             for thing in op.to().into_iter().flat_map(Kind::provides).filter(Thing::is_exclusive) {
-                self.each(&self.removers, &thing, |remover| edge(remover, node));
+                each(&self.removers, &thing, |remover| edge(remover, node));
             }
             if let Op::Create(to) = op {
                 self.replaced(diff, to).into_iter().for_each(|remover| edge(remover, node));
             }
         }
         graph
-    }
-
-    fn each(&self, index: &BTreeMap<Thing, Vec<usize>>, thing: &Thing, mut edge: impl FnMut(usize)) {
-        index.get(thing).into_iter().flatten().for_each(|node| edge(*node));
     }
 
     /// The step that removes the old one of what is made anew.
@@ -207,6 +203,10 @@ impl Draft {
         }
         Plan { steps }
     }
+}
+
+fn each(index: &BTreeMap<Thing, Vec<usize>>, thing: &Thing, edge: impl FnMut(usize)) {
+    index.get(thing).into_iter().flatten().copied().for_each(edge);
 }
 
 fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Vec<(usize, Place)> {

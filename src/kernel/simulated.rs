@@ -37,7 +37,9 @@ impl Kernel for Simulated {
             ours.insert(resource.clone());
         }
         for (netns, key) in &scope.sysctls {
-            ours_setting(&self.ours, netns, key).into_iter().for_each(|setting| ours.insert(setting));
+            if let Some(setting) = ours_setting(&self.ours, netns, key) {
+                ours.insert(setting);
+            }
         }
         for link in self.foreign.uplinks().iter().filter(|route| route.learnt).filter_map(|route| route.link.clone()) {
             let key = format!("net.ipv6.conf.{link}.accept_ra");

@@ -7,7 +7,7 @@ use super::resource::{Kind, KindName, Resource, ResourceId, Text};
 use super::source::Span;
 
 /// Resources by id. Only what bears our mark, or is wanted, can be in one: what belongs to others is
-/// [`Foreign`](super::wire::Foreign), which no operation accepts.
+/// [`Foreign`](super::observed::Foreign), which no operation accepts.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct State {
     resources: BTreeMap<ResourceId, Resource>,

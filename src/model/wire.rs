@@ -104,6 +104,10 @@ pub struct Facts {
 
 impl Facts {
     /// The namespace that netrec runs in.
+    ///
+    /// # Panics
+    ///
+    /// On facts that no look made: every look includes the host.
     pub fn host(&self) -> &NetnsFacts {
         self.namespaces.get(HOST).expect("every look includes the host")
     }

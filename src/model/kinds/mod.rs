@@ -1,5 +1,5 @@
 //! One file a kind of kernel object, and their list. A kind knows Linux's words and nothing of drivers; the laws that
-//! every kind keeps are in [`laws`].
+//! every kind keeps are in `laws`.
 
 use std::fmt;
 

@@ -149,7 +149,7 @@ impl<'a> Lowering<'a> {
         let mut unnamed: Vec<&mut Port> = ports.iter_mut().filter(|port| port.ifname.is_empty()).collect();
         unnamed.sort_by(|one, other| one.rank().cmp(&other.rank()));
         for port in unnamed {
-            let free = (0_u32..)
+            let free = (0..=u32::MAX)
                 .map(|n| Text::from(format!("eth{n}")))
                 .find(|name| taken.insert((port.netns.clone(), name.clone())));
             port.ifname = free.unwrap_or_default();

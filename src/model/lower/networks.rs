@@ -50,7 +50,7 @@ impl<'a> Lowering<'a> {
         let live: Vec<IpNet> = self.live_nets(None).collect();
         taken.extend(live);
         for (name, ipv6, held) in wanting {
-            let Some(net) = held.or_else(|| self.from_pool(name, ipv6, &taken)) else { continue };
+            let Some(net) = held.or_else(|| self.pooled(name, ipv6, &taken)) else { continue };
             taken.push(net);
             if let Some(plan) = plans.get_mut(name) {
                 plan.subnets.push(Subnet { net, gateway: None });
@@ -108,7 +108,7 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn from_pool(&mut self, network: &str, ipv6: bool, taken: &[IpNet]) -> Option<IpNet> {
+    fn pooled(&mut self, network: &str, ipv6: bool, taken: &[IpNet]) -> Option<IpNet> {
         let (pools, prefix) = self.pool(ipv6);
         let word = if ipv6 { "subnet6" } else { "subnet4" };
         let net = ipam::free_subnet(&pools, prefix, words(&[&self.topology.name, word, network]), taken);

@@ -65,7 +65,9 @@ impl Attr {
 /// The attributes as they go over the wire.
 pub(super) fn encode(attributes: &[Attr]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
-    attributes.iter().for_each(|attr| attr.encode(&mut out));
+    for attribute in attributes {
+        attribute.encode(&mut out);
+    }
     out
 }
 

@@ -128,6 +128,9 @@ fn byte_orders(key: &SetTypeValue<'_>, data: Option<&SetTypeValue<'_>>) -> Vec<u
     bytes
 }
 
+/// `NFT_CHAIN_BASE` (`linux/netfilter/nf_tables.h`).
+const BASE_CHAIN: u32 = 1;
+
 /// Attributes of a chain.
 fn chain(chain: &Chain<'_>) -> Vec<Attr> {
     let mut attributes = vec![Attr::text(1, &chain.table), Attr::text(3, &chain.name)];
@@ -139,8 +142,7 @@ fn chain(chain: &Chain<'_>) -> Vec<Attr> {
             NfChainType::Route => "route",
             NfChainType::NAT => "nat",
         };
-        const BASE: u32 = 1;
-        attributes.extend([hook, Attr::number(5, accept), Attr::text(7, kind), Attr::number(10, BASE)]);
+        attributes.extend([hook, Attr::number(5, accept), Attr::text(7, kind), Attr::number(10, BASE_CHAIN)]);
     }
     attributes
 }

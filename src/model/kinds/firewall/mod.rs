@@ -1,8 +1,8 @@
 //! The packet filter of a topology: two nftables tables of its name, `inet` for routing, NAT and filter, `bridge` for
 //! what the former never sees. One resource, because they stand and fall in one transaction.
 //!
-//! The rules are a fixed skeleton ([`rules`], compiled by [`compile`]); all that the topology says is in the elements
-//! of its sets and maps ([`elements`], on the wire in [`wire`]), so ten thousand published ports are no rule more.
+//! The rules are a fixed skeleton (`rules`, compiled by `compile`); all that the topology says is in the elements
+//! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
 mod attribute;
 mod compare;

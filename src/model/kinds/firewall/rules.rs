@@ -199,8 +199,8 @@ impl Skeleton {
         }));
     }
 
-    fn rule<const N: usize>(&mut self, chain: &'static str, expr: [Said; N]) {
-        let (family, table, expr) = (self.family, self.table.clone().into(), expr.to_vec().into());
+    fn rule(&mut self, chain: &'static str, expr: impl Into<Vec<Said>>) {
+        let (family, table, expr) = (self.family, self.table.clone().into(), expr.into().into());
         self.objects.push(NfListObject::Rule(Rule { family, table, chain: chain.into(), expr, ..Rule::default() }));
     }
 }

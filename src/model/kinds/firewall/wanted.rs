@@ -10,6 +10,7 @@ use crate::model::values::{Ports, Protocol};
 
 /// What the rules must know of a network.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own in the file, and a set of its own")]
 pub struct NetworkRules {
     /// Name of its bridge, ours or an external one; 1 to 15 bytes, no two networks with the same.
     pub bridge: Text,

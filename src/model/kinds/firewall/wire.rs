@@ -54,13 +54,13 @@ pub(super) fn messages<'a>(
 
 fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
     match element {
-        Element::Link(Role::Icc | Role::NoIcc, link) => node(out, Key::default().link(link).link(link), None, None),
-        Element::Link(_, link) => node(out, Key::default().link(link), None, None),
+        Element::Link(Role::Icc | Role::NoIcc, link) => node(out, &Key::default().link(link).link(link), None, None),
+        Element::Link(_, link) => node(out, &Key::default().link(link), None, None),
         Element::Snat(link, address) => {
-            node(out, Key::default().link(link), None, with_data.then(|| Key::default().address(*address)));
+            node(out, &Key::default().link(link), None, with_data.then(|| Key::default().address(*address)));
         }
         Element::Subnet(net) => {
-            node(out, Key::default().address(net.network()), None, None);
+            node(out, &Key::default().address(net.network()), None, None);
             if let Some(end) = after(net) {
                 attribute::put_nest(out, 1, |out| {
                     data(out, 1, &Key::default().address(end));
@@ -70,7 +70,7 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
         }
         Element::Hairpin(link, net) => {
             let key = |address| Key::default().link(link).address(address);
-            node(out, key(net.network()), Some(key(net.broadcast())), None);
+            node(out, &key(net.network()), Some(key(net.broadcast())), None);
         }
         Element::Publish(mapping) => {
             let key = |port| {
@@ -80,14 +80,14 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
             let last = mapping.port.is_none().then(|| key(mapping.ports.last));
             let target = Key::default().address(mapping.target);
             let target = mapping.port.map_or_else(|| target.clone(), |port| target.clone().port(port));
-            node(out, key(mapping.ports.first), last, with_data.then_some(target));
+            node(out, &key(mapping.ports.first), last, with_data.then_some(target));
         }
     }
 }
 
-fn node(out: &mut Vec<u8>, key: Key, last: Option<Key>, gives: Option<Key>) {
+fn node(out: &mut Vec<u8>, key: &Key, last: Option<Key>, gives: Option<Key>) {
     attribute::put_nest(out, 1, |out| {
-        data(out, 1, &key);
+        data(out, 1, key);
         if let Some(gives) = gives {
             data(out, 2, &gives);
         }
