@@ -1,6 +1,6 @@
 //! Containers: which are there, which are made, which are waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
@@ -43,6 +43,7 @@ impl<'a> Lowering<'a> {
     /// Wants the namespaces that are ours to make, and says which containers are there.
     pub(super) fn sandboxes(&mut self) -> BTreeMap<&'a str, Sandbox> {
         let (topology, mut sandboxes) = (self.topology, BTreeMap::new());
+        let on_host = on_host(topology);
         for (name, container) in &topology.containers {
             let Some(found) = reference(container) else { continue };
             let netns = label(name, &found);
@@ -51,7 +52,7 @@ impl<'a> Lowering<'a> {
             let makes = matches!(found, NetnsRef::Named(_)) && may_create;
             let made = |absent: &&Absent| (makes || ours) && matches!(absent, Absent::Missing(_));
             let missing = self.observed.absent.get(&netns).filter(|absent| !made(absent));
-            self.missing(name, container, missing);
+            self.missing((name, container), missing, on_host.contains(name.as_str()));
             if makes && (ours || !self.observed.present.contains(&netns)) {
                 self.want(Resource::Netns(Netns::new(&netns, &self.owner)), container.name);
             }
@@ -62,8 +63,8 @@ impl<'a> Lowering<'a> {
 
     /// What is not there yet is waited for. What will never do is refused: a container on a network of driver `host` is in
     /// the host's own namespace, any other in one of its own.
-    fn missing(&mut self, name: &'a str, container: &Item<Container>, missing: Option<&Absent>) {
-        let (message, hint) = match (missing, self.is_on_host(name)) {
+    fn missing(&mut self, (name, container): (&str, &Item<Container>), missing: Option<&Absent>, on_host: bool) {
+        let (message, hint) = match (missing, on_host) {
             (Some(Absent::Missing(reason)), _) => {
                 let pending = Pending { container: name.into(), reason: reason.clone(), origin: container.name };
                 return self.desired.pending.push(pending);
@@ -82,10 +83,11 @@ impl<'a> Lowering<'a> {
         };
         self.refuse(Diagnostic::at(container.name, format!("container `{name}` {message}")).hint(hint));
     }
+}
 
-    fn is_on_host(&self, container: &str) -> bool {
-        let endpoints = self.topology.endpoints.values().filter(|it| it.container.get_ref() == container);
-        let mut networks = endpoints.filter_map(|it| self.topology.networks.get(it.network.get_ref()));
-        networks.any(|network| network.driver.get_ref() == "host")
-    }
+/// Containers on a network of driver `host`.
+fn on_host(topology: &Topology) -> BTreeSet<&str> {
+    let is_host = |name: &str| topology.networks.get(name).is_some_and(|network| network.driver.get_ref() == "host");
+    let endpoints = topology.endpoints.values().filter(|endpoint| is_host(endpoint.network.get_ref()));
+    endpoints.map(|endpoint| endpoint.container.get_ref().as_str()).collect()
 }
