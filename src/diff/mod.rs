@@ -9,8 +9,10 @@ pub mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::resource::{FieldChange, Kind, Need, Resource, ResourceId, Thing};
+use crate::model::numbers::ByNumber;
+use crate::model::resource::{FieldChange, Kind, Resource, ResourceId, Thing};
 use crate::model::state::State;
+use crate::model::ties::{Bond, Things};
 
 /// What must change, by id.
 pub type Diff = BTreeMap<ResourceId, Change>;
@@ -129,23 +131,26 @@ pub fn diff(desired: &State, observed: &State) -> Diff {
 struct Spread<'a> {
     desired: &'a State,
     observed: &'a State,
+    things: Things,
     /// How many providers of a thing are left.
-    providers: BTreeMap<Thing, usize>,
-    dependents: BTreeMap<Thing, Vec<(&'a ResourceId, Need)>>,
+    providers: ByNumber<usize>,
+    dependents: ByNumber<Vec<(&'a ResourceId, Bond)>>,
 }
 
 impl<'a> Spread<'a> {
     fn new(desired: &'a State, observed: &'a State) -> Self {
-        let (mut providers, mut dependents) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
+        let (things, providers, dependents) = Default::default();
+        let mut spread = Self { desired, observed, things, providers, dependents };
         for (id, resource) in observed.iter() {
-            for thing in resource.provides() {
-                *providers.entry(thing).or_default() += 1;
+            let ties = spread.things.ties(resource);
+            for thing in ties.provides {
+                *spread.providers.entry(thing) += 1;
             }
-            for need in resource.needs() {
-                dependents.entry(need.thing().clone()).or_default().push((id, need));
+            for (bond, thing) in ties.needs {
+                spread.dependents.entry(thing).push((id, bond));
             }
         }
-        Self { desired, observed, providers, dependents }
+        spread
     }
 
     fn run(mut self, diff: &mut Diff) {
@@ -156,24 +161,25 @@ impl<'a> Spread<'a> {
         while let Some((id, root)) = going.pop() {
             let gone = self.observed.get(&id).map(Kind::provides).unwrap_or_default();
             for thing in gone {
-                if !self.is_last(&thing) {
+                let number = self.things.number(thing.clone());
+                if !self.is_last(number) {
                     continue;
                 }
-                for (dependent, need) in self.dependents.get(&thing).into_iter().flatten() {
-                    match need {
-                        Need::Inside(_) => {
+                for (dependent, bond) in self.dependents.get(number).into_iter().flatten() {
+                    match bond {
+                        Bond::Inside => {
                             self.lose(diff, dependent, &id, Some(&root));
                             if seen.insert((*dependent).clone()) {
                                 going.push(((*dependent).clone(), root.clone()));
                             }
                         }
-                        Need::Upon(_) => {
+                        Bond::Upon => {
                             self.lose(diff, dependent, &id, None);
                             if seen.insert((*dependent).clone()) {
                                 going.push(((*dependent).clone(), (*dependent).clone()));
                             }
                         }
-                        Need::After(_) => self.bereave(diff, dependent, &thing, &id),
+                        Bond::After => self.bereave(diff, dependent, &thing, &id),
                     }
                 }
             }
@@ -182,12 +188,10 @@ impl<'a> Spread<'a> {
     }
 
     /// Takes one provider away; whether it was the last.
-    fn is_last(&mut self, thing: &Thing) -> bool {
-        let left = self.providers.get_mut(thing);
-        left.is_some_and(|left| {
-            *left -= 1;
-            *left == 0
-        })
+    fn is_last(&mut self, thing: u32) -> bool {
+        let left = self.providers.entry(thing);
+        *left = left.saturating_sub(1);
+        *left == 0
     }
 
     /// A dependent goes with `cause`; `root` where the kernel takes it with that.

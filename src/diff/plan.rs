@@ -3,16 +3,19 @@
 //! Whoever makes a thing goes before whoever needs it; whoever needs it goes before whoever removes it; whoever
 //! releases an exclusive thing goes before whoever takes it. Nothing else is known about any kind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use petgraph::Direction;
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::{Change, Diff};
-use crate::model::resource::{Kind, Op, Resource, ResourceId, Step, Thing};
+use crate::model::numbers::ByNumber;
+use crate::model::resource::{Kind, Op, Resource, ResourceId, Step};
 use crate::model::simulate::{Refusal, Simulation};
 use crate::model::state::State;
+use crate::model::ties::{Things, Ties};
 use crate::model::wire::Place;
 
 /// Steps in an order in which each can be taken.
@@ -60,12 +63,11 @@ impl Plan {
     pub fn prove(&self, desired: &State, observed: &State) -> Result<(), Flaw> {
         let mut simulation = Simulation::new(observed, desired);
         for (at, step) in self.steps.iter().enumerate() {
-            simulation.apply(&step.op).map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
+            simulation
+                .apply(&step.id, &step.op)
+                .map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
         }
-        match super::diff(desired, simulation.state()).into_keys().next() {
-            Some(id) => Err(Flaw::Misses(id)),
-            None => Ok(()),
-        }
+        simulation.misses(desired).map_or(Ok(()), |id| Err(Flaw::Misses(id)))
     }
 }
 
@@ -78,72 +80,76 @@ pub fn plan(diff: &Diff) -> Result<Plan, Flaw> {
     let draft = Draft::new(diff);
     let graph = draft.graph(diff);
     let order = in_order(&graph).map_err(|cycle| {
-        let ids: Vec<String> = cycle.iter().map(|node| draft.ops[node.index()].subject().id().to_string()).collect();
+        let ids: Vec<String> = cycle.iter().map(|node| draft.steps[node.index()].0.to_string()).collect();
         Flaw::Cycle(ids.join(" -> "))
     })?;
     Ok(draft.staged(&graph, &order))
 }
 
 /// The steps before they are in order, and who does what to which thing.
+#[derive(Default)]
 struct Draft {
-    ops: Vec<Op>,
-    makers: BTreeMap<Thing, Vec<usize>>,
+    steps: Vec<(ResourceId, Op)>,
+    /// What each step starts from and what it leaves, in terms of things.
+    ties: Vec<(Ties, Ties)>,
+    things: Things,
+    makers: ByNumber<Vec<usize>>,
     /// Steps that remove a provider, or something that takes it along.
-    removers: BTreeMap<Thing, Vec<usize>>,
+    removers: ByNumber<Vec<usize>>,
     /// Steps that change a provider on the living object.
-    updaters: BTreeMap<Thing, Vec<usize>>,
+    updaters: ByNumber<Vec<usize>>,
     deletes: BTreeMap<ResourceId, usize>,
 }
 
 impl Draft {
     /// Removals come first and creations last where nothing else decides, so that plans read alike.
     fn new(diff: &Diff) -> Self {
-        let mut draft = Self {
-            ops: Vec::with_capacity(diff.len()),
-            makers: BTreeMap::new(),
-            removers: BTreeMap::new(),
-            updaters: BTreeMap::new(),
-            deletes: BTreeMap::new(),
-        };
+        let mut draft = Self::default();
         for (id, change) in diff {
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
-                draft.deletes.insert(id.clone(), draft.ops.len());
-                draft.ops.push(Op::Delete(from.clone()));
+                draft.deletes.insert(id.clone(), draft.steps.len());
+                draft.push(id, Op::Delete(from.clone()));
             }
         }
-        for change in diff.values() {
+        for (id, change) in diff {
             if let Change::Update { from, to, .. } = change {
-                draft.push(Op::Update { from: from.clone(), to: to.clone() });
+                draft.push(id, Op::Update { from: from.clone(), to: to.clone() });
             }
         }
-        for change in diff.values() {
+        for (id, change) in diff {
             if let Change::Create { to } | Change::Replace { to, .. } = change {
-                draft.push(Op::Create(to.clone()));
+                draft.push(id, Op::Create(to.clone()));
             }
         }
         for (id, change) in diff.iter().filter(|(_, change)| change.removes()) {
             let remover = draft.deletes.get(change.implied().unwrap_or(id)).copied();
             for thing in change.from().into_iter().flat_map(Kind::provides) {
-                draft.removers.entry(thing).or_default().extend(remover);
+                let thing = draft.things.number(thing);
+                draft.removers.entry(thing).extend(remover);
             }
         }
         draft
     }
 
-    fn push(&mut self, op: Op) {
-        let node = self.ops.len();
-        for thing in op.to().into_iter().flat_map(Kind::provides) {
-            self.makers.entry(thing).or_default().push(node);
+    fn push(&mut self, id: &ResourceId, op: Op) {
+        let node = self.steps.len();
+        let from = op.from().map(|from| self.things.ties(from)).unwrap_or_default();
+        let to = op.to().map(|to| self.things.ties(to)).unwrap_or_default();
+        for thing in &to.provides {
+            self.makers.entry(*thing).push(node);
         }
-        for thing in op.from().into_iter().flat_map(Kind::provides) {
-            self.updaters.entry(thing).or_default().push(node);
+        if matches!(op, Op::Update { .. }) {
+            for thing in &from.provides {
+                self.updaters.entry(*thing).push(node);
+            }
         }
-        self.ops.push(op);
+        self.steps.push((id.clone(), op));
+        self.ties.push((from, to));
     }
 
     fn graph(&self, diff: &Diff) -> DiGraph<(), ()> {
-        let mut graph = DiGraph::with_capacity(self.ops.len(), self.ops.len() * 4);
-        for _ in &self.ops {
+        let mut graph = DiGraph::with_capacity(self.steps.len(), self.steps.len() * 4);
+        for _ in &self.steps {
             graph.add_node(());
         }
         let mut edge = |before: usize, after: usize| {
@@ -151,36 +157,30 @@ impl Draft {
                 graph.add_edge(NodeIndex::new(before), NodeIndex::new(after), ());
             }
         };
-        for (node, op) in self.ops.iter().enumerate() {
-            let wanted: BTreeSet<Thing> =
-                op.to().into_iter().flat_map(Kind::needs).map(|need| need.thing().clone()).collect();
-            for thing in &wanted {
-                each(&self.makers, thing, |maker| edge(maker, node));
+        for (node, ((id, op), (from, to))) in self.steps.iter().zip(&self.ties).enumerate() {
+            for (_, thing) in &to.needs {
+                each(&self.makers, *thing, |maker| edge(maker, node));
             }
-            for need in op.from().into_iter().flat_map(Kind::needs) {
-                let thing = need.thing();
-                if !wanted.contains(thing) {
-                    each(&self.removers, thing, |remover| edge(node, remover));
+            for (_, thing) in &from.needs {
+                if !to.need(*thing) {
+                    each(&self.removers, *thing, |remover| edge(node, remover));
                 }
                 if matches!(op, Op::Delete(_)) {
-                    each(&self.updaters, thing, |updater| edge(node, updater));
+                    each(&self.updaters, *thing, |updater| edge(node, updater));
                 }
             }
-            for thing in op.to().into_iter().flat_map(Kind::provides).filter(Thing::is_exclusive) {
-                each(&self.removers, &thing, |remover| edge(remover, node));
+            for thing in to.provides.iter().filter(|thing| self.things.name(**thing).is_exclusive()) {
+                each(&self.removers, *thing, |remover| edge(remover, node));
             }
-            if let Op::Create(to) = op {
-                self.replaced(diff, to).into_iter().for_each(|remover| edge(remover, node));
+            if let (Op::Create(_), Some(change @ Change::Replace { .. })) = (op, diff.get(id)) {
+                // After the step that removes the old one of what is made anew.
+                let remover = self.deletes.get(change.implied().unwrap_or(id));
+                if let Some(remover) = remover {
+                    edge(*remover, node);
+                }
             }
         }
         graph
-    }
-
-    /// The step that removes the old one of what is made anew.
-    fn replaced(&self, diff: &Diff, to: &Resource) -> Option<usize> {
-        let id = to.id();
-        let Some(change @ Change::Replace { .. }) = diff.get(&id) else { return None };
-        self.deletes.get(change.implied().unwrap_or(&id)).copied()
     }
 
     /// Gives each part of each step its stage: the next one after what it waits for, or the same where both are said to
@@ -190,22 +190,22 @@ impl Draft {
         for (at, node) in order.iter().enumerate() {
             position[node.index()] = at as u32;
         }
-        let mut ops: Vec<Option<Op>> = self.ops.into_iter().map(Some).collect();
-        let mut steps: Vec<Step> = Vec::with_capacity(ops.len());
+        let mut drafted: Vec<Option<(ResourceId, Op)>> = self.steps.into_iter().map(Some).collect();
+        let mut steps: Vec<Step> = Vec::with_capacity(drafted.len());
         for node in order {
-            let op = ops[node.index()].take().expect("an order has each step once");
+            let (id, op) = drafted[node.index()].take().expect("an order has each step once");
             let before = graph.neighbors_directed(*node, Direction::Incoming);
             let mut waits: Vec<u32> = before.map(|before| position[before.index()]).collect();
             waits.sort_unstable();
             waits.dedup();
             let parts = parts(&op, &waits, &steps);
-            steps.push(Step { id: op.subject().id(), op, parts, waits });
+            steps.push(Step { id, op, parts, waits });
         }
         Plan { steps }
     }
 }
 
-fn each(index: &BTreeMap<Thing, Vec<usize>>, thing: &Thing, edge: impl FnMut(usize)) {
+fn each(index: &ByNumber<Vec<usize>>, thing: u32, edge: impl FnMut(usize)) {
     index.get(thing).into_iter().flatten().copied().for_each(edge);
 }
 
@@ -228,14 +228,15 @@ fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Vec<(usize, Place)> {
 fn in_order(graph: &DiGraph<(), ()>) -> Result<Vec<NodeIndex>, Vec<NodeIndex>> {
     let mut waits: Vec<usize> =
         graph.node_indices().map(|node| graph.neighbors_directed(node, Direction::Incoming).count()).collect();
-    let mut ready: BTreeSet<NodeIndex> = graph.node_indices().filter(|node| waits[node.index()] == 0).collect();
+    let mut ready: BinaryHeap<Reverse<NodeIndex>> =
+        graph.node_indices().filter(|node| waits[node.index()] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(waits.len());
-    while let Some(node) = ready.pop_first() {
+    while let Some(Reverse(node)) = ready.pop() {
         order.push(node);
         for after in graph.neighbors(node) {
             waits[after.index()] -= 1;
             if waits[after.index()] == 0 {
-                ready.insert(after);
+                ready.push(Reverse(after));
             }
         }
     }

@@ -60,12 +60,14 @@ impl Kernel for Simulated {
             results.push(match failed {
                 Some(failed) => Err(KernelError::Skipped(steps[*failed as usize].id.to_string())),
                 None if self.faults.contains(&self.executed) => Err(KernelError::Unable("made to fail".into())),
-                None => simulation.apply(&step.op).map_err(|refusal| KernelError::Missing(refusal.to_string())),
+                None => {
+                    simulation.apply(&step.id, &step.op).map_err(|refusal| KernelError::Missing(refusal.to_string()))
+                }
             });
             self.executed += 1;
             progress(at + 1);
         }
-        self.ours = simulation.state().clone();
+        self.ours = simulation.state();
         results
     }
 }
@@ -79,8 +81,8 @@ impl Simulated {
     pub fn drift(&mut self, op: &Op) -> Result<(), KernelError> {
         let wanted: State = op.to().cloned().into_iter().collect();
         let mut simulation = Simulation::new(&self.ours, &wanted);
-        simulation.apply(op).map_err(|refusal| KernelError::Missing(refusal.to_string()))?;
-        self.ours = simulation.state().clone();
+        simulation.apply(&op.subject().id(), op).map_err(|refusal| KernelError::Missing(refusal.to_string()))?;
+        self.ours = simulation.state();
         Ok(())
     }
 

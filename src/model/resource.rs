@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::kinds::{KindName, Resource};
-use super::state::State;
 use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
 
 /// A short immutable string, cheap to clone: ids are cloned far more often than they are made.
@@ -39,7 +38,7 @@ impl fmt::Display for ResourceId {
 }
 
 /// Something in the kernel that a resource provides and others need.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Thing {
     /// A network namespace, by the name that ids use.
     Netns(Text),
@@ -203,9 +202,9 @@ pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
         let _ = gone;
     }
 
-    /// What the kernel makes of it among what is there: by default nothing else than what was asked for.
-    fn settle(&mut self, among: &State) {
-        let _ = among;
+    /// What the kernel makes of it, as things stand: by default nothing else than what was asked for.
+    fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
+        let _ = is_there;
     }
 
     /// Whether it is left as it is when nobody asks for it any more, as a sysctl others may rely on.

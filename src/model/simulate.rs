@@ -3,20 +3,33 @@
 //! It knows only what the kinds say of themselves and so proves nothing about Linux; the kernel tests hold it to Linux
 //! by comparing both after every step of every story. A plan is run through it before anything is written.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::resource::{Kind, Need, Op, Resource, ResourceId, Thing};
+use super::numbers::{ByNumber, Numbers};
+use super::resource::{Kind, Op, Resource, ResourceId, Thing};
 use super::state::State;
+use super::ties::{Bond, Things, Ties};
 
 /// A kernel that is nothing but a state.
 #[derive(Clone, Default, Debug)]
 pub struct Simulation {
-    state: State,
-    providers: BTreeMap<Thing, BTreeSet<ResourceId>>,
-    inside: BTreeMap<Thing, BTreeSet<ResourceId>>,
-    after: BTreeMap<Thing, BTreeSet<ResourceId>>,
+    ids: Numbers<ResourceId>,
+    /// One an id, by its number.
+    places: Vec<Place>,
+    things: Things,
+    /// Who provides a thing, by place.
+    providers: ByNumber<Vec<u32>>,
+    /// Who needs a thing, or did when it was last there, by place.
+    dependents: ByNumber<Vec<u32>>,
     /// Things that some resource provides at some time: needed while absent, they are missed. All others are the host's.
-    known: BTreeSet<Thing>,
+    known: ByNumber<bool>,
+}
+
+/// Where a resource is, or was.
+#[derive(Clone, Default, Debug)]
+struct Place {
+    /// What is there, if anything is.
+    resource: Option<Resource>,
+    /// Of the resource that is or last was there.
+    ties: Ties,
 }
 
 /// Why the simulated kernel does not take a step.
@@ -61,18 +74,35 @@ impl Simulation {
     pub fn new(state: &State, wanted: &State) -> Self {
         let mut simulation = Self::default();
         for resource in wanted.resources() {
-            simulation.known.extend(resource.provides());
+            for thing in simulation.things.ties(resource).provides {
+                *simulation.known.entry(thing) = true;
+            }
         }
         for (id, resource) in state.iter() {
-            simulation.link(id, resource);
+            let (at, ties) = (simulation.place(id), simulation.things.ties(resource));
+            simulation.put(at, resource.clone(), ties);
         }
-        simulation.state = state.clone();
         simulation
     }
 
     /// The state it has come to.
-    pub fn state(&self) -> &State {
-        &self.state
+    pub fn state(&self) -> State {
+        self.places.iter().filter_map(|place| place.resource.clone()).collect()
+    }
+
+    /// The first resource, in the order of ids, that is not as wanted.
+    pub fn misses(&self, wanted: &State) -> Option<ResourceId> {
+        let is_there = |(id, to): &(&ResourceId, &Resource)| {
+            let resource = self.ids.known(id).and_then(|at| self.places[at as usize].resource.as_ref());
+            resource.is_some_and(|resource| to.changes(resource).is_empty())
+        };
+        let missing = wanted.iter().find(|wanted| !is_there(wanted)).map(|(id, _)| id);
+        let left = |(id, place): &(&ResourceId, &Place)| {
+            let stands = place.resource.as_ref().is_some_and(|resource| !resource.stays());
+            stands && wanted.get(id).is_none()
+        };
+        let left = self.ids.names().zip(&self.places).filter(left).map(|(id, _)| id).min();
+        missing.into_iter().chain(left).min().cloned()
     }
 
     /// Takes a step with all its consequences, or refuses it and stays as it is.
@@ -80,121 +110,133 @@ impl Simulation {
     /// # Errors
     ///
     /// When Linux would refuse it, as far as the kinds know.
-    pub fn apply(&mut self, op: &Op) -> Result<(), Refusal> {
+    pub fn apply(&mut self, id: &ResourceId, op: &Op) -> Result<(), Refusal> {
+        let at = self.place(id);
+        let there = self.places[at as usize].resource.is_some();
         match op {
+            Op::Create(_) if there => Err(Refusal::Exists(id.clone())),
+            Op::Update { .. } | Op::Delete(_) if !there => Err(Refusal::Absent(id.clone())),
             Op::Create(to) => {
-                let id = to.id();
-                if self.state.get(&id).is_some() {
-                    return Err(Refusal::Exists(id));
-                }
-                self.admit(&id, to)?;
+                let ties = self.things.ties(to);
+                self.admit(at, &ties)?;
                 let mut settled = to.clone();
-                settled.settle(&self.state);
-                self.insert(&id, settled);
+                settled.settle(&|thing| self.things.known(thing).is_some_and(|thing| self.is_provided(thing)));
+                let ties = if settled == *to { ties } else { self.things.ties(&settled) };
+                self.put(at, settled, ties);
+                Ok(())
             }
             Op::Update { to, .. } => {
-                let id = to.id();
-                let Some(old) = self.remove(&id) else { return Err(Refusal::Absent(id)) };
-                if let Err(refusal) = self.admit(&id, to) {
-                    self.insert(&id, old);
-                    return Err(refusal);
+                let ties = self.things.ties(to);
+                let old = self.take(at);
+                let admitted = self.admit(at, &ties);
+                match (&admitted, old) {
+                    (Err(_), Some(old)) => {
+                        let ties = self.things.ties(&old);
+                        self.put(at, old, ties);
+                    }
+                    _ => self.put(at, to.clone(), ties),
                 }
-                self.insert(&id, to.clone());
+                admitted
             }
-            Op::Delete(from) => self.delete(&from.id())?,
+            Op::Delete(_) => self.delete(at),
+        }
+    }
+
+    fn admit(&self, at: u32, ties: &Ties) -> Result<(), Refusal> {
+        let id = || self.ids.name(at).clone();
+        for (_, thing) in &ties.needs {
+            if !self.is_provided(*thing) && self.known.get(*thing) == Some(&true) {
+                return Err(Refusal::Missing { id: id(), thing: self.things.name(*thing).clone() });
+            }
+        }
+        for number in &ties.provides {
+            let (thing, holder) =
+                (self.things.name(*number), self.providers.get(*number).and_then(|them| them.first()));
+            if let (true, Some(holder)) = (thing.is_exclusive(), holder) {
+                let holder = self.ids.name(*holder).clone();
+                return Err(Refusal::Taken { id: id(), thing: thing.clone(), holder });
+            }
         }
         Ok(())
     }
 
-    fn admit(&self, id: &ResourceId, to: &Resource) -> Result<(), Refusal> {
-        for need in to.needs() {
-            let thing = need.thing();
-            if !self.providers.contains_key(thing) && self.known.contains(thing) {
-                return Err(Refusal::Missing { id: id.clone(), thing: thing.clone() });
-            }
-        }
-        for thing in to.provides().into_iter().filter(Thing::is_exclusive) {
-            if let Some(holder) = self.providers.get(&thing).and_then(BTreeSet::first) {
-                return Err(Refusal::Taken { id: id.clone(), thing, holder: holder.clone() });
-            }
-        }
-        Ok(())
+    fn is_provided(&self, thing: u32) -> bool {
+        self.providers.get(thing).is_some_and(|providers| !providers.is_empty())
     }
 
-    fn delete(&mut self, id: &ResourceId) -> Result<(), Refusal> {
-        let Some(resource) = self.state.get(id) else { return Err(Refusal::Absent(id.clone())) };
-        for thing in resource.provides() {
-            let only_provider = self.providers.get(&thing).is_some_and(|providers| providers.len() == 1);
-            let upon = self.after.get(&thing).into_iter().flatten().find(|holder| {
-                let needs = self.state.get(holder).map(Kind::needs).unwrap_or_default();
-                needs.contains(&Need::Upon(thing.clone()))
-            });
-            if let (true, Some(holder)) = (only_provider, upon) {
-                return Err(Refusal::Carries { id: id.clone(), holder: holder.clone() });
+    /// Who is there and hangs on a thing in one of these ways.
+    fn bound(&self, thing: u32, bonds: &[Bond]) -> Vec<u32> {
+        let bound = |at: &u32| {
+            let place = &self.places[*at as usize];
+            place.resource.is_some() && place.ties.needs.iter().any(|(bond, it)| *it == thing && bonds.contains(bond))
+        };
+        let mut all: Vec<u32> = self.dependents.get(thing).into_iter().flatten().copied().filter(bound).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn delete(&mut self, at: u32) -> Result<(), Refusal> {
+        for thing in &self.places[at as usize].ties.provides {
+            let only_provider = self.providers.get(*thing).is_some_and(|providers| providers.len() == 1);
+            if let (true, Some(holder)) = (only_provider, self.bound(*thing, &[Bond::Upon]).first()) {
+                let (id, holder) = (self.ids.name(at).clone(), self.ids.name(*holder).clone());
+                return Err(Refusal::Carries { id, holder });
             }
         }
-        let mut gone = vec![id.clone()];
-        while let Some(id) = gone.pop() {
-            let Some(resource) = self.remove(&id) else { continue };
-            for thing in resource.provides() {
-                if self.providers.contains_key(&thing) {
+        let mut gone = vec![at];
+        while let Some(at) = gone.pop() {
+            if self.take(at).is_none() {
+                continue;
+            }
+            for thing in self.places[at as usize].ties.provides.clone() {
+                if self.is_provided(thing) {
                     continue;
                 }
-                gone.extend(self.inside.get(&thing).into_iter().flatten().cloned());
-                for id in self.after.get(&thing).cloned().unwrap_or_default() {
-                    self.bereave(&id, &thing);
+                gone.extend(self.bound(thing, &[Bond::Inside]));
+                for at in self.bound(thing, &[Bond::Upon, Bond::After]) {
+                    self.bereave(at, thing);
                 }
             }
         }
         Ok(())
     }
 
-    fn bereave(&mut self, id: &ResourceId, gone: &Thing) {
-        if let Some(mut resource) = self.remove(id) {
-            resource.bereft(gone);
-            self.insert(id, resource);
+    fn bereave(&mut self, at: u32, gone: u32) {
+        if let Some(mut resource) = self.take(at) {
+            resource.bereft(self.things.name(gone));
+            let ties = self.things.ties(&resource);
+            self.put(at, resource, ties);
         }
     }
 
-    fn insert(&mut self, id: &ResourceId, resource: Resource) {
-        self.link(id, &resource);
-        self.state.insert(resource);
+    /// The place of a resource, made if it never was there.
+    fn place(&mut self, id: &ResourceId) -> u32 {
+        let at = self.ids.number(id.clone());
+        if at as usize == self.places.len() {
+            self.places.push(Place::default());
+        }
+        at
     }
 
-    fn link(&mut self, id: &ResourceId, resource: &Resource) {
-        for thing in resource.provides() {
-            self.known.insert(thing.clone());
-            self.providers.entry(thing).or_default().insert(id.clone());
+    fn put(&mut self, at: u32, resource: Resource, ties: Ties) {
+        for thing in &ties.provides {
+            *self.known.entry(*thing) = true;
+            self.providers.entry(*thing).push(at);
         }
-        for need in resource.needs() {
-            let (dependents, thing) = match need {
-                Need::Inside(thing) => (&mut self.inside, thing),
-                Need::Upon(thing) | Need::After(thing) => (&mut self.after, thing),
-            };
-            dependents.entry(thing).or_default().insert(id.clone());
+        let before = &self.places[at as usize].ties;
+        for (_, thing) in ties.needs.iter().filter(|(_, thing)| !before.need(*thing)) {
+            self.dependents.entry(*thing).push(at);
         }
+        self.places[at as usize].resource = Some(resource);
+        self.places[at as usize].ties = ties;
     }
 
-    fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
-        let resource = self.state.remove(id)?;
-        for thing in resource.provides() {
-            unlink(&mut self.providers, &thing, id);
-        }
-        for need in resource.needs() {
-            match need {
-                Need::Inside(thing) => unlink(&mut self.inside, &thing, id),
-                Need::Upon(thing) | Need::After(thing) => unlink(&mut self.after, &thing, id),
-            }
+    fn take(&mut self, at: u32) -> Option<Resource> {
+        let resource = self.places[at as usize].resource.take()?;
+        for thing in &self.places[at as usize].ties.provides {
+            self.providers.entry(*thing).retain(|provider| *provider != at);
         }
         Some(resource)
-    }
-}
-
-fn unlink(index: &mut BTreeMap<Thing, BTreeSet<ResourceId>>, thing: &Thing, id: &ResourceId) {
-    if let Some(ids) = index.get_mut(thing) {
-        ids.remove(id);
-        if ids.is_empty() {
-            index.remove(thing);
-        }
     }
 }

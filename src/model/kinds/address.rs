@@ -11,8 +11,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMe
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::links::{NEW, route_message};
-use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, Resource, ResourceId, Text, Thing, Wire};
-use crate::model::state::State;
+use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
 
 /// `IFA_F_SECONDARY` (`linux/if_addr.h`).
@@ -107,15 +106,10 @@ impl Kind for Address {
         Vec::new()
     }
 
-    fn settle(&mut self, among: &State) {
-        let IpNet::V4(net) = self.address else { return };
-        self.secondary = among.of_kind(&self.netns, KindName::Address).any(|other| match other {
-            Resource::Address(other) => match other.address {
-                IpNet::V4(theirs) => other.link == self.link && theirs.trunc() == net.trunc() && theirs != net,
-                IpNet::V6(_) => false,
-            },
-            _ => false,
-        });
+    fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
+        if let IpNet::V4(net) = self.address {
+            self.secondary = is_there(&Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc()));
+        }
     }
 
     fn summary(&self) -> String {

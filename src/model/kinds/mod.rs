@@ -4,7 +4,6 @@
 use std::fmt;
 
 use super::resource::{FieldChange, Kind, Need, Op, ResourceId, Thing, Wire};
-use super::state::State;
 use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
 
 #[cfg(test)]
@@ -88,8 +87,8 @@ macro_rules! kinds {
             fn bereft(&mut self, gone: &Thing) {
                 match self { $(Self::$kind(it) => it.bereft(gone)),* }
             }
-            fn settle(&mut self, among: &State) {
-                match self { $(Self::$kind(it) => it.settle(among)),* }
+            fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
+                match self { $(Self::$kind(it) => it.settle(is_there)),* }
             }
             fn stays(&self) -> bool {
                 match self { $(Self::$kind(it) => it.stays()),* }
