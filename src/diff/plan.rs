@@ -88,8 +88,8 @@ pub fn plan(diff: &Diff) -> Result<Plan, Flaw> {
 
 /// The steps before they are in order, and who does what to which thing.
 #[derive(Default)]
-struct Draft {
-    steps: Vec<(ResourceId, Op)>,
+struct Draft<'a> {
+    steps: Vec<(&'a ResourceId, Op<&'a Resource>)>,
     /// What each step starts from and what it leaves, in terms of things.
     ties: Vec<(Ties, Ties)>,
     things: Things,
@@ -98,27 +98,28 @@ struct Draft {
     removers: ByNumber<Vec<usize>>,
     /// Steps that change a provider on the living object.
     updaters: ByNumber<Vec<usize>>,
-    deletes: BTreeMap<ResourceId, usize>,
+    deletes: BTreeMap<&'a ResourceId, usize>,
 }
 
-impl Draft {
+impl<'a> Draft<'a> {
     /// Removals come first and creations last where nothing else decides, so that plans read alike.
-    fn new(diff: &Diff) -> Self {
+    fn new(diff: &'a Diff) -> Self {
         let mut draft = Self::default();
+        draft.steps.reserve(diff.len());
         for (id, change) in diff {
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
-                draft.deletes.insert(id.clone(), draft.steps.len());
-                draft.push(id, Op::Delete(from.clone()));
+                draft.deletes.insert(id, draft.steps.len());
+                draft.push(id, Op::Delete(from));
             }
         }
         for (id, change) in diff {
             if let Change::Update { from, to, .. } = change {
-                draft.push(id, Op::Update { from: from.clone(), to: to.clone() });
+                draft.push(id, Op::Update { from, to });
             }
         }
         for (id, change) in diff {
             if let Change::Create { to } | Change::Replace { to, .. } = change {
-                draft.push(id, Op::Create(to.clone()));
+                draft.push(id, Op::Create(to));
             }
         }
         for (id, change) in diff.iter().filter(|(_, change)| change.removes()) {
@@ -131,7 +132,7 @@ impl Draft {
         draft
     }
 
-    fn push(&mut self, id: &ResourceId, op: Op) {
+    fn push(&mut self, id: &'a ResourceId, op: Op<&'a Resource>) {
         let node = self.steps.len();
         let from = op.from().map(|from| self.things.ties(from)).unwrap_or_default();
         let to = op.to().map(|to| self.things.ties(to)).unwrap_or_default();
@@ -143,7 +144,7 @@ impl Draft {
                 self.updaters.entry(*thing).push(node);
             }
         }
-        self.steps.push((id.clone(), op));
+        self.steps.push((id, op));
         self.ties.push((from, to));
     }
 
@@ -185,15 +186,15 @@ impl Draft {
 
     /// Gives each part of each step its stage: the next one after what it waits for, or the same where both are said to
     /// the same place, as a place hears in order.
-    fn staged(self, graph: &DiGraph<(), ()>, order: &[NodeIndex]) -> Plan {
+    fn staged(&self, graph: &DiGraph<(), ()>, order: &[NodeIndex]) -> Plan {
         let mut position = vec![0_u32; order.len()];
         for (at, node) in order.iter().enumerate() {
             position[node.index()] = at as u32;
         }
-        let mut drafted: Vec<Option<(ResourceId, Op)>> = self.steps.into_iter().map(Some).collect();
-        let mut steps: Vec<Step> = Vec::with_capacity(drafted.len());
+        let mut steps: Vec<Step> = Vec::with_capacity(self.steps.len());
         for node in order {
-            let (id, op) = drafted[node.index()].take().expect("an order has each step once");
+            let (id, op) = &self.steps[node.index()];
+            let (id, op) = ((*id).clone(), op.cloned());
             let before = graph.neighbors_directed(*node, Direction::Incoming);
             let mut waits: Vec<u32> = before.map(|before| position[before.index()]).collect();
             waits.sort_unstable();

@@ -161,6 +161,17 @@ impl<R> Op<R> {
     }
 }
 
+impl Op<&Resource> {
+    /// The same step on resources of its own.
+    pub fn cloned(&self) -> Op {
+        match *self {
+            Self::Create(to) => Op::Create(to.clone()),
+            Self::Update { from, to } => Op::Update { from: from.clone(), to: to.clone() },
+            Self::Delete(from) => Op::Delete(from.clone()),
+        }
+    }
+}
+
 /// A step of a plan, with what the kernel needs to know to take it at the right time.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Step {

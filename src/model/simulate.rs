@@ -74,8 +74,8 @@ impl Simulation {
     pub fn new(state: &State, wanted: &State) -> Self {
         let mut simulation = Self::default();
         for resource in wanted.resources() {
-            for thing in simulation.things.ties(resource).provides {
-                *simulation.known.entry(thing) = true;
+            for thing in resource.provides() {
+                *simulation.known.entry(simulation.things.number(thing)) = true;
             }
         }
         for (id, resource) in state.iter() {
