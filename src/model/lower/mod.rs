@@ -23,7 +23,7 @@ pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
 use super::observed::Observed;
-use super::resource::{Kind, Resource, ResourceId, Text};
+use super::resource::{Resource, ResourceId, Text};
 use super::source::Span;
 use super::state::{Desired, State};
 use super::topology::{Endpoint, Item, Network, Topology};
@@ -70,6 +70,8 @@ pub struct Lowering<'a> {
     pub observed: &'a Observed,
     /// Addresses of ours by namespace and link.
     held: BTreeMap<(Text, Text), Vec<IpNet>>,
+    /// As they were asked for; of two with one id the last is meant.
+    wanted: Vec<(Resource, Span)>,
     desired: Desired,
     invalid: Vec<Diagnostic>,
     refused: Vec<Diagnostic>,
@@ -168,6 +170,7 @@ impl<'a> Lowering<'a> {
             owner: Owner::new(&topology.name),
             observed,
             held,
+            wanted: Vec::new(),
             desired: Desired { topology: topology.name.clone(), ..Desired::default() },
             invalid: Vec::new(),
             refused: Vec::new(),
@@ -176,8 +179,7 @@ impl<'a> Lowering<'a> {
 
     /// Wants a resource, asked for at a place of the topology.
     pub fn want(&mut self, resource: Resource, origin: Span) {
-        self.desired.origins.insert(resource.id(), origin);
-        self.desired.state.insert(resource);
+        self.wanted.push((resource, origin));
     }
 
     /// Says something that the user should know before saying yes.
@@ -201,13 +203,14 @@ impl<'a> Lowering<'a> {
         self.ours().get(&ResourceId::new(&netns.into(), kind, name.clone()))
     }
 
-    fn finish(self) -> Result<Desired, Rejection> {
+    fn finish(mut self) -> Result<Desired, Rejection> {
         if !self.invalid.is_empty() {
             return Err(Rejection::Invalid(self.invalid.into()));
         }
         if !self.refused.is_empty() {
             return Err(Rejection::Refused(self.refused.into()));
         }
+        self.desired.fill(self.wanted);
         Ok(self.desired)
     }
 }

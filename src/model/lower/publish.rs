@@ -144,7 +144,7 @@ impl Lowering<'_> {
                 )
             })
             .collect();
-        let forwards = self.desired.state.resources().any(|resource| matches!(resource, Resource::Firewall(_)));
+        let forwards = self.wanted.iter().any(|(resource, _)| matches!(resource, Resource::Firewall(_)));
         for note in notes.into_iter().filter(|_| forwards) {
             self.note(note);
         }
