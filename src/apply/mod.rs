@@ -6,13 +6,15 @@
 
 pub mod rails;
 
+use std::collections::BTreeSet;
+
 use crate::diff::plan::{Flaw, Plan, plan};
 use crate::diff::{Diff, diff};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::diagnostic::Diagnostics;
 use crate::model::lower::{self, Rejection};
 use crate::model::observed::Observed;
-use crate::model::resource::{ResourceId, Step};
+use crate::model::resource::{Kind, ResourceId, Step};
 use crate::model::state::Desired;
 use crate::model::topology::Topology;
 use crate::model::wire::{Owner, Scope};
@@ -48,9 +50,23 @@ impl Target<'_> {
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
         match self {
             Self::Topology(topology) => lower::lower(topology, observed),
-            Self::Nothing(name, _) => Ok(Desired { topology: (*name).to_owned(), ..Desired::default() }),
+            Self::Nothing(name, _) => {
+                let notes = never_applied(name, observed).into_iter().collect();
+                Ok(Desired { topology: (*name).to_owned(), notes, ..Desired::default() })
+            }
         }
     }
+}
+
+/// What whoever wants a topology gone should know where there is nothing of it: perhaps the name is misspelt.
+fn never_applied(name: &str, observed: &Observed) -> Option<String> {
+    if observed.ours.resources().any(|resource| !resource.stays()) {
+        return None;
+    }
+    let others: BTreeSet<&str> = observed.foreign.links.values().filter_map(|link| link.topology.as_deref()).collect();
+    let others: Vec<String> = others.into_iter().take(8).map(|other| format!("`{other}`")).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; there is {}", others.join(", ")) };
+    Some(format!("nothing here bears the mark of topology `{name}`{others}"))
 }
 
 /// Why there is no plan. Nothing was touched.
@@ -60,10 +76,19 @@ pub enum NoPlan {
     Invalid(Diagnostics),
     /// The topology contradicts what is live, or a safety rail holds.
     Refused(Diagnostics),
-    /// The kernel could not be looked at.
+    /// The kernel could not be looked at, or has not what is needed.
     Unseen(KernelError),
     /// netrec is wrong: the plan would not do what it is for.
     Flawed(Flaw),
+}
+
+/// Whether the kernel has what a plan needs; to be asked once, before the first step.
+///
+/// # Errors
+///
+/// [`NoPlan::Unseen`] that says what is missing; nothing was touched.
+pub fn able(kernel: &mut impl Kernel, prepared: &Prepared) -> Result<(), NoPlan> {
+    if prepared.plan.is_empty() { Ok(()) } else { kernel.able(&prepared.plan.steps).map_err(NoPlan::Unseen) }
 }
 
 /// A look and what follows from it.
@@ -142,7 +167,7 @@ pub fn execute(
             failed = failures(&prepared.plan.steps, results);
         }
         let next = prepare(kernel, target)?;
-        let stuck = next.plan == prepared.plan;
+        let stuck = next.plan == prepared.plan || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
         if next.plan.is_empty() || stuck || round == ROUNDS_MAX {
             let (residual, desired) = (next.diff, next.desired);
             return Ok(Report { done, failed, residual, desired, rounds: round });
@@ -154,6 +179,15 @@ pub fn execute(
 }
 
 fn failures(steps: &[Step], results: Vec<Result<(), KernelError>>) -> Vec<(ResourceId, KernelError)> {
-    let ended = steps.iter().zip(results);
-    ended.filter_map(|(step, result)| result.err().map(|error| (step.id.clone(), error))).collect()
+    let mut failures = Vec::new();
+    for (step, result) in steps.iter().zip(results) {
+        match result {
+            Ok(()) => tracing::info!(id = %step.id, "done"),
+            Err(error) => {
+                tracing::info!(id = %step.id, %error, "failed");
+                failures.push((step.id.clone(), error));
+            }
+        }
+    }
+    failures
 }

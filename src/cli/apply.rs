@@ -3,76 +3,93 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::load::{Loaded, load};
 use super::output::{self, Progress};
 use super::{Exit, Format, Input, Writing, plan};
-use crate::apply::{Prepared, Report, Target, execute, prepare};
+use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, prepare};
 use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
-use crate::kernel::{lock, privilege};
+use crate::kernel::{KernelError, lock, privilege, stop};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::source::Origin;
 
 /// Make the kernel hold what the topology says: plan, execute, verify.
 ///
-/// Prints the plan and the outcome. Asks on a terminal unless `--yes`; never asks without one.
+/// Prints the plan and the outcome. Asks on a terminal unless `--yes`; never asks without one. A second apply of the
+/// same file does nothing; one that was interrupted or failed is finished by the next.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  netrec apply shop.toml
+  netrec apply --yes shop.toml              in a script
+  netrec apply --format json shop.toml | jq .outcome")]
 pub(super) struct Apply {
     #[command(flatten)]
-    input: Input,
+    pub(super) input: Input,
     #[command(flatten)]
     writing: Writing,
 }
 
 impl Apply {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let format = self.input.output.format;
-        let loaded = load(&self.input.paths).map_err(|failure| failure.in_form(format))?;
-        carry_out(Target::Topology(&loaded.topology), &loaded, self.writing, format)
+        let loaded = load(&self.input.paths)?;
+        carry_out(Target::Topology(&loaded.topology), &loaded, self.writing, self.input.output.format)
     }
 }
 
 /// Plans, shows, asks, executes, verifies and tells: what `apply` and `destroy` do.
 pub(super) fn carry_out(target: Target, loaded: &Loaded, writing: Writing, format: Format) -> Result<Exit, Failure> {
-    privilege::check().map_err(Failure::Kernel)?;
-    let failed = |no_plan| Failure::of(no_plan, &loaded.sources).in_form(format);
-    let _lock = lock::acquire(writing.timeout()).map_err(Failure::Kernel)?.ok_or(Failure::Busy)?;
+    privilege::check()?;
+    let _lock = lock::acquire(writing.timeout())?.ok_or_else(busy)?;
     let mut kernel = Linux::default();
-    let prepared = prepare(&mut kernel, target).map_err(failed)?;
-    let planned = match format {
-        Format::Text => {
-            output::say(&plan::text(&prepared));
-            None
-        }
-        Format::Json => {
-            let context = plan::context(&prepared, loaded);
-            Some(serde_json::to_value(render::json(&prepared.diff, &context)).expect("our own types have string keys"))
-        }
-    };
-    if !prepared.diff.is_empty() && !writing.yes && output::is_interactive() && !output::ask("apply this?") {
-        return Err(Failure::Other(Exit::Refused, "not applied".into()));
+    let unplanned = |no_plan| Failure::unplanned(no_plan, &loaded.sources);
+    let prepared = prepare(&mut kernel, target).map_err(unplanned)?;
+    able(&mut kernel, &prepared).map_err(unplanned)?;
+    let (nothing, asks) = (prepared.diff.is_empty(), !writing.yes && output::is_interactive());
+    match format {
+        Format::Text => output::say(&plan::text(&prepared)),
+        Format::Json if asks && !nothing => output::complain(&plan::text(&prepared)),
+        Format::Json => {}
     }
-    let nothing = prepared.diff.is_empty();
-    let report = if nothing { idle(prepared) } else { run(&mut kernel, target, prepared).map_err(failed)? };
-    let outcome = Outcome::new(&report, loaded);
-    match planned {
-        Some(plan) => output::say_json(&Applied { version: 1, plan, outcome: &outcome }),
-        None if nothing => {}
-        None => output::say(&outcome.text(&report)),
+    if !nothing && asks && !output::ask("apply this?") {
+        return Err(Failure::new(Exit::Refused, Diagnostic::new("not confirmed: nothing was touched")));
+    }
+    let planned = serde_json::to_value(plan::json(&prepared, loaded)).expect("our own types have string keys");
+    let report = run(&mut kernel, target, prepared).map_err(|it| Failure::unverified(it, &loaded.sources))?;
+    let (outcome, failed) = (Outcome::new(&report, loaded), Failure::of_steps(&report, &loaded.sources));
+    match format {
+        Format::Json => {
+            let errors = failed.as_ref().map(Failure::json).unwrap_or_default();
+            output::say_json(&Applied { version: 1, plan: planned, outcome: &outcome, errors });
+        }
+        Format::Text if nothing => {}
+        Format::Text => output::say(&outcome.text("applied", &report)),
+    }
+    if let Some(failed) = failed {
+        failed.complain();
     }
     Ok(exit(&report))
 }
 
-fn idle(prepared: Prepared) -> Report {
-    Report { done: 0, failed: Vec::new(), residual: prepared.diff, desired: prepared.desired, rounds: 0 }
+fn busy() -> Failure {
+    let finding = Diagnostic::new("another netrec is writing").hint("wait longer with `--lock-timeout`");
+    Failure::new(Exit::Busy, finding)
 }
 
-fn run(kernel: &mut Linux, target: Target, prepared: Prepared) -> Result<Report, crate::apply::NoPlan> {
+/// Executes what was prepared, unless that is nothing, with a word on how far it has come.
+pub(super) fn run(kernel: &mut Linux, target: Target, prepared: Prepared) -> Result<Report, NoPlan> {
+    if prepared.diff.is_empty() {
+        let (residual, desired) = (prepared.diff, prepared.desired);
+        return Ok(Report { done: 0, failed: Vec::new(), residual, desired, rounds: 0 });
+    }
+    stop::listen();
     let mut progress = Progress::new();
     execute(kernel, target, prepared, &mut |ended, of| progress.tell(ended, of))
 }
 
-fn exit(report: &Report) -> Exit {
+/// The exit code that a report stands for.
+pub(super) fn exit(report: &Report) -> Exit {
     match () {
         () if !report.failed.is_empty() && !report.is_converged() => Exit::Partial,
         () if !report.is_converged() || !report.desired.pending.is_empty() => Exit::NotConverged,
@@ -85,24 +102,18 @@ struct Applied<'a> {
     version: u32,
     plan: serde_json::Value,
     outcome: &'a Outcome,
+    errors: Vec<failure::Json>,
 }
 
 /// How it ended, for programs.
 #[derive(Serialize)]
-struct Outcome {
+pub(super) struct Outcome {
     steps: usize,
+    failed: usize,
     converged: bool,
     rounds: u32,
-    failed: Vec<FailedStep>,
     pending: Vec<PendingContainer>,
     residual: Summary,
-}
-
-#[derive(Serialize)]
-struct FailedStep {
-    id: String,
-    error: String,
-    origin: Option<Origin>,
 }
 
 #[derive(Serialize)]
@@ -113,17 +124,13 @@ struct PendingContainer {
 }
 
 impl Outcome {
-    fn new(report: &Report, loaded: &Loaded) -> Self {
-        let origin = |id| report.desired.origins.get(id).map(|span| span.origin(&loaded.sources));
-        let failed = report.failed.iter();
+    pub(super) fn new(report: &Report, loaded: &Loaded) -> Self {
         let pending = report.desired.pending.iter();
         Self {
             steps: report.done,
+            failed: report.failed.len(),
             converged: report.is_converged(),
             rounds: report.rounds,
-            failed: failed
-                .map(|(id, error)| FailedStep { id: id.to_string(), error: error.to_string(), origin: origin(id) })
-                .collect(),
             pending: pending
                 .map(|it| PendingContainer {
                     container: it.container.clone(),
@@ -135,11 +142,11 @@ impl Outcome {
         }
     }
 
-    fn text(&self, report: &Report) -> String {
-        let mut text = format!("applied: {} steps, {} failed\n", self.steps + self.failed.len(), self.failed.len());
-        for failed in &self.failed {
-            let place = failed.origin.as_ref().map(|it| format!(" ({}:{}:{})", it.file, it.line, it.column));
-            text += &format!("failed: {}{}: {}\n", failed.id, place.unwrap_or_default(), failed.error);
+    /// The same for people; why steps failed is told on the other stream.
+    pub(super) fn text(&self, verb: &str, report: &Report) -> String {
+        let mut text = format!("{verb}: {} steps, {} failed\n", self.steps + self.failed, self.failed);
+        if report.failed.iter().any(|(_, error)| *error == KernelError::Stopped) {
+            text += "stopped as asked: the next apply goes on\n";
         }
         if self.converged {
             text += "verified: nothing left to do\n";

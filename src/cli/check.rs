@@ -10,10 +10,17 @@ use crate::model::lower::{Rejection, lower};
 use crate::model::observed::Observed;
 
 /// Parse and validate; needs no privilege, touches nothing.
+///
+/// Says everything that is wrong at once, each with its place in the file and what would be right.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  netrec check shop.toml
+  netrec check /etc/netrec/          all *.toml of a directory make one topology
+  netrec check --format json shop.toml | jq '.errors[] | .message'")]
 pub(super) struct Check {
     #[command(flatten)]
-    input: Input,
+    pub(super) input: Input,
 }
 
 #[derive(Serialize)]
@@ -28,13 +35,11 @@ struct Checked<'a> {
 impl Check {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let format = self.input.output.format;
-        let loaded = load(&self.input.paths).map_err(|failure| failure.in_form(format))?;
+        let loaded = load(&self.input.paths)?;
         let topology = &loaded.topology;
-        match lower(topology, &Observed::default()) {
-            Ok(_) => {}
-            Err(Rejection::Invalid(findings) | Rejection::Refused(findings)) => {
-                return Err(Failure::Invalid { findings, sources: loaded.sources }.in_form(format));
-            }
+        if let Err(Rejection::Invalid(findings) | Rejection::Refused(findings)) = lower(topology, &Observed::default())
+        {
+            return Err(Failure::invalid(findings, &loaded.sources));
         }
         let (networks, containers, endpoints) =
             (topology.networks.len(), topology.containers.len(), topology.endpoints.len());

@@ -12,7 +12,14 @@ use crate::model::source::Sources;
 use crate::model::topology::Topology;
 
 /// Remove everything that bears the topology's mark.
+///
+/// Settings that were switched on, such as forwarding, stay: others may have come to rely on them.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  netrec plan --destroy shop.toml    what would go?
+  netrec destroy shop.toml
+  netrec destroy --topology shop     when the file is gone")]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["paths", "topology"]))]
 pub(super) struct Destroy {
     /// Files, or directories of `*.toml`, that make one topology.
@@ -22,7 +29,7 @@ pub(super) struct Destroy {
     #[arg(long, value_name = "NAME")]
     topology: Option<String>,
     #[command(flatten)]
-    output: Output,
+    pub(super) output: Output,
     #[command(flatten)]
     writing: Writing,
 }
@@ -34,7 +41,7 @@ impl Destroy {
             let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
             return apply::carry_out(Target::Nothing(&name, None), &loaded, self.writing, format);
         }
-        let loaded = load(&self.paths).map_err(|failure| failure.in_form(format))?;
+        let loaded = load(&self.paths)?;
         let target = Target::Nothing(&loaded.topology.name, Some(&loaded.topology));
         apply::carry_out(target, &loaded, self.writing, format)
     }

@@ -1,90 +1,145 @@
-//! How commands fail: what people are told, and the exit code that it stands for.
+//! How commands fail: what people and programs are told, and the exit code that it stands for.
 
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::{Exit, Format, output};
-use crate::apply::NoPlan;
+use crate::apply::{NoPlan, Report};
 use crate::diff::plan::Flaw;
 use crate::kernel::KernelError;
-use crate::model::diagnostic::{Diagnostics, render};
+use crate::model::diagnostic::{self, Diagnostic, Diagnostics};
+use crate::model::resource::ResourceId;
 use crate::model::source::Sources;
 
 /// Why a command did not do what it was asked for.
-pub(super) enum Failure {
-    /// The topology is wrong.
-    Invalid { findings: Diagnostics, sources: Sources },
-    /// The topology contradicts what is live.
-    Refused { findings: Diagnostics, sources: Sources },
-    /// The kernel does not let us.
-    Kernel(KernelError),
-    /// Somebody else is writing.
-    Busy,
-    /// netrec is wrong.
-    Flaw(Flaw),
-    /// Anything else, for a person.
-    Other(Exit, String),
+#[derive(Debug)]
+pub(super) struct Failure {
+    exit: Exit,
+    errors: Vec<Error>,
+    sources: Sources,
 }
 
-impl Failure {
-    /// Adds the text that findings point at.
-    pub(super) fn of(no_plan: NoPlan, sources: &Sources) -> Self {
-        match no_plan {
-            NoPlan::Invalid(findings) => Self::Invalid { findings, sources: sources.clone() },
-            NoPlan::Refused(findings) => Self::Refused { findings, sources: sources.clone() },
-            NoPlan::Unseen(error) => Self::Kernel(error),
-            NoPlan::Flawed(flaw) => Self::Flaw(flaw),
-        }
-    }
+/// One finding, with what only the kernel's have.
+#[derive(Debug)]
+struct Error {
+    finding: Diagnostic,
+    id: Option<ResourceId>,
+    errno: Option<Errno>,
+}
 
-    /// Tells people, and says how to end.
-    pub(super) fn report(self) -> Exit {
-        let (exit, text) = match self {
-            Self::Invalid { findings, sources } => (Exit::Invalid, render(&findings, &sources)),
-            Self::Refused { findings, sources } => (Exit::Refused, render(&findings, &sources)),
-            Self::Kernel(error) => (of_kernel(&error), format!("error: {error}\n{}", hint(&error))),
-            Self::Busy => {
-                (Exit::Busy, "error: another netrec is writing\n  = hint: wait longer with `--lock-timeout`\n".into())
-            }
-            Self::Flaw(flaw) => {
-                let hint = "nothing was touched; this is a bug in netrec, please report it with the topology";
-                (Exit::Unexpected, format!("error: the plan is wrong: {flaw}\n  = hint: {hint}\n"))
-            }
-            Self::Other(exit, text) => (exit, format!("error: {text}\n")),
-        };
-        output::complain(&text);
-        exit
-    }
-
-    /// The same for programs where JSON was asked for, besides the words on stderr.
-    pub(super) fn in_form(self, format: Format) -> Self {
-        if format == Format::Json
-            && let Self::Invalid { findings, sources } | Self::Refused { findings, sources } = &self
-        {
-            output::say_json(&Errors { version: 1, errors: findings.to_json(sources) });
-        }
-        self
-    }
+/// An error for programs: the same fields whatever went wrong.
+#[derive(Serialize)]
+pub(super) struct Json {
+    id: Option<String>,
+    errno: Option<String>,
+    #[serde(flatten)]
+    finding: diagnostic::Json,
 }
 
 #[derive(Serialize)]
-struct Errors<T> {
+struct Errors {
     version: u32,
-    errors: T,
+    errors: Vec<Json>,
 }
 
-fn of_kernel(error: &KernelError) -> Exit {
-    match error {
-        KernelError::Unable(_) => Exit::Unable,
-        _ => match error.errno() {
-            Some(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES) => Exit::Unable,
-            _ => Exit::Unexpected,
-        },
+impl Failure {
+    /// One thing is wrong, and no file is to blame.
+    pub(super) fn new(exit: Exit, finding: Diagnostic) -> Self {
+        let errors = vec![Error { finding, id: None, errno: None }];
+        Self { exit, errors, sources: Sources::new() }
+    }
+
+    /// The topology is wrong.
+    pub(super) fn invalid(findings: Diagnostics, sources: &Sources) -> Self {
+        Self::found(Exit::Invalid, findings, sources)
+    }
+
+    /// There is no plan; the sources are what findings point at.
+    pub(super) fn unplanned(no_plan: NoPlan, sources: &Sources) -> Self {
+        match no_plan {
+            NoPlan::Invalid(findings) => Self::invalid(findings, sources),
+            NoPlan::Refused(findings) => Self::found(Exit::Refused, findings, sources),
+            NoPlan::Unseen(error) => Self::from(error),
+            NoPlan::Flawed(flaw) => Self::from(flaw),
+        }
+    }
+
+    /// The same after something was written: what the exit code says of an untouched host no longer holds.
+    pub(super) fn unverified(no_plan: NoPlan, sources: &Sources) -> Self {
+        let mut failure = Self::unplanned(no_plan, sources);
+        let lead = Diagnostic::new("the steps were taken, but what they led to could not be verified");
+        let lead = lead.hint("`netrec status` looks again, and another `netrec apply` goes on");
+        failure.errors.push(Error { finding: lead, id: None, errno: None });
+        Self { exit: Exit::NotConverged, ..failure }
+    }
+
+    /// Steps that failed, but for those that were not tried for want of another.
+    pub(super) fn of_steps(report: &Report, sources: &Sources) -> Option<Self> {
+        let tried = report.failed.iter().filter(|(_, error)| !error.is_consequence());
+        let errors: Vec<Error> = tried
+            .map(|(id, error)| {
+                let message = format!("{id}: {error}");
+                let finding = match report.desired.origins.get(id) {
+                    Some(origin) => Diagnostic::at(*origin, message).label("asked for here"),
+                    None => Diagnostic::new(message),
+                };
+                Error { finding, id: Some(id.clone()), errno: error.errno() }
+            })
+            .collect();
+        (!errors.is_empty()).then(|| Self { exit: Exit::Partial, errors, sources: sources.clone() })
+    }
+
+    fn found(exit: Exit, findings: Diagnostics, sources: &Sources) -> Self {
+        let errors = findings.into_vec().into_iter().map(|finding| Error { finding, id: None, errno: None });
+        Self { exit, errors: errors.collect(), sources: sources.clone() }
+    }
+
+    /// Tells people on stderr and, where JSON was asked for, programs on stdout; says how to end.
+    pub(super) fn report(self, format: Format) -> Exit {
+        self.complain();
+        if format == Format::Json {
+            output::say_json(&Errors { version: 1, errors: self.json() });
+        }
+        self.exit
+    }
+
+    /// Tells people.
+    pub(super) fn complain(&self) {
+        let findings: Vec<Diagnostic> = self.errors.iter().map(|error| error.finding.clone()).collect();
+        output::complain(&diagnostic::render(&findings.into(), &self.sources));
+    }
+
+    /// The errors for programs.
+    pub(super) fn json(&self) -> Vec<Json> {
+        let json = |error: &Error| Json {
+            id: error.id.as_ref().map(ToString::to_string),
+            errno: error.errno.map(|errno| format!("{errno:?}")),
+            finding: error.finding.to_json(&self.sources),
+        };
+        self.errors.iter().map(json).collect()
     }
 }
 
-fn hint(error: &KernelError) -> &'static str {
-    match of_kernel(error) {
-        Exit::Unable => "  = hint: run it as root, or try `netrec rehearse`, which needs no privilege\n",
-        _ => "",
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        let finding = Diagnostic::new(error.to_string());
+        let (exit, finding) = match (&error, error.errno()) {
+            (KernelError::Unable { hint, .. }, _) => (Exit::Unable, finding.hint(hint)),
+            (_, Some(Errno::EPERM | Errno::EACCES)) => (
+                Exit::Unable,
+                finding
+                    .hint("something beyond capabilities forbids it: a container engine, seccomp or a security module"),
+            ),
+            _ => (Exit::Unexpected, finding),
+        };
+        Self { exit, errors: vec![Error { finding, id: None, errno: error.errno() }], sources: Sources::new() }
+    }
+}
+
+impl From<Flaw> for Failure {
+    fn from(flaw: Flaw) -> Self {
+        let finding = Diagnostic::new(format!("the plan is wrong: {flaw}"));
+        let hint = "nothing was touched; this is a bug in netrec, please report it with the topology";
+        Self::new(Exit::Unexpected, finding.hint(hint))
     }
 }

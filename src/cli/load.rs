@@ -44,11 +44,11 @@ pub(super) fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
         }
     }
     if !findings.is_empty() {
-        return Err(Failure::Invalid { findings: findings.into(), sources });
+        return Err(Failure::invalid(findings.into(), &sources));
     }
     match parse(&sources) {
         Ok(topology) => Ok(Loaded { topology, sources }),
-        Err(findings) => Err(Failure::Invalid { findings, sources }),
+        Err(findings) => Err(Failure::invalid(findings, &sources)),
     }
 }
 

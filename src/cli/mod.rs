@@ -9,6 +9,7 @@ mod failure;
 mod load;
 mod output;
 mod plan;
+mod rehearse;
 mod show;
 mod status;
 
@@ -49,16 +50,38 @@ pub enum Exit {
 /// A declarative reconciler for container networks on Linux.
 ///
 /// Networks, endpoints and containers are written in TOML; netrec compares them with the live kernel and does what is
-/// missing, in order, and nothing else.
+/// missing, in order, and nothing else. It keeps no state of its own: what it made bears a mark in the kernel.
 #[derive(Parser, Debug)]
-#[command(name = "netrec", version, max_term_width = 100)]
+#[command(name = "netrec", version, max_term_width = 100, after_help = AFTER)]
 struct Arguments {
-    /// Say more on stderr: once for steps, twice for messages. `RUST_LOG` says it in detail.
+    /// Say more on stderr: once for steps, twice for what leads to them. `RUST_LOG` says it in detail.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,
 }
+
+/// What help ends with.
+const AFTER: &str = "\
+Examples:
+  netrec check shop.toml      is it right in itself?
+  netrec rehearse shop.toml   try it for real on a host to throw away; needs no privilege
+  netrec plan shop.toml       what would change on this host?
+  netrec apply shop.toml      change it, and look again
+  netrec status shop.toml     is it still so?
+  netrec destroy shop.toml    take it all away again
+
+Exit codes:
+  0   done, converged, or nothing to do
+  1   unexpected failure
+  2   there is something to do (only with --exit-code)
+  3   the topology is invalid; nothing was touched
+  4   refused: it contradicts what is live, or somebody said no; nothing was touched
+  5   some steps failed; the next apply goes on
+  6   applied, but not converged, not verified, or something is waited for
+  8   busy: another netrec is writing
+  10  a privilege or a feature of the kernel is missing; nothing was touched
+  64  wrong arguments";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -68,13 +91,61 @@ enum Command {
     Destroy(destroy::Destroy),
     Status(status::Status),
     Show(show::Show),
+    Rehearse(rehearse::Rehearse),
     /// Print the JSON Schema of topology files, for editors.
+    #[command(after_help = "\
+Example, for editors that know Taplo or Even Better TOML:
+  netrec schema > netrec.schema.json
+  and as the first line of the topology: #:schema ./netrec.schema.json")]
     Schema,
     /// Print completions for a shell.
+    #[command(after_help = "\
+Examples:
+  source <(netrec completions bash)
+  netrec completions zsh > \"${fpath[1]}/_netrec\"
+  netrec completions fish > ~/.config/fish/completions/netrec.fish")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// The form in which the command tells of its failure, too.
+    fn format(&self) -> Format {
+        match self {
+            Self::Check(check) => check.input.output.format,
+            Self::Plan(plan) => plan.format(),
+            Self::Apply(apply) => apply.input.output.format,
+            Self::Destroy(destroy) => destroy.output.format,
+            Self::Status(status) => status.input.output.format,
+            Self::Show(show) => show.output.format,
+            Self::Rehearse(rehearse) => rehearse.input.output.format,
+            Self::Schema | Self::Completions { .. } => Format::Text,
+        }
+    }
+
+    fn run(self) -> Result<Exit, Failure> {
+        match self {
+            Self::Check(check) => check.run(),
+            Self::Plan(plan) => plan.run(),
+            Self::Apply(apply) => apply.run(),
+            Self::Destroy(destroy) => destroy.run(),
+            Self::Status(status) => status.run(),
+            Self::Show(show) => show.run(),
+            Self::Rehearse(rehearse) => rehearse.run(),
+            Self::Schema => {
+                output::say(&format!("{:#}\n", crate::model::schema::schema()));
+                Ok(Exit::Done)
+            }
+            Self::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Arguments::command(), "netrec", &mut script);
+                output::say(&String::from_utf8_lossy(&script));
+                Ok(Exit::Done)
+            }
+        }
+    }
 }
 
 /// Form of the output.
@@ -125,34 +196,16 @@ impl Writing {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let text = error.to_string();
-            if error.use_stderr() {
-                output::complain(&text);
-            } else {
-                output::say(&text);
-            }
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done } as i32;
+        Err(error) if error.use_stderr() => {
+            output::complain(&error.to_string());
+            return Exit::Usage as i32;
+        }
+        Err(help) => {
+            output::say(&help.to_string());
+            return Exit::Done as i32;
         }
     };
     output::log(arguments.verbose);
-    let exit = match arguments.command {
-        Command::Check(check) => check.run(),
-        Command::Plan(plan) => plan.run(),
-        Command::Apply(apply) => apply.run(),
-        Command::Destroy(destroy) => destroy.run(),
-        Command::Status(status) => status.run(),
-        Command::Show(show) => show.run(),
-        Command::Schema => {
-            output::say(&format!("{:#}\n", crate::model::schema::schema()));
-            Ok(Exit::Done)
-        }
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "netrec", &mut script);
-            output::say(&String::from_utf8_lossy(&script));
-            Ok(Exit::Done)
-        }
-    };
-    exit.unwrap_or_else(Failure::report) as i32
+    let format = arguments.command.format();
+    arguments.command.run().unwrap_or_else(|failure| failure.report(format)) as i32
 }

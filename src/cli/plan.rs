@@ -1,20 +1,33 @@
 //! `netrec plan`: what would be done.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
 use super::load::{Loaded, load};
-use super::{Exit, Format, Input, output};
+use super::{Exit, Format, output};
 use crate::apply::{Prepared, Target, prepare};
 use crate::diff::render::{self, Context, Summary};
+use crate::diff::unified;
 use crate::kernel::linux::Linux;
 use crate::kernel::privilege;
 
 /// Compare with the live kernel and print what would be done; writes nothing anywhere.
+///
+/// One line a change: `+` is made, `~` changes in place, `±` is made anew, `-` is removed.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  netrec plan shop.toml
+  netrec plan --exit-code shop.toml        2 if there is something to do
+  netrec plan --format diff shop.toml      what is there against what is wanted
+  netrec plan --destroy shop.toml")]
 pub(super) struct Plan {
-    #[command(flatten)]
-    input: Input,
+    /// Files, or directories of `*.toml`, that make one topology.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<std::path::PathBuf>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    format: Form,
     /// End with 2 if there is something to do.
     #[arg(long)]
     exit_code: bool,
@@ -23,33 +36,54 @@ pub(super) struct Plan {
     destroy: bool,
 }
 
+/// Forms of a plan.
+#[derive(Clone, Copy, Default, ValueEnum, Debug)]
+enum Form {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object with `version` 1.
+    Json,
+    /// What is there against what is wanted, as diff(1) compares texts.
+    Diff,
+}
+
 impl Plan {
+    /// The form in which failures are told.
+    pub(super) fn format(&self) -> Format {
+        if matches!(self.format, Form::Json) { Format::Json } else { Format::Text }
+    }
+
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let format = self.input.output.format;
-        let loaded = load(&self.input.paths).map_err(|failure| failure.in_form(format))?;
-        privilege::check().map_err(Failure::Kernel)?;
+        let loaded = load(&self.paths)?;
+        privilege::check()?;
         let topology = &loaded.topology;
         let target =
             if self.destroy { Target::Nothing(&topology.name, Some(topology)) } else { Target::Topology(topology) };
-        let prepared = prepare(&mut Linux::default(), target)
-            .map_err(|no_plan| Failure::of(no_plan, &loaded.sources).in_form(format))?;
-        match format {
-            Format::Json => output::say_json(&render::json(&prepared.diff, &context(&prepared, &loaded))),
-            Format::Text => output::say(&text(&prepared)),
+        let prepared =
+            prepare(&mut Linux::default(), target).map_err(|no_plan| Failure::unplanned(no_plan, &loaded.sources))?;
+        match self.format {
+            Form::Json => output::say_json(&json(&prepared, &loaded)),
+            Form::Text => output::say(&text(&prepared)),
+            Form::Diff => {
+                let states = (&prepared.observed.ours, &prepared.desired.state);
+                output::say(&output::coloured(&unified::text(states, &prepared.diff)));
+            }
         }
         Ok(if self.exit_code && !prepared.diff.is_empty() { Exit::Differs } else { Exit::Done })
     }
 }
 
-/// What the JSON form says beyond the difference.
-pub(super) fn context<'a>(prepared: &'a Prepared, loaded: &'a Loaded) -> Context<'a> {
-    Context {
+/// The plan for programs.
+pub(super) fn json<'a>(prepared: &'a Prepared, loaded: &'a Loaded) -> render::Json<'a> {
+    let context = Context {
         topology: &prepared.desired.topology,
         origins: &prepared.desired.origins,
         sources: &loaded.sources,
         notes: &prepared.desired.notes,
         foreign: prepared.observed.foreign.count(),
-    }
+    };
+    render::json(&prepared.diff, &context)
 }
 
 /// The plan for people, with what they should know.

@@ -17,6 +17,11 @@ use crate::model::topology::Topology;
 
 /// List what the kernel holds of a topology, as found by its marks.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  netrec show shop.toml
+  netrec show --topology shop          when the file is gone
+  netrec show --rules shop.toml        the firewall")]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["paths", "topology"]))]
 pub(super) struct Show {
     /// Files, or directories of `*.toml`, that make one topology.
@@ -29,7 +34,7 @@ pub(super) struct Show {
     #[arg(long)]
     rules: bool,
     #[command(flatten)]
-    output: Output,
+    pub(super) output: Output,
 }
 
 #[derive(Serialize)]
@@ -37,6 +42,13 @@ struct Shown<'a> {
     version: u32,
     topology: &'a str,
     resources: Vec<Line>,
+}
+
+#[derive(Serialize)]
+struct Firewall<'a> {
+    version: u32,
+    topology: &'a str,
+    rules: String,
 }
 
 #[derive(Serialize)]
@@ -54,18 +66,21 @@ impl Show {
             Some(name) => {
                 Loaded { topology: Topology { name: name.clone(), ..Topology::default() }, sources: Sources::new() }
             }
-            None => load(&self.paths).map_err(|failure| failure.in_form(format))?,
+            None => load(&self.paths)?,
         };
-        privilege::check().map_err(Failure::Kernel)?;
-        let observed =
-            Linux::default().observe(&Target::Topology(&loaded.topology).scope()).map_err(Failure::Kernel)?;
+        privilege::check()?;
+        let observed = Linux::default().observe(&Target::Topology(&loaded.topology).scope())?;
         let ours = observed.ours.iter().filter(|(_, resource)| !resource.stays());
         if self.rules {
             let rules = ours.filter_map(|(_, resource)| match resource {
                 Resource::Firewall(firewall) => Some(firewall.text()),
                 _ => None,
             });
-            output::say(&rules.collect::<String>());
+            let (version, topology, rules) = (1, loaded.topology.name.as_str(), rules.collect::<String>());
+            match format {
+                Format::Json => output::say_json(&Firewall { version, topology, rules }),
+                Format::Text => output::say(&rules),
+            }
             return Ok(Exit::Done);
         }
         let lines: Vec<Line> = ours

@@ -7,15 +7,22 @@ use super::failure::Failure;
 use super::load::load;
 use super::{Exit, Format, Input, output, plan};
 use crate::apply::{Target, prepare};
-use crate::diff::render;
 use crate::kernel::linux::Linux;
 use crate::kernel::privilege;
 
 /// Compare with the live kernel and say whether it is in sync.
+///
+/// `in sync`: nothing to do. `drifted`: the kernel holds something else, or nothing yet. `pending`: all is there but for
+/// containers that have not come.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  netrec status shop.toml
+  netrec status --exit-code shop.toml || alert     2 unless in sync
+  netrec status --format json shop.toml | jq -r .state")]
 pub(super) struct Status {
     #[command(flatten)]
-    input: Input,
+    pub(super) input: Input,
     /// End with 2 unless everything is in sync.
     #[arg(long)]
     exit_code: bool,
@@ -33,13 +40,12 @@ struct Standing<'a> {
 impl Status {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let format = self.input.output.format;
-        let loaded = load(&self.input.paths).map_err(|failure| failure.in_form(format))?;
-        privilege::check().map_err(Failure::Kernel)?;
+        let loaded = load(&self.input.paths)?;
+        privilege::check()?;
         let prepared = prepare(&mut Linux::default(), Target::Topology(&loaded.topology))
-            .map_err(|no_plan| Failure::of(no_plan, &loaded.sources).in_form(format))?;
+            .map_err(|no_plan| Failure::unplanned(no_plan, &loaded.sources))?;
         let (drifted, waiting) = (!prepared.diff.is_empty(), !prepared.desired.pending.is_empty());
         let state = match (drifted, waiting) {
-            (true, _) if prepared.observed.ours.resources().all(crate::model::resource::Kind::stays) => "absent",
             (true, _) => "drifted",
             (false, true) => "pending",
             (false, false) => "in sync",
@@ -58,8 +64,7 @@ impl Status {
                 topology: name,
                 state,
                 pending: prepared.desired.pending.iter().map(|it| it.container.as_str()).collect(),
-                drift: serde_json::to_value(render::json(&prepared.diff, &plan::context(&prepared, &loaded)))
-                    .expect("our own types have string keys"),
+                drift: serde_json::to_value(plan::json(&prepared, &loaded)).expect("our own types have string keys"),
             }),
         }
         Ok(if self.exit_code && (drifted || waiting) { Exit::Differs } else { Exit::Done })

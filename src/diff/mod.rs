@@ -1,11 +1,12 @@
 //! Comparison and order: [`diff`] says what must change and why, [`plan`](plan::plan) in which order, [`render`] how
-//! people and programs read it.
+//! people and programs read it; [`unified`] puts the two states side by side.
 //!
 //! Nothing here does I/O, and nothing can fail: two states always have a difference, and a difference that cannot be
 //! ordered is a bug in netrec.
 
 pub mod plan;
 pub mod render;
+pub mod unified;
 
 use std::collections::{BTreeMap, BTreeSet};
 

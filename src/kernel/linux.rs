@@ -9,12 +9,13 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use rtnetlink::packet_route::link::InfoKind;
 
 use super::lane::Lane;
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found};
 use super::nft::Nft;
-use super::{Kernel, KernelError, read, sysctl};
+use super::{Kernel, KernelError, feature, read, stop, sysctl};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Lookup, Message, NetnsRef, Owner, Place, Scope};
@@ -31,7 +32,8 @@ pub struct Linux {
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = read::facts(scope)?;
-        let mut netfilter = Nft::open()?;
+        let mut netfilter = Nft::open().map_err(feature::nftables)?;
+        netfilter.generation().map_err(feature::nftables)?;
         let (tables, generation) = netfilter.tables(&scope.owner)?;
         facts.tables = tables;
         facts.chains = netfilter.chains(&scope.owner)?;
@@ -41,6 +43,19 @@ impl Kernel for Linux {
         self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
         self.owner = Some(scope.owner.clone());
         Ok(Observed::new(facts, &scope.owner))
+    }
+
+    fn able(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        let wanted = || steps.iter().filter_map(|step| step.op.to());
+        let mut socket = Socket::open(Protocol::Route)?;
+        if wanted().any(|it| matches!(it, Resource::Bridge(_))) {
+            feature::link_kind(&mut socket, &InfoKind::Bridge)?;
+        }
+        if wanted().any(|it| matches!(it, Resource::Veth(_))) {
+            feature::link_kind(&mut socket, &InfoKind::Veth)?;
+        }
+        let ipv6 = |it: &Resource| matches!(it, Resource::Address(address) if address.address.addr().is_ipv6());
+        if wanted().any(ipv6) { feature::ipv6() } else { Ok(()) }
     }
 
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
@@ -85,9 +100,14 @@ type Task = (usize, Option<Vec<Message>>);
 impl Run<'_> {
     fn stage(&mut self, stage: usize) {
         let mut lanes: BTreeMap<Place, Vec<Task>> = BTreeMap::new();
+        let stopped = stop::asked();
         for (at, step) in self.steps.iter().enumerate() {
             for (part, (_, place)) in step.parts.iter().enumerate().filter(|(_, (of, _))| *of == stage) {
                 if part == 0 && self.skips(at) {
+                    continue;
+                }
+                if part == 0 && stopped {
+                    self.results[at] = Err(KernelError::Stopped);
                     continue;
                 }
                 let brought = if part == 0 { None } else { Some(self.rest.remove(&at).unwrap_or_default()) };

@@ -7,6 +7,8 @@
 //! - [`netns`]: finding, entering, making and removing network namespaces.
 //! - [`read`]: one complete look, as [`Facts`](crate::model::wire::Facts); [`decode`] reads the kernel's attributes.
 //! - [`sysctl`]: settings under `/proc/sys/net`.
+//! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
+//! - [`throwaway`]: a host to rehearse on.
 
 use nix::errno::Errno;
 
@@ -15,6 +17,7 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod decode;
+pub mod feature;
 mod lane;
 pub mod linux;
 pub mod lock;
@@ -24,7 +27,9 @@ pub mod nft;
 pub mod privilege;
 pub mod read;
 pub mod simulated;
+pub mod stop;
 pub mod sysctl;
+pub mod throwaway;
 
 /// A kernel: Linux, or one that is simulated.
 pub trait Kernel {
@@ -34,6 +39,16 @@ pub trait Kernel {
     ///
     /// When any part could not be read completely: nothing is decided from part of a look.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError>;
+
+    /// Whether this kernel has what the steps need, asked before the first of them is taken.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unable`], and nothing was changed.
+    fn able(&mut self, steps: &[Step]) -> Result<(), KernelError> {
+        let _ = steps;
+        Ok(())
+    }
 
     /// Takes the steps of a plan made from the last look, and tells of each how it ended. What does not wait for a
     /// failed step goes on. `progress` hears how many steps have ended.
@@ -79,8 +94,16 @@ pub enum KernelError {
     #[error("not tried, as {0} failed")]
     Skipped(String),
     /// A privilege, or a feature of this kernel, is missing.
-    #[error("{0}")]
-    Unable(String),
+    #[error("{what}")]
+    Unable {
+        /// What is missing.
+        what: String,
+        /// Where it is to be had.
+        hint: String,
+    },
+    /// Somebody asked to stop ([`stop`]) before this step was taken.
+    #[error("not tried, as it was asked to stop")]
+    Stopped,
     /// Another system call failed.
     #[error("{what}: {}", errno.desc())]
     System {
@@ -100,6 +123,16 @@ impl KernelError {
     /// The same from the standard library's error; one that did not come from Linux counts as `EIO`.
     pub fn io(what: impl Into<String>, error: &std::io::Error) -> Self {
         Self::system(what, Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))
+    }
+
+    /// A privilege or a feature is missing, and where it is to be had.
+    pub fn unable(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Unable { what: what.into(), hint: hint.into() }
+    }
+
+    /// Whether a step failed only because it was never tried.
+    pub fn is_consequence(&self) -> bool {
+        matches!(self, Self::Skipped(_) | Self::Stopped)
     }
 
     /// The error number, where there is one.

@@ -17,5 +17,14 @@ pub fn check() -> Result<(), KernelError> {
     let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
     let missing: Vec<&str> =
         NEEDED.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
-    if missing.is_empty() { Ok(()) } else { Err(KernelError::Unable(format!("{} is missing", missing.join(" and ")))) }
+    let hint = if nix::unistd::geteuid().is_root() {
+        "this root is without them, as in a container: grant them, or run `netrec rehearse`, which needs none"
+    } else {
+        "run it as root, or run `netrec rehearse`, which needs no privilege"
+    };
+    match missing.as_slice() {
+        [] => Ok(()),
+        [one] => Err(KernelError::unable(format!("the capability {one} is missing"), hint)),
+        several => Err(KernelError::unable(format!("the capabilities {} are missing", several.join(" and ")), hint)),
+    }
 }

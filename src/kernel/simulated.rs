@@ -59,7 +59,9 @@ impl Kernel for Simulated {
             let failed = step.waits.iter().find(|wait| results[**wait as usize].is_err());
             results.push(match failed {
                 Some(failed) => Err(KernelError::Skipped(steps[*failed as usize].id.to_string())),
-                None if self.faults.contains(&self.executed) => Err(KernelError::Unable("made to fail".into())),
+                None if self.faults.contains(&self.executed) => {
+                    Err(KernelError::unable("made to fail", "take the fault out"))
+                }
                 None => {
                     simulation.apply(&step.id, &step.op).map_err(|refusal| KernelError::Missing(refusal.to_string()))
                 }

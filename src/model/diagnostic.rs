@@ -105,20 +105,28 @@ impl Diagnostics {
         self.0.iter()
     }
 
-    /// All of them, for programs.
-    pub fn to_json(&self, sources: &[Source]) -> Vec<Json> {
+    /// All of them, to be dealt with one by one.
+    pub fn into_vec(self) -> Vec<Diagnostic> {
+        self.0
+    }
+}
+
+impl Diagnostic {
+    /// The finding for programs.
+    pub fn to_json(&self, sources: &[Source]) -> Json {
         let place = |span: Span, label: &str| Place {
             origin: span.origin(sources),
             text: span.text(sources).to_owned(),
             label: label.to_owned(),
         };
-        let json = |finding: &Diagnostic| Json {
-            message: finding.message.clone(),
-            place: finding.span.map(|span| place(span, &finding.label)),
-            related: finding.related.iter().map(|(span, label)| place(*span, label)).collect(),
-            hint: finding.hint.clone(),
-        };
-        self.0.iter().map(json).collect()
+        Json {
+            message: self.message.clone(),
+            origin: self.span.map(|span| span.origin(sources)),
+            text: self.span.map(|span| span.text(sources).to_owned()),
+            label: self.label.clone(),
+            related: self.related.iter().map(|(span, label)| place(*span, label)).collect(),
+            hint: self.hint.clone(),
+        }
     }
 }
 
@@ -126,15 +134,15 @@ impl Diagnostics {
 #[derive(Debug, Serialize)]
 pub struct Json {
     message: String,
-    #[serde(flatten)]
-    place: Option<Place>,
+    origin: Option<Origin>,
+    text: Option<String>,
+    label: String,
     related: Vec<Place>,
     hint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Place {
-    #[serde(flatten)]
     origin: Origin,
     text: String,
     label: String,

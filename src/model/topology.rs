@@ -1,7 +1,7 @@
 //! What the user wrote: every value with its place in the file, nothing resolved, nothing defaulted that depends on
 //! the host. The field docs are the reference that `netrec schema` prints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -27,6 +27,15 @@ pub struct Topology {
     pub endpoints: BTreeMap<String, Item<Endpoint>>,
     /// Where omitted subnets are taken from.
     pub pools: Option<Item<Pools>>,
+}
+
+impl Topology {
+    /// Containers on a network of driver `host`: their namespace is the host's own.
+    pub fn on_host(&self) -> BTreeSet<&str> {
+        let is_host = |name: &str| self.networks.get(name).is_some_and(|network| network.driver.get_ref() == "host");
+        let endpoints = self.endpoints.values().filter(|endpoint| is_host(endpoint.network.get_ref()));
+        endpoints.map(|endpoint| endpoint.container.get_ref().as_str()).collect()
+    }
 }
 
 /// A named table of a file.

@@ -1,6 +1,6 @@
 //! Containers: which are there, which are made, which are waited for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
@@ -43,7 +43,7 @@ impl<'a> Lowering<'a> {
     /// Wants the namespaces that are ours to make, and says which containers are there.
     pub(super) fn sandboxes(&mut self) -> BTreeMap<&'a str, Sandbox> {
         let (topology, mut sandboxes) = (self.topology, BTreeMap::new());
-        let on_host = on_host(topology);
+        let on_host = topology.on_host();
         for (name, container) in &topology.containers {
             let Some(found) = reference(container) else { continue };
             let netns = label(name, &found);
@@ -83,11 +83,4 @@ impl<'a> Lowering<'a> {
         };
         self.refuse(Diagnostic::at(container.name, format!("container `{name}` {message}")).hint(hint));
     }
-}
-
-/// Containers on a network of driver `host`.
-fn on_host(topology: &Topology) -> BTreeSet<&str> {
-    let is_host = |name: &str| topology.networks.get(name).is_some_and(|network| network.driver.get_ref() == "host");
-    let endpoints = topology.endpoints.values().filter(|endpoint| is_host(endpoint.network.get_ref()));
-    endpoints.map(|endpoint| endpoint.container.get_ref().as_str()).collect()
 }
