@@ -163,6 +163,8 @@ fn nothing_is_touched_and_programs_are_told_why() {
         let busy = run(&format!("{locked} '{NETREC} apply --lock-timeout 0 --format json /run/shop.toml'")).ends(8);
         assert_eq!(busy.json()["errors"][0]["message"], "another netrec is writing");
         assert_eq!(run("netrec apply").ends(64).out, "");
+        let usage = run("netrec apply --format json --nope /run/shop.toml").ends(64).json();
+        assert_eq!(usage["errors"][0]["message"], "unexpected argument '--nope' found");
         assert!(run("netrec aply /run/shop.toml").ends(64).err.contains("apply"));
     });
 }

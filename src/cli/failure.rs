@@ -98,9 +98,14 @@ impl Failure {
     pub(super) fn report(self, format: Format) -> Exit {
         self.complain();
         if format == Format::Json {
-            output::say_json(&Errors { version: 1, errors: self.json() });
+            self.tell_programs();
         }
         self.exit
+    }
+
+    /// Tells programs.
+    pub(super) fn tell_programs(&self) {
+        output::say_json(&Errors { version: 1, errors: self.json() });
     }
 
     /// Tells people.

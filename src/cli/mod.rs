@@ -20,6 +20,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::failure::Failure;
+use crate::model::diagnostic::Diagnostic;
 
 /// How netrec ends (contract: DESIGN section 4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,10 +195,19 @@ impl Writing {
 
 /// Runs the program; the result is its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Arguments that cannot be understood may still say for whom the answer is.
+    let json = arguments.iter().any(|it| it == "--format=json")
+        || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
-            output::complain(&error.to_string());
+            let text = error.to_string();
+            output::complain(&text);
+            if json {
+                let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                Failure::new(Exit::Usage, Diagnostic::new(message)).tell_programs();
+            }
             return Exit::Usage as i32;
         }
         Err(help) => {
