@@ -10,7 +10,7 @@
 
 mod lab;
 
-use lab::{PATIENCE, SILENCE, ask_tcp, ask_udp, attempt, run, serve};
+use lab::{PATIENCE, SILENCE, ask_tcp, ask_udp, attempt, run, serve, wire};
 use netrec::kernel::nft::Nft;
 use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
 use netrec::model::resource::{Op, Wire};
@@ -77,12 +77,6 @@ fn build() {
     serve("", 22);
     serve("c1", 9003);
     serve("c2", 81);
-}
-
-fn wire(name: &str, outside: &str, addresses: &str) {
-    run(&format!("ip netns add {name}; ip -n {name} link set lo up"));
-    run(&format!("ip link add {outside} up type veth peer name eth0 netns {name}; ip -n {name} link set eth0 up"));
-    run(&format!("for a in {addresses}; do ip -n {name} addr add $a dev eth0 nodad; done"));
 }
 
 fn wall() -> Firewall {

@@ -10,8 +10,9 @@
 )]
 
 mod story;
+mod world;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use netrec::apply::{Prepared, Target};
@@ -23,37 +24,27 @@ use netrec::model::resource::{Kind, Step};
 use netrec::model::state::State;
 use netrec::model::wire::Scope;
 use story::{Before, FILTERS_BRIDGED, Simulation, Story, Teller, deletion};
-
-/// Says in words that kernel tests may be left out.
-const SKIP: &str = "NETREC_SKIP_KERNEL";
+use world::sh;
 
 fn main() -> ExitCode {
     if let Some(folder) = std::env::var_os("NETREC_STORY") {
         return inside(&Story::read(folder.into()));
     }
-    let skip = std::env::var_os(SKIP).is_some();
-    if skip {
-        eprintln!("{SKIP} is set: no story is told by Linux");
-    }
-    let trials = Story::all()
-        .into_iter()
-        .map(|story| Trial::test(format!("kernel_{}", story.name), move || outside(&story)).with_ignored_flag(skip));
+    let left_out = world::left_out("every story told by Linux");
+    let trials = Story::all().into_iter().map(|story| {
+        Trial::test(format!("kernel_{}", story.name), move || outside(&story)).with_ignored_flag(left_out)
+    });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-/// Starts this program again in namespaces of its own: as root, or else as the root of a user namespace.
+/// Starts this program again in namespaces of its own.
 fn outside(story: &Story) -> Result<(), Failed> {
-    let namespaces = if nix::unistd::geteuid().is_root() { "-nm" } else { "-Urnm" };
-    let output = Command::new("unshare")
-        .arg(namespaces)
-        .arg(std::env::current_exe()?)
-        .env("NETREC_STORY", &story.folder)
-        .output()?;
+    let output = world::program(&std::env::current_exe()?).env("NETREC_STORY", &story.folder).output()?;
     if output.status.success() {
         return Ok(());
     }
     let (told, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    Err(format!("{told}{complaints}(to leave Linux out, say {SKIP}=1)").into())
+    Err(format!("{told}{complaints}").into())
 }
 
 fn inside(story: &Story) -> ExitCode {
@@ -129,12 +120,6 @@ impl Teller for OnLinux {
 
 fn lasting(state: &State) -> State {
     state.resources().filter(|resource| !resource.stays()).cloned().collect()
-}
-
-fn sh(script: &str) -> String {
-    let output = Command::new("sh").arg("-ec").arg(script).output().expect("sh");
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Makes what a story says was there before.

@@ -111,7 +111,7 @@ pub struct Network {
     /// What makes the network: `bridge`, `host` or `none`.
     #[schemars(with = "String")]
     pub driver: Spanned<String>,
-    /// Subnets in CIDR notation, several per family allowed. Omitted: one per family from the pools.
+    /// Subnets in CIDR notation, several per family allowed. Default: one per family from the pools.
     #[schemars(with = "Option<Vec<String>>")]
     pub subnets: Option<Vec<Spanned<IpNet>>>,
     /// Addresses of the host in the subnets. Default: the first host address of each subnet.
@@ -170,6 +170,7 @@ pub struct BridgeOptions {
     #[schemars(with = "Option<String>")]
     pub name: Option<Spanned<String>>,
     /// `true`: use this existing bridge, never create, change or delete it. Needs `name`, and `gateways` for a way out.
+    /// Default: false.
     #[schemars(with = "Option<bool>")]
     pub external: Option<Spanned<bool>>,
 }
@@ -203,8 +204,8 @@ pub struct Endpoint {
     /// Name of the network.
     #[schemars(with = "String")]
     pub network: Spanned<String>,
-    /// Its addresses. Each family of the network without one here is given one from that family's first subnet with
-    /// room, held as long as the endpoint lives.
+    /// Its addresses. Each family of the network without one here is given one, held as long as the endpoint lives.
+    /// Default: from the family's first subnet with room.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub addresses: Vec<Spanned<IpAddr>>,
@@ -245,7 +246,7 @@ pub struct StaticRoute {
     /// Destination in CIDR notation.
     #[schemars(with = "String")]
     pub to: Spanned<IpNet>,
-    /// Next hop in one of the endpoint's subnets. Omitted: the destination is on the link.
+    /// Next hop in one of the endpoint's subnets. Default: none, the destination is on the link.
     #[schemars(with = "Option<String>")]
     pub via: Option<Spanned<IpAddr>>,
     /// Metric; the lowest wins. Default: the kernel's (0 for IPv4, 1024 for IPv6).

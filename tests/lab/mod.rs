@@ -1,15 +1,18 @@
-//! Throw-away namespaces in which tests meet the real kernel: nothing of the machine is in reach.
+//! Who asks and who answers in a test's own world: packets between its namespaces.
 
 #![allow(dead_code, reason = "every test binary uses its part")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
+
+#[path = "../world/mod.rs"]
+pub(crate) mod world;
+
+pub(crate) use world::{attempt, run as in_private_namespaces, sh as run};
 
 /// How long is waited for an answer that is to come: more than the second after which a lost packet is sent again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
@@ -17,41 +20,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(4);
 /// How long is waited for an answer that is not to come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
-/// Runs a test in network and mount namespaces of its own, on a thread of its own.
-///
-/// Says so and passes only if `NETREC_SKIP_KERNEL=1`; without privilege it fails.
-pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send + 'static) {
-    if std::env::var_os("NETREC_SKIP_KERNEL").is_some_and(|value| value == "1") {
-        let _ =
-            writeln!(std::io::stderr(), "SKIPPED on request: NETREC_SKIP_KERNEL=1, nothing was shown about the kernel");
-        return;
-    }
-    let run = move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-            .expect("kernel tests need root or a user namespace");
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts become private");
-        mount(Some("t"), "/run", Some("tmpfs"), MsFlags::empty(), none).expect("an empty /run");
-        // The view of /proc/sys/net follows the thread that opens it.
-        run("ip link set lo up");
-        test();
-    };
-    if let Err(panic) = std::thread::spawn(run).join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Runs a shell line; panics with its output if it fails.
-pub(crate) fn run(line: &str) -> String {
-    let output = attempt(line);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{line}\n{text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// Runs a shell line, whatever comes of it.
-pub(crate) fn attempt(line: &str) -> Output {
-    Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output().expect("sh starts")
+/// A namespace on a wire: its `eth0` with these addresses, and the other end outside.
+pub(crate) fn wire(name: &str, outside: &str, addresses: &str) {
+    run(&format!("ip netns add {name}; ip -n {name} link set lo up"));
+    run(&format!("ip link add {outside} up type veth peer name eth0 netns {name}; ip -n {name} link set eth0 up"));
+    run(&format!("for a in {addresses}; do ip -n {name} addr add $a dev eth0 nodad; done"));
 }
 
 /// Feeds nft.

@@ -1,25 +1,76 @@
 //! A machine of its own for a test: fresh network and mount namespaces with an empty `/run`, on a thread that ends
 //! with the test, so that tests of one process do not meet.
+//!
+//! A test on the kernel runs where it can: as root, or else as the root of a user namespace. One that cannot says so and
+//! shows nothing; where `NETREC_KERNEL=1` asks for the kernel that is a failure.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
-#![expect(clippy::unwrap_used, reason = "a world that cannot be made fails the test")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a world that cannot be made fails the test, or says so")]
 
 use std::fs;
+use std::io::Write as _;
 use std::panic::resume_unwind;
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Runs a test in a world of its own. Without the privilege to make one the test fails, unless `NETREC_SKIP_KERNEL=1`.
+/// Says that this process is inside of the namespaces that [`WAY`] found possible.
+const INSIDE: &str = "NETREC_INSIDE";
+
+/// Where `ip` and `nft` are, also for users who are not expected to need them.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How a world is made here, as `unshare` spells it; or why none can be.
+static WAY: LazyLock<Result<&str, String>> = LazyLock::new(|| {
+    let world = "mount --make-rprivate / && mount -t tmpfs t /run && ip link set lo up && nft list tables";
+    let attempt = |way: &str| {
+        let output = Command::new("unshare").args([way, "sh", "-ec", world]).env("PATH", PATH).output();
+        let output = output.map_err(|error| format!("unshare: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        if output.status.success() { Ok(()) } else { Err(said) }
+    };
+    let Err(as_we_are) = attempt("-nm") else { return Ok("-nm") };
+    attempt("-Urnm")
+        .map(|()| "-Urnm")
+        .map_err(|as_own_root| format!("{as_we_are}; with a user namespace: {as_own_root}"))
+});
+
+/// Why there can be no world here, if so: said to whoever reads, and fatal where the kernel was asked for.
+///
+/// # Panics
+///
+/// When `NETREC_KERNEL=1`.
+pub(crate) fn left_out(what: &str) -> bool {
+    let Err(why) = &*WAY else { return false };
+    let text = format!("LEFT OUT: {what} needs root, or user namespaces, and ip and nft: {why}");
+    assert!(std::env::var("NETREC_KERNEL").is_err(), "{text}");
+    // Not by a macro: those are silenced while a test succeeds.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    true
+}
+
+/// A program, to be started in namespaces of its own and with the tools in reach.
+pub(crate) fn program(program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command.arg(WAY.as_ref().unwrap()).arg(program).env("PATH", PATH).env(INSIDE, "1");
+    command
+}
+
+/// Runs a test in a world of its own, if there can be one.
 pub(crate) fn run(test: impl FnOnce() + Send) {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(
-            std::env::var("NETREC_SKIP_KERNEL").is_ok_and(|skip| skip == "1"),
-            "this test needs root (or `unshare -r`); NETREC_SKIP_KERNEL=1 skips it"
-        );
-        eprintln!("SKIPPED: not root, and NETREC_SKIP_KERNEL=1");
+    let inside = std::env::var_os(INSIDE).is_some();
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    if !inside && left_out(&name) {
+        return;
+    }
+    if !inside && *WAY == Ok("-Urnm") {
+        // A process with threads cannot enter a user namespace: this test again, alone in a process that begins there.
+        let output = program(&std::env::current_exe().unwrap()).args(["--exact", &name]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 passed"), "in a user namespace:\n{said}");
         return;
     }
     std::thread::scope(|scope| {
@@ -36,9 +87,15 @@ pub(crate) fn run(test: impl FnOnce() + Send) {
 
 /// Runs a script in the world; it must succeed.
 pub(crate) fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-euc", script]).output().unwrap();
-    assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    let output = attempt(script);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{script}\n{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// Runs a script in the world, whatever comes of it.
+pub(crate) fn attempt(script: &str) -> Output {
+    Command::new("sh").args(["-euc", script]).env("PATH", PATH).stdin(Stdio::null()).output().unwrap()
 }
 
 /// A process in a named namespace, killed when dropped.

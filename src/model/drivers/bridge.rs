@@ -1,12 +1,18 @@
 //! `driver = "bridge"`: a bridge of the host, and a veth pair an endpoint.
 
-use ipnet::IpNet;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::model::kinds::address::Address;
 use crate::model::kinds::bridge::Bridge;
 use crate::model::kinds::veth::{End, Veth};
-use crate::model::lower::{Lowering, NetworkPlan, Port, bridge_mac, host_mac};
+use crate::model::lower::{Lowering, NetworkPlan, Port, Subnet, bridge_mac, host_mac};
 use crate::model::resource::{HOST, Resource};
+
+/// What the host has on every bridge that routes IPv6: Linux asks for a neighbour on behalf of packets that it forwards
+/// from a link-local address only (RFC 4861 section 7.2.2), and the bridge makes none up for itself.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64);
 
 /// Wants the bridge with its gateway addresses, unless it is somebody else's, and every endpoint's pair and addresses.
 pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering: &mut Lowering<'a>) {
@@ -15,12 +21,14 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
         let mac = bridge_mac(topology, network.name);
         let bridge = Bridge::new(network.link.clone(), lowering.owner.clone(), mac, network.mtu);
         lowering.want(Resource::Bridge(bridge), network.item.name);
-        for subnet in &network.subnets {
-            let gateway = subnet.gateway.and_then(|gateway| IpNet::new(gateway, subnet.net.prefix_len()).ok());
-            if let Some(gateway) = gateway {
-                let address = Address::new(&HOST.into(), &network.link, gateway);
-                lowering.want(Resource::Address(address), network.item.name);
-            }
+        let gateway = |subnet: &Subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok();
+        let mut gateways: Vec<IpNet> = network.subnets.iter().filter_map(gateway).collect();
+        if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
+            gateways.push(LINK_LOCAL.into());
+        }
+        for gateway in gateways {
+            let address = Address::new(&HOST.into(), &network.link, gateway);
+            lowering.want(Resource::Address(address), network.item.name);
         }
     }
     for port in ports {

@@ -1,0 +1,232 @@
+//! `netrec apply` on Linux, then packets: pings, TCP and UDP in both families, between containers, to and from a
+//! neighbour on the LAN who knows routes to every container, and what must not pass.
+
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod lab;
+
+use lab::{PATIENCE, SILENCE, ask_tcp, ask_udp, attempt, run, serve, wire};
+
+const TOPOLOGY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traffic/topology.toml");
+const NETREC: &str = env!("CARGO_BIN_EXE_netrec");
+
+/// The host is the test's own namespace, `lan` its neighbour and default gateway, `br-yard` somebody else's bridge.
+fn applied(test: fn()) {
+    lab::in_private_namespaces(move || {
+        wire("lan", "up0", "192.0.2.2/24 2001:db8::2/64");
+        run("for a in 192.0.2.1/24 192.0.2.7/24 2001:db8::1/64; do ip addr add $a dev up0 nodad; done
+            ip addr add 2001:db8::7/64 dev up0 nodad preferred_lft 0
+            ip route add default via 192.0.2.2; ip -6 route add default via 2001:db8::2
+            ip -n lan route add 10.0.0.0/8 via 192.0.2.1; ip -n lan route add fd00::/8 via 2001:db8::1
+            ip link add br-yard up type bridge; for a in 10.40.0.1/24 fd40::1/64; do ip addr add $a dev br-yard nodad; done");
+        let told = run(&format!("{NETREC} apply {TOPOLOGY}"));
+        assert!(told.ends_with("verified: nothing left to do\n"), "{told}");
+        for netns in ["a", "b", "c", "both", "i", "j", "y", "z", "lan"] {
+            serve(netns, 80);
+        }
+        serve("", 22);
+        serve("a", 9001);
+        test();
+        let told = run(&format!("{NETREC} apply {TOPOLOGY}"));
+        assert!(told.starts_with("nothing to do\n"), "{told}");
+    });
+}
+
+fn pings(from: &str, to: &str, patience: u32) -> bool {
+    let inside = if from.is_empty() { String::new() } else { format!("ip netns exec {from}") };
+    attempt(&format!("{inside} ping -n -c1 -W{patience} {to}")).status.success()
+}
+
+/// Everything that is asked at an address is answered, to the asker as `seen` there.
+#[track_caller]
+fn reaches(from: &str, to: &str, port: u16, who: &str, seen: &str) {
+    let (socket, answer) = (socket(to, port), Some(format!("{who} {seen}")));
+    assert_eq!(ask_tcp(from, &socket, PATIENCE), answer, "tcp from {from} to {socket}");
+    assert_eq!(ask_udp(from, &socket, PATIENCE), answer, "udp from {from} to {socket}");
+}
+
+#[track_caller]
+fn tcp(from: &str, to: &str, port: u16, who: &str, seen: &str) {
+    let (socket, answer) = (socket(to, port), Some(format!("{who} {seen}")));
+    assert_eq!(ask_tcp(from, &socket, PATIENCE), answer, "tcp from {from} to {socket}");
+}
+
+/// Nothing that is asked at these addresses is answered.
+#[track_caller]
+fn closed(from: &str, to: &[(&str, u16)]) {
+    for (to, port) in to {
+        let socket = socket(to, *port);
+        assert_eq!(ask_tcp(from, &socket, SILENCE), None, "tcp from {from} to {socket}");
+        assert_eq!(ask_udp(from, &socket, SILENCE), None, "udp from {from} to {socket}");
+    }
+}
+
+fn socket(to: &str, port: u16) -> String {
+    if to.contains(':') { format!("[{to}]:{port}") } else { format!("{to}:{port}") }
+}
+
+#[test]
+fn endpoints_of_a_network_reach_each_other() {
+    applied(|| {
+        for (from, to, who, seen) in [
+            ("a", "10.10.0.11", "b", "10.10.0.10"),
+            ("a", "fd10::11", "b", "fd10::10"),
+            ("i", "10.30.0.11", "j", "10.30.0.10"),
+            ("i", "fd30::11", "j", "fd30::10"),
+            ("y", "10.40.0.11", "z", "10.40.0.10"),
+            ("y", "fd40::11", "z", "fd40::10"),
+            // A container on two networks reaches those of both, by the nearer of its interfaces.
+            ("both", "10.10.0.11", "b", "10.10.0.20"),
+            ("both", "fd10::11", "b", "fd10::20"),
+            ("both", "10.20.0.10", "c", "10.20.0.20"),
+            ("both", "fd20::10", "c", "fd20::20"),
+        ] {
+            assert!(pings(from, to, 3), "{from} to {to}");
+            reaches(from, to, 80, who, seen);
+        }
+        // The host reaches every port of its containers.
+        for (to, seen) in [("10.10.0.10", "10.10.0.1"), ("fd10::10", "fd10::1")] {
+            assert!(pings("", to, 3), "the host to {to}");
+            reaches("", to, 80, "a", seen);
+        }
+    });
+}
+
+#[test]
+fn several_endpoints_of_a_container_answer_through_the_one_that_was_asked() {
+    applied(|| {
+        for (from, to, seen) in [
+            ("b", "10.10.0.20", "10.10.0.11"),
+            ("b", "10.10.0.21", "10.10.0.11"),
+            ("b", "fd10::20", "fd10::11"),
+            ("b", "fd10::21", "fd10::11"),
+            ("c", "10.20.0.20", "10.20.0.10"),
+            ("c", "fd20::20", "fd20::10"),
+        ] {
+            assert!(pings(from, to, 3), "{from} to {to}");
+            tcp(from, to, 80, "both", seen);
+        }
+        // From outside through each of its ports: one has the default route, the others have only their own tables.
+        for port in [8083, 8084, 8085] {
+            tcp("lan", "192.0.2.1", port, "both", "192.0.2.2");
+            tcp("lan", "2001:db8::1", port, "both", "2001:db8::2");
+        }
+        for (address, far) in [
+            ("10.10.0.20", "192.0.2.2"),
+            ("10.10.0.21", "192.0.2.2"),
+            ("10.20.0.20", "192.0.2.2"),
+            ("fd10::20", "2001:db8::2"),
+            ("fd10::21", "2001:db8::2"),
+            ("fd20::20", "2001:db8::2"),
+        ] {
+            let link = run(&format!("ip -n both -o addr show to {address} | awk '{{print $2}}'"));
+            let route = run(&format!("ip -n both route get {far} from {address}"));
+            assert!(route.contains(&format!(" dev {} ", link.trim())), "from {address} by {route}");
+        }
+    });
+}
+
+#[test]
+fn containers_reach_the_outside() {
+    applied(|| {
+        for from in ["a", "c"] {
+            assert!(pings(from, "192.0.2.2", 3) && pings(from, "2001:db8::2", 3), "{from}");
+            reaches(from, "192.0.2.2", 80, "lan", "192.0.2.1");
+            reaches(from, "2001:db8::2", 80, "lan", "2001:db8::1");
+        }
+        // Nobody masks what comes by somebody else's bridge.
+        reaches("y", "192.0.2.2", 80, "lan", "10.40.0.10");
+        reaches("y", "2001:db8::2", 80, "lan", "fd40::10");
+    });
+}
+
+#[test]
+fn published_ports_answer_from_everywhere() {
+    applied(|| {
+        // A neighbour, the host itself, another network, the same network (hairpin), the container itself.
+        for (from, seen4, seen6) in [
+            ("lan", "192.0.2.2", "2001:db8::2"),
+            ("", "192.0.2.1", "2001:db8::1"),
+            ("c", "10.20.0.10", "fd20::10"),
+            ("b", "10.10.0.1", "fd10::1"),
+            ("a", "10.10.0.1", "fd10::1"),
+        ] {
+            for port in [8080, 9001] {
+                reaches(from, "192.0.2.1", port, "a", seen4);
+                reaches(from, "2001:db8::1", port, "a", seen6);
+            }
+        }
+        // At the one address that was named, at the host's loopback, and nowhere else.
+        tcp("lan", "192.0.2.7", 8081, "a", "192.0.2.2");
+        tcp("lan", "2001:db8::7", 8081, "a", "2001:db8::2");
+        closed("lan", &[("192.0.2.1", 8081), ("2001:db8::1", 8081), ("192.0.2.1", 9090), ("192.0.2.1", 9003)]);
+        reaches("", "127.0.0.1", 8080, "a", "10.10.0.1");
+        tcp("", "127.0.0.1", 9090, "a", "10.10.0.1");
+    });
+}
+
+#[test]
+fn what_nobody_opened_is_closed() {
+    applied(|| {
+        // One network from another, in both families, containers and gateways alike.
+        for (from, to) in [
+            ("a", ["10.20.0.10", "fd20::10"]),
+            ("c", ["10.10.0.10", "fd10::10"]),
+            ("i", ["10.10.0.10", "fd10::10"]),
+            ("a", ["10.30.0.10", "fd30::10"]),
+            // The LAN has routes to the containers.
+            ("lan", ["10.10.0.10", "fd10::10"]),
+            ("lan", ["10.30.0.10", "fd30::10"]),
+            // An internal network has no way out, and does not reach what is published either.
+            ("i", ["192.0.2.2", "2001:db8::2"]),
+        ] {
+            for to in to {
+                assert!(!pings(from, to, 1), "{from} to {to}");
+                closed(from, &[(to, 80)]);
+            }
+        }
+        closed("i", &[("192.0.2.1", 8080), ("2001:db8::1", 8080)]);
+        closed("lan", &[("10.10.0.10", 8080), ("192.0.2.1", 80), ("2001:db8::1", 80)]);
+        // Services of the host: for internal networks, which have nothing else, and not for the others.
+        closed("a", &[("10.10.0.1", 22), ("fd10::1", 22), ("192.0.2.1", 22)]);
+        reaches("i", "10.30.0.1", 22, "", "10.30.0.10");
+        reaches("i", "fd30::1", 22, "", "fd30::10");
+    });
+}
+
+/// Linux here has no SCTP sockets: a whole INIT chunk (RFC 9260 section 3.3.2) is sent over raw IP, and looked for behind
+/// the mapping, where it must be complete but for the port, with the checksum made right again.
+#[test]
+fn an_sctp_association_may_begin_at_a_published_port() {
+    applied(|| {
+        for (family, host) in [(4, "192.0.2.1"), (6, "2001:db8::1")] {
+            let got = format!("/run/got{family}");
+            let listen = format!("socat -u IP{family}-RECVFROM:132 CREATE:{got}");
+            run(&format!("ip netns exec a timeout 10 {listen} >/dev/null 2>&1 & sleep 0.2"));
+            std::fs::write("/run/init", init(7000)).unwrap();
+            let host = if family == 6 { format!("[{host}]") } else { host.into() };
+            run(&format!("ip netns exec lan socat -u OPEN:/run/init IP{family}-SENDTO:{host}:132"));
+            run(&format!("for n in $(seq 50); do test -s {got} && exit; sleep 0.1; done; exit 1"));
+            assert_eq!(std::fs::read(&got).unwrap(), init(70), "IPv{family}");
+        }
+    });
+}
+
+/// An SCTP packet with one INIT chunk from port 5000.
+fn init(port: u16) -> Vec<u8> {
+    let mut packet = vec![0x13, 0x88];
+    packet.extend(port.to_be_bytes());
+    packet.extend([0; 8]); // verification tag of an INIT, and room for the checksum
+    packet.extend([1, 0, 0, 20]); // INIT, no flags, 20 bytes
+    packet.extend([0xca, 0xfe, 0xba, 0xbe, 0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1]);
+    let checksum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&checksum.to_le_bytes());
+    packet
+}
+
+/// The checksum of RFC 9260 appendix A.
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 })
+    })
+}
