@@ -262,6 +262,25 @@ fn leftovers_are_found_by_their_mark_and_nothing_else_is_looked_at() {
 }
 
 #[test]
+fn a_lost_end_is_looked_for_behind_its_own_pair_and_nowhere_else() {
+    world::run(|| {
+        // Two hosts with the same topology, and so with the same marks and even the same indexes.
+        let group = Owner::new("shop").group;
+        sh(&format!(
+            "ip netns add other; ip netns add here; ip netns add there
+             ip link add pair group {group} type veth peer name eth0 group {group} netns here
+             ip -n other link add pair group {group} type veth peer name eth0 netns there
+             ip -n there link set eth0 group {group}"
+        ));
+        let (here, there) = (Process::start("here"), Process::start("there"));
+        sh("ip netns del here; ip netns del there; ip netns del other");
+        let facts = facts(&[]);
+        let found: Vec<&str> = names(&facts).into_iter().filter(|name| name.starts_with("pid:")).collect();
+        assert_eq!(found, [format!("pid:{}", here.id())], "the other is pid:{}", there.id());
+    });
+}
+
+#[test]
 fn many_namespaces_are_read_in_parallel_each_as_itself() {
     world::run(|| {
         sh("for n in $(seq 40); do ip netns add n$n; ip -n n$n link add br$n type bridge; done");

@@ -13,6 +13,8 @@ use crate::model::wire::{AddressFacts, LinkFacts, RouteFacts, RuleFacts};
 
 // Numbers of uapi/linux/if_addr.h, fib_rules.h and if_link.h that libc does not have on every target.
 const IFA_PROTO: u16 = 11;
+/// `NETNSA_NSID` of `linux/net_namespace.h`.
+const NETNSA_NSID: u16 = 1;
 const FRA_SRC: u16 = 2;
 const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
@@ -23,6 +25,18 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const SHORT: KernelError = KernelError::Malformed("an object shorter than its header");
 const NO_NUMBER: KernelError = KernelError::Malformed("a number of a strange size");
 const NO_ADDRESS: KernelError = KernelError::Malformed("an address of a strange size");
+
+/// The number of a namespace (`RTM_NEWNSID`); none if it has none.
+pub fn nsid(payload: &[u8]) -> Result<Option<i32>, KernelError> {
+    // `struct rtgenmsg` is one byte, padded.
+    let (_, rest) = payload.split_first_chunk::<4>().ok_or(SHORT)?;
+    for attribute in attributes(rest) {
+        if let (NETNSA_NSID, value) = attribute? {
+            return Ok(Some(i32_at(value, 0).ok_or(NO_NUMBER)?).filter(|id| *id >= 0));
+        }
+    }
+    Ok(None)
+}
 
 /// A link (`RTM_NEWLINK`).
 pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {

@@ -14,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::RouteNetlinkMessage as Ask;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::rule::RuleMessage;
 
@@ -137,6 +138,23 @@ fn one_link(socket: &mut Socket, question: &Request) -> Result<Option<LinkFacts>
     match asked {
         Ok(()) => Ok(link),
         Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number that the socket's namespace knows that of a process by, if it has one: `IFLA_LINK_NETNSID` of links whose
+/// other end is there. None for a process that is gone.
+fn nsid(socket: &mut Socket, pid: u32) -> Result<Option<i32>, KernelError> {
+    let mut message = NsidMessage::default();
+    message.attributes.push(NsidAttribute::Pid(pid));
+    let mut id = None;
+    let asked = socket.request(&Request::route(&Ask::GetNsId(message), 0), |reply| {
+        id = decode::nsid(reply.payload)?;
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(id),
+        Err(KernelError::Refused { errno: Errno::ESRCH | Errno::EINVAL, .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -278,15 +296,24 @@ impl<'a> Look<'a> {
                 inside.links.iter().filter(|link| self.scope.owner.owns(link)).filter_map(|link| link.link)
             })
             .collect();
-        let pair = |link: &&LinkFacts| &*link.kind == "veth" && self.scope.owner.owns(link);
-        if facts.host().links.iter().filter(pair).all(|link| ends.contains(&link.index)) {
+        let lost =
+            |link: &&LinkFacts| &*link.kind == "veth" && self.scope.owner.owns(link) && !ends.contains(&link.index);
+        let behind: BTreeSet<i32> =
+            facts.host().links.iter().filter(lost).filter_map(|link| link.link_netnsid).collect();
+        if behind.is_empty() {
             return Ok(());
         }
         let unmet = netns::processes()?
             .into_iter()
             .filter(|(identity, _)| !met.contains_key(identity) && *identity != self.own);
-        let jobs: Vec<Job<'_>> =
-            unmet.filter_map(|(_, pids)| Some(Job::Other(NetnsRef::Pid(*pids.first()?)))).collect();
+        let mut socket = Socket::open(Protocol::Route)?;
+        let mut jobs = Vec::new();
+        for pid in unmet.filter_map(|(_, pids)| pids.first().copied()) {
+            // Marks alone may be those of a topology of the same name on another host of this machine.
+            if nsid(&mut socket, pid)?.is_some_and(|id| behind.contains(&id)) {
+                jobs.push(Job::Other(NetnsRef::Pid(pid)));
+            }
+        }
         let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, job| self.visit(visitor, job));
         for (job, seen) in jobs.into_iter().zip(seen) {
             if let (Job::Other(NetnsRef::Pid(pid)), Ok(Seen::Namespace(identity, mut netns, _))) = (job, seen) {
