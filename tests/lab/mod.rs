@@ -20,7 +20,7 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 /// Runs a test in network and mount namespaces of its own, on a thread of its own.
 ///
 /// Says so and passes only if `NETREC_SKIP_KERNEL=1`; without privilege it fails.
-pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send) {
     if std::env::var_os("NETREC_SKIP_KERNEL").is_some_and(|value| value == "1") {
         let _ =
             writeln!(std::io::stderr(), "SKIPPED on request: NETREC_SKIP_KERNEL=1, nothing was shown about the kernel");
@@ -36,9 +36,7 @@ pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send + 'static) {
         run("ip link set lo up");
         test();
     };
-    if let Err(panic) = std::thread::spawn(run).join() {
-        std::panic::resume_unwind(panic);
-    }
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
 }
 
 /// Runs a shell line; panics with its output if it fails.
