@@ -21,9 +21,7 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 ///
 /// Says so and passes only if `NETREC_SKIP_KERNEL=1`; without privilege it fails.
 pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send) {
-    if std::env::var_os("NETREC_SKIP_KERNEL").is_some_and(|value| value == "1") {
-        let _ =
-            writeln!(std::io::stderr(), "SKIPPED on request: NETREC_SKIP_KERNEL=1, nothing was shown about the kernel");
+    if skipped() {
         return;
     }
     let run = move || {
@@ -37,6 +35,16 @@ pub(crate) fn in_private_namespaces(test: impl FnOnce() + Send) {
         test();
     };
     std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+}
+
+/// Whether the kernel is to be left out, which is said.
+pub(crate) fn skipped() -> bool {
+    let skipped = std::env::var_os("NETREC_SKIP_KERNEL").is_some_and(|value| value == "1");
+    if skipped {
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED on request: NETREC_SKIP_KERNEL=1, nothing was shown about the kernel");
+    }
+    skipped
 }
 
 /// Runs a shell line; panics with its output if it fails.
