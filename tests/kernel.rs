@@ -15,16 +15,8 @@ mod world;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use netrec::apply::{Prepared, Target};
-use netrec::diff::diff;
-use netrec::diff::render::text;
-use netrec::kernel::linux::Linux;
-use netrec::kernel::{Kernel, netlink};
-use netrec::model::resource::{Kind, Step};
-use netrec::model::state::State;
-use netrec::model::wire::Scope;
-use story::{Before, FILTERS_BRIDGED, Simulation, Story, Teller, deletion};
-use world::sh;
+use story::Story;
+use story::linux::{OnLinux, sh, snapshot};
 
 fn main() -> ExitCode {
     if let Some(folder) = std::env::var_os("NETREC_STORY") {
@@ -48,16 +40,9 @@ fn outside(story: &Story) -> Result<(), Failed> {
 }
 
 fn inside(story: &Story) -> ExitCode {
-    sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && mkdir -p /run/netns && ip link set lo up");
-    build(&story.before);
-    plant();
+    sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up");
+    let mut teller = OnLinux::new(&story.before);
     let planted = snapshot();
-    let mut teller = OnLinux {
-        kernel: Linux::default(),
-        shadow: Simulation::new(&story.before),
-        writes: netlink::counters().writes,
-        differences: String::new(),
-    };
     let told = story.tell(&mut teller);
     let mut failures = teller.differences;
     if let Err(difference) = story.check(&told) {
@@ -65,119 +50,9 @@ fn inside(story: &Story) -> ExitCode {
     }
     let left = snapshot();
     if left != planted {
-        failures +=
-            &similar::TextDiff::from_lines(&planted, &left).unified_diff().header("planted", "left").to_string();
+        let difference = similar::TextDiff::from_lines(&planted, &left);
+        failures += &difference.unified_diff().header("planted", "left").to_string();
     }
     print!("{failures}");
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Tells on Linux, with a simulated kernel that hears the same beside it.
-struct OnLinux {
-    kernel: Linux,
-    shadow: Simulation,
-    writes: u64,
-    differences: String,
-}
-
-impl Teller for OnLinux {
-    type Kernel = Linux;
-
-    fn kernel(&mut self) -> &mut Linux {
-        &mut self.kernel
-    }
-
-    fn drift(&mut self, id: &str, scope: &Scope) {
-        let observed = self.kernel.observe(scope).expect("a look");
-        let op = deletion(&observed.ours, id);
-        let parts = netrec::model::resource::Resource::places(&op).into_iter().enumerate().collect();
-        let step = Step { id: op.subject().id(), op, parts, waits: Vec::new() };
-        let results = self.kernel.execute(&[step], &mut |_| {});
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-        self.shadow.drift(id, scope);
-    }
-
-    fn reached(&mut self, target: Target, _: &Prepared) {
-        let shadow = netrec::apply::prepare(&mut self.shadow.kernel, target);
-        if let Ok(prepared) = shadow {
-            let _ = netrec::apply::execute(&mut self.shadow.kernel, target, prepared, &mut |_, _| {});
-        }
-        let scope = target.scope();
-        let linux = lasting(&self.kernel.observe(&scope).expect("a look").ours);
-        let simulated = lasting(&self.shadow.kernel.observe(&scope).expect("a look").ours);
-        let difference = text(&diff(&simulated, &linux));
-        if !difference.is_empty() {
-            self.differences += &format!("the simulated kernel differs from Linux:\n{difference}");
-        }
-    }
-
-    fn writes(&mut self) -> u64 {
-        let (before, now) = (self.writes, netlink::counters().writes);
-        self.writes = now;
-        now - before
-    }
-}
-
-fn lasting(state: &State) -> State {
-    state.resources().filter(|resource| !resource.stays()).cloned().collect()
-}
-
-/// Makes what a story says was there before.
-fn build(before: &Before) {
-    for key in FILTERS_BRIDGED {
-        let (value, file) = (u8::from(before.filters_bridged), key.replace('.', "/"));
-        // Without `br_netfilter` there is nothing to switch off.
-        sh(&format!("[ {value} = 0 -a ! -e /proc/sys/{file} ] || echo {value} > /proc/sys/{file}"));
-    }
-    for namespace in &before.namespaces {
-        sh(&format!("ip netns add {namespace} && ip -n {namespace} link set lo up"));
-    }
-    for (at, link) in before.links.iter().enumerate() {
-        let (inside, name, mtu) = (inside_of(&link.netns), &link.name, link.mtu);
-        match link.kind.as_str() {
-            "veth" => sh(&format!(
-                "ip netns add far{at} && ip {inside} link add {name} mtu {mtu} type veth peer name far netns far{at} \
-                 && ip -n far{at} link set far up"
-            )),
-            kind => sh(&format!("ip {inside} link add {name} mtu {mtu} type {kind}")),
-        };
-        for address in &link.addresses {
-            sh(&format!("ip {inside} address add {address} dev {name} nodad"));
-        }
-        sh(&format!("ip {inside} link set {name} up"));
-    }
-    for route in &before.routes {
-        let inside = inside_of(&route.netns);
-        let via = route.via.as_ref().map(|via| format!("via {via}")).unwrap_or_default();
-        let learnt = if route.learnt { "proto ra" } else { "" };
-        sh(&format!("ip {inside} route add {} {via} dev {} {learnt}", route.to, route.link));
-    }
-    for [family, table, chain] in &before.drops {
-        let hook = "{ type filter hook forward priority 0; policy drop; }";
-        sh(&format!("nft add table {family} {table} && nft 'add chain {family} {table} {chain} {hook}'"));
-    }
-}
-
-fn inside_of(netns: &str) -> String {
-    if netns == "host" { String::new() } else { format!("-n {netns}") }
-}
-
-/// Others' things that look much like ours.
-fn plant() {
-    sh("ip link add nr-foreign00 type bridge
-        ip link add nr-foreign01 group 1845493760 type bridge
-        ip link set nr-foreign01 alias netrec:somebody:host/bridge/nr-foreign01:00000000
-        ip address add 192.0.2.1/32 dev lo
-        ip address add 198.51.100.1/24 dev nr-foreign00
-        ip rule add from 192.0.2.1 lookup 100 priority 30078 protocol 78
-        ip netns add netrec-foreign
-        nft add table inet netrec2
-        nft 'add chain inet netrec2 forward { type filter hook forward priority 0; policy accept; }'
-        nft add rule inet netrec2 forward counter accept");
-}
-
-fn snapshot() -> String {
-    sh("ip -d link show dev nr-foreign00; ip -d link show dev nr-foreign01; ip address show dev nr-foreign00
-        ip address show dev lo; ip rule show from 192.0.2.1; ls /run/netns/netrec-foreign
-        ip -n netrec-foreign link; nft -s list table inet netrec2")
 }

@@ -7,7 +7,7 @@ use super::{Kernel, KernelError};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::observed::{Foreign, Observed};
 use crate::model::resource::{HOST, Kind, Op, Resource, Step, Text, Thing};
-use crate::model::simulate::Simulation;
+use crate::model::simulate::{Refusal, Simulation};
 use crate::model::state::State;
 use crate::model::wire::{Absent, NetnsRef, Scope};
 
@@ -75,7 +75,8 @@ impl Kernel for Simulated {
 }
 
 impl Simulated {
-    /// Does behind netrec's back what a step would do.
+    /// Does behind netrec's back what a step would do. Others do not clear away first what stands upon a thing, and so
+    /// it goes with it.
     ///
     /// # Errors
     ///
@@ -83,7 +84,16 @@ impl Simulated {
     pub fn drift(&mut self, op: &Op) -> Result<(), KernelError> {
         let wanted: State = op.to().cloned().into_iter().collect();
         let mut simulation = Simulation::new(&self.ours, &wanted);
-        simulation.apply(&op.subject().id(), op).map_err(|refusal| KernelError::Missing(refusal.to_string()))?;
+        let mut ops = vec![op.clone()];
+        while let Some(op) = ops.last() {
+            match simulation.apply(&op.subject().id(), op) {
+                Ok(()) => drop(ops.pop()),
+                Err(Refusal::Carries { holder, .. }) => {
+                    ops.extend(simulation.state().get(&holder).cloned().map(Op::Delete));
+                }
+                Err(refusal) => return Err(KernelError::Missing(refusal.to_string())),
+            }
+        }
         self.ours = simulation.state();
         Ok(())
     }

@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns};
 #[path = "../world/mod.rs"]
 pub(crate) mod world;
 
+#[allow(unused_imports, reason = "every test binary uses its part")]
 pub(crate) use world::{attempt, run as in_private_namespaces, sh as run};
 
 /// How long is waited for an answer that is to come: more than the second after which a lost packet is sent again.

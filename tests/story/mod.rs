@@ -1,6 +1,10 @@
 //! A story: topologies in order, what happens between them, and the transcript that people would see. The same story is
 //! told by the simulated kernel (`golden.rs`) and by Linux (`kernel.rs`), and both must tell it alike.
 
+#![allow(dead_code, reason = "every test binary uses its part")]
+
+pub(crate) mod linux;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +20,7 @@ use netrec::model::resource::{HOST, Resource};
 use netrec::model::source::{Source, Sources};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
-use netrec::model::wire::{ChainFacts, Owner, Scope};
+use netrec::model::wire::{ChainFacts, Scope};
 use serde::Deserialize;
 
 /// The settings of `br_netfilter`.
@@ -60,7 +64,6 @@ pub(crate) struct Route {
     pub to: ipnet::IpNet,
     pub link: String,
     #[serde(default)]
-    #[allow(dead_code, reason = "only Linux asks")]
     pub via: Option<String>,
     #[serde(default)]
     pub learnt: bool,
@@ -290,10 +293,4 @@ pub(crate) fn deletion(state: &State, id: &str) -> netrec::model::resource::Op {
     let (_, resource) = found
         .unwrap_or_else(|| panic!("no {id} among {:#?}", state.iter().map(|it| it.0.to_string()).collect::<Vec<_>>()));
     netrec::model::resource::Op::Delete(resource.clone())
-}
-
-/// Whose things a topology's are.
-#[allow(dead_code, reason = "only the kernel's stories ask")]
-pub(crate) fn owner(topology: &str) -> Owner {
-    Owner::new(topology)
 }

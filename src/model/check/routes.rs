@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{Checking, Once};
+use super::{Checking, Once, family};
 use crate::model::diagnostic::Diagnostic;
+use crate::model::kinds::route::Route;
 use crate::model::topology::{Endpoint, Item, Network, StaticRoute};
 
 impl Checking<'_> {
@@ -20,7 +21,7 @@ impl Checking<'_> {
                     continue;
                 }
                 self.destination(&to, item, route, network);
-                let metric = route.metric.as_ref().map(|metric| *metric.get_ref());
+                let metric = route.metric.as_ref().map_or(Route::default_metric(&to), |metric| *metric.get_ref());
                 let key = (item.container.get_ref(), to, metric);
                 if let Some(first) = once.claim(key, span) {
                     let finding = Diagnostic::at(span, format!("a second route to `{to}` in the same container"));
@@ -46,6 +47,11 @@ impl Checking<'_> {
         }
         if to.addr().is_multicast() || to.addr().is_loopback() {
             self.say(Diagnostic::at(span, format!("`{to}` is not routed through an endpoint")));
+        }
+        if !item.has_family(network, to.addr().is_ipv6()) {
+            let finding = Diagnostic::at(span, format!("`{to}` leads nowhere"));
+            let label = format!("no {} address to go there from", family(to.addr().is_ipv6()));
+            self.say(finding.label(label).related(item.name, "the endpoint").hint("leave the route out"));
         }
         if let Some(own) = network.subnets.iter().flatten().find(|net| net.get_ref() == to) {
             let finding = Diagnostic::at(span, format!("`{to}` is the endpoint's own subnet"));

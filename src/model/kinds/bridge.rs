@@ -55,11 +55,13 @@ impl Bridge {
         message.attributes = vec![
             LinkAttribute::IfName(self.name.to_string()),
             LinkAttribute::Address(self.mac.0.to_vec()),
-            LinkAttribute::Mtu(self.mtu),
             LinkAttribute::Group(self.owner.group),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
-        let after = vec![LinkAttribute::IfAlias(self.mark()), links::no_link_local()];
+        // An MTU given at birth is not taken for the user's: the bridge would follow its smallest port, and go back to 1500
+        // with the last one (`br_mtu_auto_adjust`).
+        let after =
+            vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
         let host = HOST.into();
         vec![links::create(&host, message), links::change(&host, &self.name, after)]
     }

@@ -1,13 +1,10 @@
 //! One file a kind of kernel object, and their list. A kind knows Linux's words and nothing of drivers; the laws that
-//! every kind keeps are in `laws`.
+//! every kind keeps are in `tests/laws.rs`.
 
 use std::fmt;
 
 use super::resource::{FieldChange, Kind, Need, Op, ResourceId, Thing, Wire};
 use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
-
-#[cfg(test)]
-mod laws;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $module:ident :: $kind:ident = $word:literal),* $(,)?) => {

@@ -48,12 +48,13 @@ impl<'a> Lowering<'a> {
             let Some(found) = reference(container) else { continue };
             let netns = label(name, &found);
             let ours = self.ours_named(HOST, KindName::Netns, &netns).is_some();
-            let may_create = container.create.as_ref().is_none_or(|create| *create.get_ref());
-            let makes = matches!(found, NetnsRef::Named(_)) && may_create;
-            let made = |absent: &&Absent| (makes || ours) && matches!(absent, Absent::Missing(_));
-            let missing = self.observed.absent.get(&netns).filter(|absent| !made(absent));
+            let present = self.observed.present.contains(&netns);
+            let named = matches!(found, NetnsRef::Named(_));
+            let makes = named && container.create.as_ref().is_none_or(|create| *create.get_ref());
+            let missing = self.observed.absent.get(&netns).filter(|it| !makes || !matches!(it, Absent::Missing(_)));
             self.missing((name, container), missing, on_host.contains(name.as_str()));
-            if makes && (ours || !self.observed.present.contains(&netns)) {
+            // One that was made stays while a container is in it, even if it would not be made again.
+            if (makes && !present) || (named && ours && present) {
                 self.want(Resource::Netns(Netns::new(&netns, &self.owner)), container.name);
             }
             sandboxes.insert(name.as_str(), Sandbox { netns, there: missing.is_none() });

@@ -47,7 +47,7 @@ pub enum Rejection {
 pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Rejection> {
     let mut lowering = Lowering::new(topology, observed);
     let sandboxes = lowering.sandboxes();
-    let networks = lowering.networks();
+    let networks = lowering.networks(&sandboxes);
     let ports = lowering.endpoints(&sandboxes, &networks);
     for network in networks.values() {
         drivers::lower(network, &ports, &mut lowering);

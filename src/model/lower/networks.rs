@@ -7,13 +7,14 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::names::bridge_name;
-use super::{Lowering, NetworkPlan, Subnet, veth_name};
+use super::{Lowering, NetworkPlan, Sandbox, Subnet, veth_name};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
+use crate::model::kinds::veth::Veth;
 use crate::model::resource::{HOST, Resource, Text};
-use crate::model::topology::{Item, Network};
+use crate::model::topology::{Endpoint, Item, Network};
 
 /// MTU of a host without an uplink: Ethernet's.
 const MTU: u32 = 1500;
@@ -25,7 +26,7 @@ fn is(flag: Option<&Spanned<bool>>, default: bool) -> bool {
 impl<'a> Lowering<'a> {
     /// Fills the blanks of every network. Explicit subnets are taken first, then held ones, so that neither moves for a
     /// network that comes to the pools later.
-    pub(super) fn networks(&mut self) -> BTreeMap<&'a str, NetworkPlan<'a>> {
+    pub(super) fn networks(&mut self, sandboxes: &BTreeMap<&str, Sandbox>) -> BTreeMap<&'a str, NetworkPlan<'a>> {
         let topology = self.topology;
         let mut plans: BTreeMap<&str, NetworkPlan> = BTreeMap::new();
         for (name, item) in &topology.networks {
@@ -41,8 +42,8 @@ impl<'a> Lowering<'a> {
                 if !is(flag.as_ref(), true) {
                     continue;
                 }
-                let held =
-                    self.held_subnet(plan, ipv6).filter(|net| !taken.iter().any(|other| ipam::overlap(net, other)));
+                let held = self.held_subnet(plan, &plans, sandboxes, ipv6);
+                let held = held.filter(|net| !taken.iter().any(|other| ipam::overlap(net, other)));
                 taken.extend(held);
                 wanting.push((plan.name, ipv6, held));
             }
@@ -92,10 +93,30 @@ impl<'a> Lowering<'a> {
         theirs.or_else(|| link().map(|link| link.mtu)).unwrap_or(MTU)
     }
 
-    /// The subnet that a network has in the kernel: that of its bridge's address, or of an endpoint's.
-    fn held_subnet(&self, plan: &NetworkPlan, ipv6: bool) -> Option<IpNet> {
-        let bridge = self.held(&HOST.into(), &plan.link).iter();
-        let endpoints = self.topology.endpoints.iter().filter(|(_, item)| item.network.get_ref() == plan.name);
+    /// The subnet that a network has in the kernel and will have still: that of its bridge's address, or of an endpoint's
+    /// that was not on another network. One that nothing holds afterwards would be another at the next look.
+    fn held_subnet(
+        &self,
+        plan: &NetworkPlan,
+        plans: &BTreeMap<&str, NetworkPlan>,
+        sandboxes: &BTreeMap<&str, Sandbox>,
+        ipv6: bool,
+    ) -> Option<IpNet> {
+        let addressed = is(plan.item.host_address.as_ref(), true) && !plan.external;
+        let bridge = self.held(&HOST.into(), &plan.link).iter().filter(|_| addressed);
+        let stays = |item: &Endpoint| {
+            let flag = if ipv6 { &item.ipv6 } else { &item.ipv4 };
+            let there = sandboxes.get(item.container.get_ref().as_str()).is_some_and(|sandbox| sandbox.there);
+            there && item.network.get_ref() == plan.name && is(flag.as_ref(), true)
+        };
+        let moved =
+            |endpoint: &str| match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, endpoint)) {
+                Some(Resource::Veth(Veth { bridge: Some(bridge), .. })) => {
+                    *bridge != plan.link && plans.values().any(|other| other.link == *bridge)
+                }
+                _ => false,
+            };
+        let endpoints = self.topology.endpoints.iter().filter(|(name, item)| stays(item) && !moved(name));
         let ports = endpoints.flat_map(|(endpoint, _)| self.held_addresses(endpoint));
         bridge.chain(ports).find(|net| net.addr().is_ipv6() == ipv6).map(IpNet::trunc)
     }

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::{Lowering, NetworkPlan, Port};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::KindName;
 use crate::model::kinds::route::{MAIN, Route};
 use crate::model::kinds::rule::{PRIORITY, Rule};
-use crate::model::resource::{Resource, Text};
+use crate::model::resource::{Kind, Resource, Text};
 use crate::model::source::Span;
 use crate::model::topology::StaticRoute;
 
@@ -26,14 +27,15 @@ impl<'a> Lowering<'a> {
         }
         for ports in containers.values_mut() {
             ports.sort_by(|one, other| one.rank().cmp(&other.rank()));
-            for ipv6 in [false, true] {
-                self.default_route(ports, networks, ipv6);
-            }
             for port in ports.iter() {
                 for route in &port.item.routes {
                     let wanted = static_route(port, route, MAIN);
+                    self.reached_directly(port, route);
                     self.want(Resource::Route(wanted), port.item.span(&route.to));
                 }
+            }
+            for ipv6 in [false, true] {
+                self.default_route(ports, networks, ipv6);
             }
             if ports.len() > 1 {
                 self.reply_tables(ports, networks);
@@ -41,13 +43,31 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// A next hop is in a subnet that the endpoint has an address in, which is known for certain only now.
+    fn reached_directly(&mut self, port: &Port, route: &StaticRoute) {
+        let Some(via) = &route.via else { return };
+        if port.addresses.iter().any(|net| net.contains(via.get_ref())) {
+            return;
+        }
+        let subnets: Vec<String> = port.addresses.iter().map(|net| format!("`{}`", net.trunc())).collect();
+        let finding =
+            Diagnostic::at(port.item.span(via), format!("`{}` is in no subnet of `{}`", via.get_ref(), port.name));
+        let finding = finding.label("not reached directly").related(port.item.name, "the endpoint");
+        self.invalid.push(finding.hint(format!("it has addresses in {}", subnets.join(", "))));
+    }
+
     fn default_route(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>, ipv6: bool) {
         let way_out = ports
             .iter()
             .find_map(|port| default_via(port, &networks[port.network], ipv6, MAIN).map(|route| (port, route)));
         let Some((port, route)) = way_out else { return };
+        // The user's own, through an internal network.
+        let mut own = ports.iter().flat_map(|port| port.item.routes.iter().map(|own| static_route(port, own, MAIN)));
+        if own.any(|own| own.id() == route.id()) {
+            return;
+        }
         if self.has_foreign_default(&port.netns, ipv6)
-            && self.ours_named(&port.netns, KindName::Route, &name(&route)).is_none()
+            && self.ours_named(&port.netns, KindName::Route, &route.id().name).is_none()
         {
             let family = if ipv6 { "IPv6" } else { "IPv4" };
             self.note(format!(
@@ -99,11 +119,6 @@ impl<'a> Lowering<'a> {
             self.want(Resource::Route(static_route(port, route, table)), port.item.span(&route.to));
         }
     }
-}
-
-fn name(route: &Route) -> Text {
-    use crate::model::resource::Kind;
-    route.id().name
 }
 
 fn on_link(port: &Port, destination: IpNet, table: u32) -> Route {

@@ -13,9 +13,6 @@ mod text;
 mod wanted;
 mod wire;
 
-#[cfg(test)]
-mod tests;
-
 use nftables::schema::NfListObject;
 
 pub use self::elements::{Element, Elements, Mapping, Role};

@@ -1,1 +1,0 @@
-//! The laws that every kind keeps, run over the samples of each.

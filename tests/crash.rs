@@ -1,0 +1,224 @@
+//! netrec is ended, or refused, at each call by which it changes anything: the next run does what is left, nothing stays
+//! behind, and others' things are byte for byte what they were.
+//!
+//! `NETREC_CRASH_EVERY=1 cargo test --test crash` is the full size; by default every ninth call is taken.
+
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod lab;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use lab::{in_private_namespaces, run};
+use nix::errno::Errno;
+use nix::libc::SIGKILL;
+use std::os::unix::process::ExitStatusExt;
+
+/// Two networks, ten containers with an endpoint on each, ports.
+fn before() -> String {
+    let mut text = String::from("topology = \"crash\"\n");
+    for (network, range) in [("front", 1), ("back", 2)] {
+        let _ = writeln!(
+            text,
+            "[networks.{network}]\ndriver = \"bridge\"\nsubnets = [\"10.{range}.0.0/24\", \"fd0{range}::/64\"]"
+        );
+    }
+    for at in 0..10 {
+        let _ = writeln!(text, "[containers.c{at}]\nnetns = \"c{at}\"");
+        let _ = writeln!(
+            text,
+            "[endpoints.f{at}]\ncontainer = \"c{at}\"\nnetwork = \"front\"\npublish = [\"80{at}0:80\", \"80{at}0:80/udp\"]"
+        );
+        let _ = writeln!(text, "[endpoints.b{at}]\ncontainer = \"c{at}\"\nnetwork = \"back\"");
+    }
+    text
+}
+
+/// The same with another MTU and subnet, a container more and one less, a port moved, an endpoint moved.
+fn after() -> String {
+    let text = before()
+        .replace("[networks.back]\n", "[networks.back]\nmtu = 1400\ninternal = true\n")
+        .replace("10.1.0.0", "10.3.0.0");
+    let text = text.replace("netns = \"c3\"", "netns = \"d3\"").replace("8050:80", "8250:81");
+    text.replace("[endpoints.b7]\ncontainer = \"c7\"", "[endpoints.b7]\ncontainer = \"c8\"")
+}
+
+/// The library that counts and interrupts calls.
+static INTERRUPT: LazyLock<PathBuf> = LazyLock::new(|| {
+    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("interrupt.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/crash/interrupt.c");
+    let compiler = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
+    let compiler = compiler.expect("these tests need cc");
+    assert!(compiler.status.success(), "{}", String::from_utf8_lossy(&compiler.stderr));
+    library
+});
+
+/// What becomes of the call.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// The process is ended right after it.
+    Killed,
+    /// It fails.
+    Fails(Errno),
+}
+
+fn netrec(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netrec"));
+    command.args(line.split(' ')).stdin(std::process::Stdio::null());
+    command
+}
+
+fn must(line: &str) {
+    let output = netrec(line).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", said(&output));
+}
+
+fn said(output: &Output) -> String {
+    let (told, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{} {told}{complaints}", output.status)
+}
+
+/// A run that is interrupted.
+#[derive(Clone, Copy)]
+struct Interrupted {
+    /// Applied before it.
+    start: Option<&'static str>,
+    /// The run itself, and what is to hold after it was taken up again.
+    line: &'static str,
+}
+
+const BUILD: Interrupted = Interrupted { start: None, line: "apply --yes /run/a.toml" };
+const EDIT: Interrupted = Interrupted { start: Some("apply --yes /run/a.toml"), line: "apply --yes /run/b.toml" };
+const DESTROY: Interrupted = Interrupted { start: Some("apply --yes /run/a.toml"), line: "destroy --yes /run/a.toml" };
+
+impl Interrupted {
+    /// At every nth call, as the environment says.
+    fn at_each_call(self, fate: Fate) {
+        // In one world, so that without root there is one way into it.
+        in_private_namespaces(move || self.at_each_call_inside(fate));
+    }
+
+    fn at_each_call_inside(self, fate: Fate) {
+        let every = std::env::var("NETREC_CRASH_EVERY").map_or(9, |value| value.parse().expect("a number"));
+        let calls = self.calls();
+        assert!(calls > 40, "only {calls} calls were seen");
+        for call in (1..=calls).step_by(every) {
+            in_private_namespaces(move || self.at(call, fate));
+        }
+    }
+
+    fn calls(self) -> u64 {
+        let counted = std::sync::Mutex::new(0);
+        in_private_namespaces(|| {
+            self.prepare();
+            let output = netrec(self.line).env("LD_PRELOAD", &*INTERRUPT).env("NETREC_COUNT", "/run/count").output();
+            assert!(output.unwrap().status.success());
+            *counted.lock().unwrap() = fs::read_to_string("/run/count").unwrap().trim().parse().unwrap();
+        });
+        counted.into_inner().unwrap()
+    }
+
+    fn prepare(self) {
+        plant();
+        fs::write("/run/a.toml", before()).unwrap();
+        fs::write("/run/b.toml", after()).unwrap();
+        self.start.into_iter().for_each(must);
+    }
+
+    fn at(self, call: u64, fate: Fate) {
+        self.prepare();
+        let planted = foreign();
+        let mut command = netrec(self.line);
+        command.env("LD_PRELOAD", &*INTERRUPT).env("NETREC_CALL", call.to_string());
+        if let Fate::Fails(errno) = fate {
+            command.env("NETREC_ERRNO", (errno as i32).to_string());
+        }
+        let output = command.output().unwrap();
+        let shown = || format!("call {call} of {}: {}", self.line, said(&output));
+        match fate {
+            Fate::Killed => assert_eq!(output.status.signal(), Some(SIGKILL), "{}", shown()),
+            Fate::Fails(_) => {
+                let code = output.status.code();
+                assert!(code.is_some_and(|code| code <= 11) && !shown().contains("panicked"), "{}", shown());
+                // Success is said only of what is so.
+                if code == Some(0) {
+                    assert!(self.is_done(), "{}", shown());
+                }
+            }
+        }
+        assert_eq!(foreign(), planted, "{}", shown());
+        let next = netrec(self.line).output().unwrap();
+        assert!(next.status.success() && self.is_done(), "{}\nthen {}", shown(), said(&next));
+        let bare = run("find /run/netns -type f -size +0");
+        assert_eq!(bare, "", "{}", shown());
+        must("destroy --yes /run/b.toml");
+        assert_eq!(foreign(), planted, "{}", shown());
+        assert_eq!(everything(), fs::read_to_string("/run/nothing").unwrap(), "{}", shown());
+    }
+
+    /// Whether there is nothing left to do.
+    fn is_done(self) -> bool {
+        let file = if self.line.contains("/run/b") { "/run/b.toml" } else { "/run/a.toml" };
+        let destroys = if self.line.starts_with("destroy") { "--destroy " } else { "" };
+        netrec(&format!("plan --exit-code {destroys}{file}")).output().unwrap().status.success()
+    }
+}
+
+/// Others' things that look much like ours.
+fn plant() {
+    run("ip netns add netrec-foreign
+        ip link add nr-foreign00 type bridge
+        ip link add nr-foreign01 group 1845493760 type bridge
+        ip link set nr-foreign01 alias netrec:somebody:host/bridge/nr-foreign01:00000000
+        ip address add 192.0.2.1/32 dev lo
+        ip address add 198.51.100.1/24 dev nr-foreign00
+        ip rule add from 192.0.2.1 lookup 100 priority 30078 protocol 78
+        nft add table inet netrec2
+        nft 'add chain inet netrec2 forward { type filter hook forward priority 0; policy accept; }'
+        nft add rule inet netrec2 forward counter accept");
+    fs::write("/run/nothing", everything()).unwrap();
+}
+
+fn foreign() -> String {
+    run("ip -d link show dev nr-foreign00; ip -d link show dev nr-foreign01; ip address show dev nr-foreign00
+        ip address show dev lo; ip rule show from 192.0.2.1; ls /run/netns/netrec-foreign
+        ip -n netrec-foreign -d link; nft -s list table inet netrec2")
+}
+
+/// All there is on the host, and the names of namespaces.
+fn everything() -> String {
+    run("ip -d link; ip address; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule
+        nft -s list ruleset; ls -l /run/netns | sed 's/.* //'; ls /run | grep -v '[.]toml$\\|nothing\\|count\\|^netrec$'")
+}
+
+#[test]
+fn killed_while_building() {
+    BUILD.at_each_call(Fate::Killed);
+}
+
+#[test]
+fn killed_while_editing() {
+    EDIT.at_each_call(Fate::Killed);
+}
+
+#[test]
+fn killed_while_destroying() {
+    DESTROY.at_each_call(Fate::Killed);
+}
+
+#[test]
+fn calls_fail_while_building() {
+    for errno in [Errno::ENOBUFS, Errno::EINTR, Errno::EPERM] {
+        BUILD.at_each_call(Fate::Fails(errno));
+    }
+}
+
+#[test]
+fn calls_fail_while_editing_and_destroying() {
+    EDIT.at_each_call(Fate::Fails(Errno::ENOBUFS));
+    DESTROY.at_each_call(Fate::Fails(Errno::EPERM));
+}

@@ -1,0 +1,112 @@
+//! Laws that every kind of resource keeps, and every difference and plan, over whatever random topologies are lowered to.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may end at once and speak for itself")]
+#![allow(dead_code, reason = "the random stories are told elsewhere")]
+
+mod random;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netrec::diff::render::text;
+use netrec::diff::{diff, plan::plan};
+use netrec::model::kinds::KindName;
+use netrec::model::lower::lower;
+use netrec::model::observed::Observed;
+use netrec::model::resource::{Kind, Need, Resource, Thing};
+use netrec::model::state::State;
+use netrec::model::topology::Topology;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use random::{Event, Story, read};
+
+/// The files that a story applies.
+fn topologies(story: &Story) -> Vec<Topology> {
+    let texts = story.events().into_iter().filter_map(|event| match event {
+        Event::Apply(text) => Some(text),
+        Event::Destroy | Event::Drift(_) => None,
+    });
+    texts.filter_map(|text| read(&text)).collect()
+}
+
+/// What a topology is lowered to where that much is there already.
+fn wanted(topology: &Topology, ours: &State) -> Option<State> {
+    let present = ours.resources().filter_map(|resource| match resource {
+        Resource::Netns(netns) => Some(netns.name.clone()),
+        _ => None,
+    });
+    let observed = Observed { present: present.collect(), ours: ours.clone(), ..Observed::default() };
+    lower(topology, &observed).ok().map(|desired| desired.state)
+}
+
+/// What the files of a story are lowered to where nothing is held.
+fn states(story: &Story) -> Vec<State> {
+    topologies(story).iter().filter_map(|topology| wanted(topology, &State::default())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn every_kind_keeps_its_word(story in Story::any(0)) {
+        for state in states(&story) {
+            let mut provided = BTreeMap::<Thing, &Resource>::new();
+            for (id, resource) in state.iter() {
+                prop_assert_eq!(&resource.id(), id);
+                prop_assert!(resource.changes(resource).is_empty(), "{id} differs from itself");
+                prop_assert!(resource.summary().chars().count() <= 60, "{id}: {}", resource.summary());
+                prop_assert!(!resource.summary().is_empty() && !resource.summary().contains('\n'));
+                for thing in resource.provides().into_iter().filter(Thing::is_exclusive) {
+                    let other = provided.insert(thing.clone(), resource);
+                    prop_assert!(other.is_none(), "{thing:?} is provided by {other:?} and {id}");
+                }
+                let own = resource.provides();
+                prop_assert!(resource.needs().iter().all(|need| !own.contains(need.thing())), "{id} needs itself");
+            }
+            // What something lives in is ours, or was there before: the host, a bridge or a namespace of others.
+            for (id, resource) in state.iter().filter(|(id, _)| id.kind != KindName::Sysctl) {
+                for need in resource.needs() {
+                    let Need::Inside(thing) = need else { continue };
+                    let provider = state.resources().any(|it| it.provides().contains(&thing));
+                    let of_others = matches!(&thing, Thing::Netns(_)) || matches!(&thing, Thing::Link(_, name) if &**name == "br-office");
+                    prop_assert!(provider || of_others, "{id} is inside {thing:?}, which nobody provides");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_state_becomes_any_other(one in Story::any(0), other in Story::any(0)) {
+        let topologies = [topologies(&one), topologies(&other)].concat();
+        let start = topologies.iter().filter_map(|topology| wanted(topology, &State::default()));
+        for from in start.chain([State::default()]) {
+            prop_assert!(diff(&from, &from).is_empty());
+            let ends = topologies.iter().filter_map(|topology| wanted(topology, &from));
+            for to in ends.chain([State::default()]) {
+                let (to, from) = (&to, &from);
+                let difference = diff(to, from);
+                let planned = plan(&difference).map_err(|flaw| TestCaseError::fail(flaw.to_string()))?;
+                let proof = planned.prove(to, from);
+                prop_assert!(proof.is_ok(), "{proof:?} in\n{}", text(&difference));
+                prop_assert_eq!(&plan(&diff(to, from)).unwrap(), &planned, "the same twice");
+                prop_assert!(text(&difference).lines().all(|line| line.chars().count() <= 100));
+                prop_assert_eq!(planned.is_empty(), difference.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn stories_have_every_kind_and_every_change() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut kinds, mut symbols) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..200 {
+        let story = Story::any(0).new_tree(&mut runner).unwrap().current();
+        let states = states(&story);
+        kinds.extend(states.iter().flat_map(State::iter).map(|(id, _)| id.kind));
+        for pair in states.windows(2) {
+            symbols.extend(text(&diff(&pair[1], &pair[0])).lines().filter_map(|line| line.chars().next()));
+        }
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), KindName::ALL);
+    assert_eq!(symbols.into_iter().collect::<String>(), "+-~±");
+}

@@ -1,0 +1,267 @@
+//! What an apply does to a host that is in use: nothing where nothing is to be done, no lost packet for what is not
+//! edited, and no harm from others who change things at the same time.
+
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod lab;
+
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+
+use lab::{in_private_namespaces, run, serve};
+
+const BIN: &str = env!("CARGO_BIN_EXE_netrec");
+
+/// Two endpoints that stay as they are, one of them published.
+const STAYS: &str = r#"
+topology = "running"
+[networks.lan]
+driver = "bridge"
+subnets = ["10.1.0.0/24", "fd01::/64"]
+[containers.one]
+netns = "one"
+[containers.two]
+netns = "two"
+[endpoints.one]
+container = "one"
+network = "lan"
+addresses = ["10.1.0.11", "fd01::11"]
+[endpoints.two]
+container = "two"
+network = "lan"
+addresses = ["10.1.0.12", "fd01::12"]
+publish = ["8080:7/udp"]
+"#;
+
+fn apply(more: &str) -> Output {
+    fs::write("/run/t.toml", format!("{STAYS}{more}")).unwrap();
+    Command::new(BIN).args(["apply", "--yes", "/run/t.toml"]).stdin(Stdio::null()).output().unwrap()
+}
+
+fn must_apply(more: &str) {
+    let output = apply(more);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_second_apply_writes_nothing() {
+    in_private_namespaces(|| {
+        let traced = |file: &str| {
+            let calls = "trace=sendmsg,sendto,write,openat,open,mount,umount2,mkdir,mkdirat,unlink,unlinkat,link,linkat,\
+                         rename,renameat,renameat2,symlink,symlinkat,fchmod,chmod,ftruncate,pwrite64,writev";
+            let line =
+                format!("strace -f -qq -xx -s 1000000 -e '{calls}' -o /run/{file} {BIN} apply --yes /run/t.toml");
+            run(&line);
+            fs::read_to_string(format!("/run/{file}")).unwrap()
+        };
+        fs::write("/run/t.toml", STAYS).unwrap();
+        let (first, second) = (writes(&traced("first")), writes(&traced("second")));
+        // What is looked for is what a first apply says.
+        let words = NEW.map(|kind| format!("{kind}")).into_iter();
+        for word in words.chain(["NFNL_MSG_BATCH_BEGIN", "mount(", "linkat(", "O_WRONLY"].map(String::from)) {
+            assert!(first.iter().any(|line| line.contains(&word)), "{word} in {first:#?}");
+        }
+        assert_eq!(second, Vec::<String>::new());
+    });
+}
+
+/// The traced calls that change anything, shortened: requests that are no questions, files opened for writing, all but
+/// output.
+fn writes(trace: &str) -> Vec<String> {
+    let mut writes = Vec::new();
+    for line in trace.lines() {
+        let call = line.split_once(' ').map_or(line, |(_, call)| call.trim_start());
+        let writing = match call.split('(').next().unwrap_or_default() {
+            "sendmsg" => {
+                let kinds = rtnetlink_types(call);
+                let said = kinds.iter().any(|kind| kind & 3 != GET);
+                writes.extend(said.then(|| format!("sendmsg {kinds:?}")));
+                assert!(!kinds.is_empty(), "no message in {call}");
+                continue;
+            }
+            "sendto" => {
+                let words: Vec<&str> =
+                    call.split("nlmsg_type=").skip(1).filter_map(|rest| rest.split([',', '}']).next()).collect();
+                assert!(!words.is_empty(), "no message in {call}");
+                words.iter().any(|word| !word.contains("_GET"))
+            }
+            "open" | "openat" => ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| call.contains(flag)),
+            "write" => !call.starts_with("write(1,") && !call.starts_with("write(2,"),
+            _ => !call.starts_with(['+', '-', '<']),
+        };
+        writes.extend(writing.then(|| call.chars().take(200).collect()));
+    }
+    writes
+}
+
+/// `RTM_GETLINK` and all its like, by the two lowest bits.
+const GET: u16 = 2;
+/// `RTM_NEWLINK`, `RTM_NEWADDR` and `RTM_NEWROUTE`.
+const NEW: [u16; 3] = [16, 20, 24];
+
+/// The types of the messages in a traced `sendmsg`, whose bytes are written `\\x..`.
+fn rtnetlink_types(call: &str) -> Vec<u16> {
+    let text = call.split("iov_base=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    let bytes: Vec<u8> = text.split("\\x").skip(1).map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let (mut rest, mut types) = (bytes.as_slice(), Vec::new());
+    while let Some((header, _)) = rest.split_first_chunk::<6>() {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        types.push(u16::from_ne_bytes([header[4], header[5]]));
+        rest = rest.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
+    }
+    types
+}
+
+/// A stream of pings, five hundred a second, until it is told to end.
+struct Pings(Child);
+
+impl Pings {
+    fn start(netns: &str, to: &str) -> Self {
+        let line = format!("exec ip netns exec {netns} ping -i 0.002 -W 1 -q {to}");
+        Self(Command::new("sh").args(["-c", &line]).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// How many were sent, and how many came back.
+    fn end(self) -> (u64, u64) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGINT).unwrap();
+        let told = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
+        let line = told.lines().find(|line| line.contains("transmitted")).expect("ping tells what it did");
+        let mut numbers = line.split(|letter: char| !letter.is_ascii_digit()).filter_map(|word| word.parse().ok());
+        (numbers.next().unwrap(), numbers.next().unwrap())
+    }
+}
+
+/// Asks a published port over and over, one question at a time; how many there were, and how many had no answer.
+fn ask_on(stop: &std::sync::atomic::AtomicBool) -> (u32, u32) {
+    let socket = lab::inside("outside", || std::net::UdpSocket::bind(("198.51.100.2", 0)).unwrap());
+    socket.connect("198.51.100.1:8080").unwrap();
+    socket.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    let (mut asked, mut lost) = (0, 0);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        socket.send(b"?").unwrap();
+        asked += 1;
+        lost += u32::from(socket.recv(&mut [0; 64]).is_err());
+    }
+    (asked, lost)
+}
+
+const OTHERS: &str = r#"
+[networks.other]
+driver = "bridge"
+subnets = ["10.2.0.0/24", "fd02::/64"]
+mtu = 1400
+[containers.three]
+netns = "three"
+[endpoints.three]
+container = "three"
+network = "lan"
+publish = ["9000:9000", "9001:9001/udp"]
+[endpoints.three-other]
+container = "three"
+network = "other"
+"#;
+
+#[test]
+fn what_is_not_edited_loses_no_packet() {
+    in_private_namespaces(|| {
+        run("ip netns add outside; ip link add wan type veth peer name eth0 netns outside; ip link set wan up
+            ip address add 198.51.100.1/24 dev wan; ip -n outside address add 198.51.100.2/24 dev eth0
+            ip -n outside link set eth0 up");
+        must_apply("");
+        serve("two", 7);
+        run("ip netns exec one ping -c 1 10.1.0.12; ip netns exec one ping -c 1 fd01::12");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| ask_on(&stop));
+            let pings = [Pings::start("one", "10.1.0.12"), Pings::start("one", "fd01::12")];
+            for _ in 0..3 {
+                must_apply(OTHERS);
+                must_apply(&OTHERS.replace("1400", "1300").replace("9000:9000", "9002:9000"));
+                must_apply(
+                    &OTHERS.replace(
+                        "container = \"three\"\nnetwork = \"other\"",
+                        "container = \"one\"\nnetwork = \"other\"",
+                    ),
+                );
+                run("nft insert rule inet netrec-running forward counter");
+                must_apply(&OTHERS.replace("endpoints.three]", "endpoints.renamed]"));
+                must_apply("");
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for pings in pings {
+                let (sent, returned) = pings.end();
+                assert!(sent > 100 && sent == returned, "{returned} of {sent} pings came back");
+            }
+            let (asked, lost) = asking.join().unwrap();
+            assert!(asked > 100 && lost == 0, "{lost} of {asked} questions had no answer");
+        });
+    });
+}
+
+#[test]
+fn applies_at_once_take_turns() {
+    in_private_namespaces(|| {
+        fs::write("/run/a.toml", STAYS).unwrap();
+        fs::write("/run/b.toml", format!("{STAYS}{OTHERS}")).unwrap();
+        for _ in 0..5 {
+            let start = |file: &&str| {
+                let mut command = Command::new(BIN);
+                command.args(["apply", "--yes", "--lock-timeout", "60", file]).stdin(Stdio::null());
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            };
+            let running: Vec<Child> =
+                ["/run/a.toml", "/run/b.toml", "/run/a.toml", "/run/b.toml"].iter().map(start).collect();
+            for child in running {
+                let output = child.wait_with_output().unwrap();
+                assert!(output.status.success(), "{}", said(&output));
+            }
+            let is = |file| Command::new(BIN).args(["plan", "--exit-code", file]).output().unwrap().status.success();
+            assert!(is("/run/a.toml") != is("/run/b.toml"), "the host is as one of the files says");
+        }
+    });
+}
+
+#[test]
+fn links_of_others_may_come_and_go_meanwhile() {
+    in_private_namespaces(|| {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    run("ip link add churn type veth peer name churn-peer; ip address add 203.0.113.1/24 dev churn
+                        ip link set churn up; ip netns add churn; ip link delete churn; ip netns delete churn");
+                }
+            });
+            let applied: Vec<Output> = (0..10).flat_map(|_| [apply(OTHERS), apply("")]).collect();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for output in applied {
+                // A look that is interrupted each time is said and decides nothing: the next apply goes on.
+                let seen = !String::from_utf8_lossy(&output.stderr).contains("tables changed");
+                assert!(output.status.success() || !seen, "{}", said(&output));
+            }
+        });
+        must_apply("");
+        let again = apply("");
+        assert!(said(&again).contains("nothing to do"), "{}", said(&again));
+    });
+}
+
+#[test]
+fn a_namespace_that_others_delete_is_made_again() {
+    in_private_namespaces(|| {
+        for _ in 0..10 {
+            must_apply(OTHERS);
+            // Its links go a moment later, perhaps while netrec looks, plans or writes.
+            run("ip netns delete three");
+            must_apply(OTHERS);
+            run("ip netns exec three ip address show dev eth0 | grep -q 10.1.0");
+        }
+        let again = apply(OTHERS);
+        assert!(said(&again).contains("nothing to do"), "{}", said(&again));
+    });
+}
