@@ -16,6 +16,8 @@ use std::sync::LazyLock;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 
 /// Says that this process is inside of the namespaces that [`WAY`] found possible.
 const INSIDE: &str = "NETREC_INSIDE";
@@ -123,4 +125,14 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A request that gives an IPv4 address to a link.
+pub(crate) fn add_address(address: [u8; 4], prefix: u8, link: u32) -> (RouteNetlinkMessage, u16) {
+    let mut message = AddressMessage::default();
+    message.header.family = rtnetlink::packet_route::AddressFamily::Inet;
+    message.header.prefix_len = prefix;
+    message.header.index = link;
+    message.attributes.push(AddressAttribute::Local(address.into()));
+    (RouteNetlinkMessage::NewAddress(message), (nix::libc::NLM_F_CREATE | nix::libc::NLM_F_EXCL) as u16)
 }
