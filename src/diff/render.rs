@@ -13,6 +13,8 @@ use crate::model::source::{Origin, Source, Span};
 const WIDTH: usize = 100;
 /// Ids are padded to the longest, but not further than this.
 const ID_WIDTH: usize = 44;
+/// Field changes share a line up to so many columns.
+const LINE_WIDTH: usize = 56;
 /// Lines of one resource at most; all changes are in the JSON form.
 const LINES: usize = 64;
 
@@ -60,7 +62,7 @@ pub fn text(diff: &Diff) -> String {
     let width = diff.keys().map(|id| id.to_string().chars().count()).max().unwrap_or(0).min(ID_WIDTH);
     let mut text = String::new();
     for (id, change) in in_display_order(diff) {
-        let (symbol, what) = (symbol(change), what(change));
+        let (symbol, what) = (symbol(change), what(change, (WIDTH - width - 4).min(LINE_WIDTH)));
         let rest = what.len().saturating_sub(LINES);
         for line in what.into_iter().take(LINES) {
             push_line(&mut text, &format!("{symbol} {:<width$}  {line}", id.to_string()));
@@ -97,24 +99,25 @@ fn symbol(change: &Change) -> char {
     }
 }
 
-/// The lines that tell of one change: what, then why where that is not plain.
-fn what(change: &Change) -> Vec<String> {
+/// The lines that tell of one change: what, then why where that is not plain. Behind symbol and id there is room for so
+/// many columns.
+fn what(change: &Change, room: usize) -> Vec<String> {
     match change {
         Change::Create { to } => std::iter::once(to.summary()).chain(to.details()).collect(),
         Change::Delete { .. } => vec![reason(change)],
-        Change::Update { why: Why::Lost(_), to, from, .. } => fields(&to.changes(from), &reason(change)),
-        Change::Update { why: Why::Fields(changes), .. } => fields(changes, ""),
-        Change::Replace { why: Why::Fields(changes), .. } => fields(changes, &reason(change)),
+        Change::Update { why: Why::Lost(_), to, from, .. } => fields(&to.changes(from), &reason(change), room),
+        Change::Update { why: Why::Fields(changes), .. } => fields(changes, "", room),
+        Change::Replace { why: Why::Fields(changes), .. } => fields(changes, &reason(change), room),
         Change::Replace { to, why: Why::Lost(_), .. } => vec![format!("{}  {}", to.summary(), reason(change))],
     }
 }
 
 /// Field changes, several on a line where they fit.
-fn fields(changes: &[FieldChange], reason: &str) -> Vec<String> {
+fn fields(changes: &[FieldChange], reason: &str, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for change in changes.iter().map(ToString::to_string) {
         match lines.last_mut() {
-            Some(line) if line.len() + change.len() < WIDTH - ID_WIDTH => {
+            Some(line) if line.len() + change.len() + 2 <= room => {
                 let _ = write!(line, ", {change}");
             }
             _ => lines.push(change),
