@@ -89,6 +89,7 @@ fn wall() -> Firewall {
         icc: true,
         open: false,
         host_access: false,
+        trusted: Vec::new(),
     };
     let networks = [
         network("br-front", &["10.10.0.0/24", "10.11.0.0/24", "fd10::/64"]),
@@ -108,6 +109,7 @@ fn wall() -> Firewall {
         ports: ports.parse().unwrap(),
         target: target.parse().unwrap(),
         first,
+        allow_from: None,
     };
     Firewall::new(
         "shop",

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netrec::kernel::nft::{Nft, NftError};
-use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, Rules, SourceNat};
+use netrec::model::kinds::firewall::{Firewall, Guard, NetworkRules, Policy, Publication, Rules, SourceNat, policies};
 use netrec::model::resource::{Kind, Op, Wire};
 use netrec::model::values::Protocol::{Sctp, Tcp, Udp};
 use netrec::model::values::{Ports, Protocol};
@@ -54,7 +54,32 @@ fn ports(text: &str) -> Ports {
 
 fn publication(listen: &str, protocol: Protocol, range: &str, target: &str, first: u16) -> Publication {
     let target: IpAddr = target.parse().unwrap();
-    Publication { listen: listen.parse().ok(), protocol, ports: ports(range), target, first }
+    Publication { listen: listen.parse().ok(), protocol, ports: ports(range), target, first, allow_from: None }
+}
+
+fn guards() -> Vec<Guard> {
+    let guard = |link: &str, addresses: &[&str]| Guard {
+        link: link.into(),
+        mac: "02:42:0a:0a:00:0a".parse().unwrap(),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+    };
+    vec![guard("nr-one", &["10.10.0.10", "fd10::10"]), guard("nr-two", &["10.20.0.10"])]
+}
+
+fn said() -> Vec<Policy> {
+    let policy = |allow, from: &str, to: &str, ports: &[(Protocol, &str)]| Policy {
+        allow,
+        from: vec![from.parse().unwrap()],
+        to: vec![to.parse().unwrap()],
+        ports: ports.iter().map(|(protocol, range)| (*protocol, self::ports(range))).collect(),
+    };
+    vec![
+        policy(true, "10.20.0.0/16", "10.10.0.10/32", &[(Tcp, "5432"), (Udp, "53-60")]),
+        policy(false, "10.10.0.0/24", "10.10.0.0/24", &[(Tcp, "25")]),
+        policy(false, "10.0.0.0/8", "10.10.0.10/32", &[]),
+        policy(false, "::/0", "fd10::10/128", &[(Sctp, "1")]),
+        policy(true, "fd20::/64", "fd10::/64", &[]),
+    ]
 }
 
 fn shop() -> Firewall {
@@ -67,6 +92,7 @@ fn shop() -> Firewall {
         icc: true,
         open: false,
         host_access: false,
+        trusted: Vec::new(),
     };
     let back = NetworkRules {
         bridge: "br-back".into(),
@@ -76,6 +102,7 @@ fn shop() -> Firewall {
         icc: false,
         open: true,
         host_access: true,
+        trusted: vec!["wg0".into()],
         ..front.clone()
     };
     let inner = NetworkRules {
@@ -84,10 +111,19 @@ fn shop() -> Firewall {
         internal: true,
         ..front.clone()
     };
+    let some = |publication: Publication, nets: &[&str]| Publication {
+        allow_from: Some(nets.iter().map(|net| net.parse().unwrap()).collect()),
+        ..publication
+    };
+    let front_nets = front.subnets.clone();
     Firewall::new(
         "shop",
         &[front, back, inner],
         &[
+            some(publication("", Tcp, "8443", "10.10.0.10", 443), &["192.0.2.0/24", "198.51.100.7/32"]),
+            some(publication("192.0.2.1", Udp, "100-109", "10.10.0.10", 100), &["192.0.2.0/24"]),
+            some(publication("", Tcp, "8443", "fd10::10", 443), &["2001:db8::/32"]),
+            some(publication("2001:db8::1", Tcp, "8444-8445", "fd10::10", 443), &["2001:db8::/32"]),
             publication("", Tcp, "8080", "10.10.0.10", 80),
             publication("", Tcp, "8080", "fd10::10", 80),
             publication("127.0.0.1", Udp, "53", "10.10.0.10", 5353),
@@ -99,6 +135,8 @@ fn shop() -> Firewall {
             publication("2001:db8::1", Udp, "500-600", "fd20::10", 500),
         ],
     )
+    .with(guards().iter().flat_map(Guard::elements))
+    .with(policies(&said(), &[front_nets]).unwrap())
 }
 
 /// The attributes without those of the given kinds.
@@ -212,7 +250,7 @@ fn after(vandalism: &str) -> Option<Rules> {
     nft.commit(&batch(&Op::Create(&shop())), None).unwrap();
     lab::run(vandalism);
     let found = observe(&mut nft)?;
-    if found.rules != Rules::Intact {
+    if found != shop() {
         // Whatever was done, one update undoes it.
         nft.commit(&batch(&Op::Update { from: &found, to: &shop() }), None).unwrap();
         assert_eq!(observe(&mut nft), Some(shop()), "{vandalism}");
@@ -241,12 +279,22 @@ fn whatever_others_do_to_the_rules_is_seen_and_undone() {
             ("nft delete table bridge netrec-shop".into(), "table bridge is gone"),
             ("nft delete table inet netrec-shop".into(), "table inet is gone"),
             ("nft add table inet netrec-shop '{ flags dormant; }'".into(), "flags 0x1 of the table"),
+            ("nft replace rule bridge netrec-shop port handle $(nft -a list chain bridge netrec-shop port | sed -n 's/.*goto port_arp # handle //p') accept".into(), "rules of port"),
+            ("nft flush chain bridge netrec-shop prerouting".into(), "rules of prerouting"),
             ("nft add element inet netrec-shop icc '{ br-front . br-back }'".into(), "elements of icc"),
             ("nft add element inet netrec-shop subnets4 '{ 1.2.3.4-1.2.3.6 }'".into(), "elements of subnets4"),
         ] {
             assert_eq!(after(&vandalism), altered(what), "{vandalism}");
         }
-        assert_eq!(after("nft add element inet netrec-shop open '{ br-x }'"), Some(Rules::Intact));
+        for elements in [
+            "nft add element inet netrec-shop open '{ br-x }'",
+            "nft flush set bridge netrec-shop ports",
+            "nft add element bridge netrec-shop sources4 '{ nr-one . 10.10.0.1 }'",
+            "nft flush set inet netrec-shop deny4",
+            "nft add element inet netrec-shop allow_from4 '{ 0.0.0.0/1 . tcp . 8443 }' || :",
+        ] {
+            assert_eq!(after(elements), Some(Rules::Intact), "{elements}");
+        }
         assert_eq!(after("nft flush ruleset"), None);
     });
 }
@@ -295,7 +343,7 @@ fn elements_change_in_place_and_the_rest_stays() {
         assert!(
             chains[0].table == "other" && chains[0].priority == 5 && chains[0].drops && chains[0].hook == "forward"
         );
-        assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 9);
+        assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 10);
 
         nft.commit(&batch(&Op::Delete(&to)), None).unwrap();
         assert_eq!(lab::run("nft list tables"), "table inet other\n");
@@ -313,6 +361,7 @@ fn network(bridge: &str) -> NetworkRules {
         icc: true,
         open: false,
         host_access: false,
+        trusted: Vec::new(),
     }
 }
 

@@ -10,13 +10,29 @@
 mod story;
 
 use libtest_mimic::{Arguments, Trial};
+use netrec::model::resource::Resource;
+use netrec::model::state::State;
 use story::{Simulation, Story};
+
+/// The ruleset at the end of those stories that have such a file.
+const RULES: &str = "rules.nft";
+
+/// As `netrec show --rules` prints it.
+fn rules(state: &State) -> String {
+    let text = |resource: &Resource| if let Resource::Firewall(it) = resource { Some(it.text()) } else { None };
+    state.resources().filter_map(text).collect()
+}
 
 fn main() {
     let trials = Story::all().into_iter().map(|story| {
         Trial::test(story.name.clone(), move || {
-            let told = story.tell(&mut Simulation::new(&story.before));
-            story.check(&told).map_err(Into::into)
+            let mut simulation = Simulation::new(&story.before);
+            let told = story.tell(&mut simulation);
+            story.check("expected.txt", &told)?;
+            if story.folder.join(RULES).exists() {
+                story.check(RULES, &rules(&simulation.kernel.ours))?;
+            }
+            Ok(())
         })
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();

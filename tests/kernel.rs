@@ -45,7 +45,7 @@ fn inside(story: &Story) -> ExitCode {
     let planted = snapshot();
     let told = story.tell(&mut teller);
     let mut failures = teller.differences;
-    if let Err(difference) = story.check(&told) {
+    if let Err(difference) = story.check("expected.txt", &told) {
         failures += &difference;
     }
     let left = snapshot();

@@ -88,6 +88,10 @@ impl Merge {
         merge(&mut self.topology.networks, ("network", file), found.networks, &mut self.findings);
         merge(&mut self.topology.containers, ("container", file), found.containers, &mut self.findings);
         merge(&mut self.topology.endpoints, ("endpoint", file), found.endpoints, &mut self.findings);
+        self.topology.policies.extend(found.policies.into_iter().map(|policy| {
+            let name = place(file, policy.span());
+            Item { value: policy.into_inner(), file, name }
+        }));
     }
 
     fn name(&mut self, name: &str, span: Span) {
@@ -134,9 +138,10 @@ impl Merge {
                 "networks" => found.networks = self.tables::<Network>("networks", (file, source), value),
                 "containers" => found.containers = self.tables::<Container>("containers", (file, source), value),
                 "endpoints" => found.endpoints = self.tables::<Endpoint>("endpoints", (file, source), value),
+                "policies" => found.policies = self.list("policies", (file, source), value),
                 _ if !errors.is_empty() => {}
                 unknown => {
-                    let known = ["topology", "pools", "networks", "containers", "endpoints"];
+                    let known = ["topology", "pools", "networks", "containers", "endpoints", "policies"];
                     let finding = Diagnostic::at(place(file, key.span()), format!("unknown key `{unknown}`"));
                     self.findings.push(finding.label("not a key of a topology").nearest(unknown, known));
                 }
@@ -178,6 +183,25 @@ impl Merge {
             }
         }
         found
+    }
+
+    fn list<T: DeserializeOwned>(
+        &mut self,
+        word: &'static str,
+        (file, source): (u32, &Source),
+        value: Spanned<DeValue>,
+    ) -> Vec<Spanned<T>> {
+        let span = value.span();
+        let DeValue::Array(entries) = value.into_inner() else {
+            let finding = Diagnostic::at(place(file, span), format!("`{word}` is a list of tables"));
+            self.findings.push(finding.label("not a list").hint(format!("write `[[{word}]]` above each")));
+            return Vec::new();
+        };
+        let read = |entry: Spanned<DeValue>| {
+            let span = entry.span();
+            self.value(word, (file, source), entry).map(|value| Spanned::new(span, value))
+        };
+        entries.into_iter().filter_map(read).collect()
     }
 
     /// Reads a value; of a table it notes all that is wrong, each time without what was found to be wrong before.
@@ -258,6 +282,7 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
     let (article, subject) = match subject {
         "endpoint" => ("an", subject),
         "pool" => ("", "pools"),
+        "policie" => ("a", "policy"),
         _ => ("a", subject),
     };
     if message.starts_with("unknown field") {
@@ -271,7 +296,7 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
         return finding.label(format!("every {subject} needs it")).hint(format!("add `{missing} = …`"));
     }
     let message = message.replace('\n', ", ").replace("expected u32", "expected a whole number");
-    match key.and_then(shape) {
+    match key.and_then(|key| shape(word, key)) {
         Some((noun, shape)) if message.starts_with("invalid IP address") => {
             Diagnostic::at(span, format!("{text} is not {noun}")).hint(shape)
         }
@@ -281,14 +306,20 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
 }
 
 /// What a value of a key is, and looks like, for those with a grammar.
-fn shape(key: &str) -> Option<(&'static str, &'static str)> {
+fn shape(word: &str, key: &str) -> Option<(&'static str, &'static str)> {
     Some(match key {
-        "subnets" | "to" | "ipv4" | "ipv6" => ("a subnet", "a subnet is written `10.10.0.0/24` or `fd10::/64`"),
+        "from" | "to" if word == "policies" => {
+            ("a side", "a side is written `{ network = \"NAME\" }`, with `network`, `endpoint` or `cidr`")
+        }
+        "subnets" | "to" | "ipv4" | "ipv6" | "cidr" | "allow_from" => {
+            ("a subnet", "a subnet is written `10.10.0.0/24` or `fd10::/64`")
+        }
         "addresses" | "gateways" | "reserved" | "snat" | "publish_address" | "via" => {
             ("an address", "an address is written `10.10.0.10` or `fd10::10`, without a prefix length")
         }
         "mac" => ("a hardware address", "a hardware address is written `02:42:0a:0a:00:0a`"),
         "publish" => ("a publish", "a publish is written `[ADDRESS:]HOST_PORT[-LAST]:PORT[-LAST][/tcp|udp|sctp]`"),
+        "ports" => ("ports", "ports are written `PORT[-LAST][/tcp|udp|sctp]`"),
         _ => return None,
     })
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::source::Span;
-use super::values::{Mac, Publish};
+use super::values::{Mac, PortRange, Publish};
 
 /// A whole topology: all its files merged.
 #[derive(Clone, Default, Debug)]
@@ -27,6 +27,8 @@ pub struct Topology {
     pub endpoints: BTreeMap<String, Item<Endpoint>>,
     /// Where omitted subnets are taken from.
     pub pools: Option<Item<Pools>>,
+    /// In order: the first that matches wins.
+    pub policies: Vec<Item<Policy>>,
 }
 
 impl Topology {
@@ -84,6 +86,12 @@ pub struct File {
     /// Endpoints by name: each joins one container to one network.
     #[schemars(with = "BTreeMap<String, Endpoint>")]
     pub endpoints: BTreeMap<Spanned<String>, Endpoint>,
+    /// Who may talk to whom, beyond or against the defaults. In order, over all files as given: the first policy that
+    /// matches a packet wins. What none matches: endpoints of a network reach each other (unless `icc = false`), and the
+    /// outside (unless `internal`); endpoints of different networks do not, and from outside only published ports are
+    /// reached.
+    #[schemars(with = "Vec<Policy>")]
+    pub policies: Vec<Spanned<Policy>>,
 }
 
 /// Where networks without `subnets` take theirs from: the first free block, upwards from a hash of the network's name.
@@ -157,6 +165,13 @@ pub struct Network {
     /// `true`: no port filter: whoever has a route to the subnets reaches every port. Default: false.
     #[schemars(with = "Option<bool>")]
     pub open: Option<Spanned<bool>>,
+    /// Links of the host from which every port of the endpoints is reached, published or not, such as a VPN's.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub trusted_interfaces: Vec<Spanned<String>>,
+    /// Who may reach published ports of this network, in CIDR notation, besides the host itself. Default: everybody.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub allow_from: Option<Vec<Spanned<IpNet>>>,
     /// Options of the `bridge` driver.
     #[schemars(with = "Option<BridgeOptions>")]
     pub bridge: Option<Spanned<BridgeOptions>>,
@@ -234,9 +249,84 @@ pub struct Endpoint {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub publish: Vec<Spanned<Publish>>,
+    /// Published ports with options.
+    #[serde(default)]
+    pub published: Vec<Published>,
+    /// `false`: the endpoint may send frames that are not its own, as routers, virtual machine hosts and DHCP servers do.
+    /// Default: true: other hardware and IP addresses than its own, router advertisements, redirects and DHCP answers
+    /// are dropped. An endpoint with IPv6 may also use the link-local address made of its hardware address.
+    #[schemars(with = "Option<bool>")]
+    pub anti_spoofing: Option<Spanned<bool>>,
     /// Static routes of the container through this endpoint.
     #[serde(default)]
     pub routes: Vec<StaticRoute>,
+}
+
+/// A published port with options.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The port, written as in `publish`.
+    #[schemars(with = "String")]
+    pub publish: Spanned<Publish>,
+    /// Who may reach it, in CIDR notation, besides the host itself. Default: what the network says.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub allow_from: Option<Vec<Spanned<IpNet>>>,
+}
+
+impl Endpoint {
+    /// All its published ports, and who may reach them if it says so itself.
+    pub fn publishes(&self) -> impl Iterator<Item = (&Spanned<Publish>, Option<&Vec<Spanned<IpNet>>>)> {
+        let plain = self.publish.iter().map(|publish| (publish, None));
+        plain.chain(self.published.iter().map(|it| (&it.publish, it.allow_from.as_ref())))
+    }
+}
+
+/// What a policy does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// What matches passes.
+    Allow,
+    /// What matches is dropped.
+    Deny,
+}
+
+/// A policy. It judges what endpoints send and what is sent to them through the host or their bridge, not what the host
+/// itself sends or is sent (`host_access`). Answers to what passed pass as well. Published ports are matched with the
+/// endpoint's address and port.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// `allow` or `deny`. An `allow` opens neither an `internal` network nor, between its endpoints, one with
+    /// `icc = false`.
+    #[schemars(with = "Action")]
+    pub action: Spanned<Action>,
+    /// Who asks. Default: anybody.
+    #[schemars(with = "Option<Peer>")]
+    pub from: Option<Spanned<Peer>>,
+    /// Who is asked. Default: anybody. At least one of `from` and `to` is given.
+    #[schemars(with = "Option<Peer>")]
+    pub to: Option<Spanned<Peer>>,
+    /// Ports that are asked for: `PORT[-LAST][/tcp|udp|sctp]`. Default: everything, ICMP included.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub ports: Vec<Spanned<PortRange>>,
+}
+
+/// One side of a policy: exactly one of `network`, `endpoint` and `cidr`.
+#[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Peer {
+    /// Every address in the subnets of a network.
+    #[schemars(with = "Option<String>")]
+    pub network: Option<Spanned<String>>,
+    /// The addresses of an endpoint.
+    #[schemars(with = "Option<String>")]
+    pub endpoint: Option<Spanned<String>>,
+    /// Addresses in CIDR notation, wherever they are.
+    #[schemars(with = "Option<String>")]
+    pub cidr: Option<Spanned<IpNet>>,
 }
 
 /// A static route in a container.

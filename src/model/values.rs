@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::de::Visitor;
@@ -50,6 +50,13 @@ impl Mac {
         let [_, _, mut address @ ..] = hash.to_be_bytes();
         address[0] = (address[0] & 0xfc) | 0x02;
         Self(address)
+    }
+
+    /// The IPv6 link-local address that Linux makes of it (RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let octet = |at: usize| u16::from(self.0[at]);
+        let [first, last] = [(octet(0) ^ 0x02) << 8 | octet(1), octet(4) << 8 | octet(5)];
+        Ipv6Addr::new(0xfe80, 0, 0, 0, first, octet(2) << 8 | 0xff, 0xfe00 | octet(3), last)
     }
 
     /// Whether it can be an interface's own: neither a group address nor all zeros.
@@ -155,13 +162,7 @@ impl FromStr for Publish {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (rest, protocol) = match text.rsplit_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((rest, "tcp")) => (rest, Protocol::Tcp),
-            Some((rest, "udp")) => (rest, Protocol::Udp),
-            Some((rest, "sctp")) => (rest, Protocol::Sctp),
-            Some((_, other)) => return Err(format!("`{other}` is not a protocol: tcp, udp or sctp")),
-        };
+        let (rest, protocol) = with_protocol(text)?;
         let (address, ports) = match rest.strip_prefix('[') {
             Some(bracketed) => {
                 let (address, ports) = bracketed.split_once("]:").ok_or("`[` without `]:`")?;
@@ -189,6 +190,35 @@ impl FromStr for Publish {
             return Err(format!("{n} host port{} for {m} container port{}", plural(n), plural(m)));
         }
         Ok(Self { address, host, container, protocol })
+    }
+}
+
+/// Ports of a protocol: `PORT[-LAST][/tcp|udp|sctp]`, tcp by default.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PortRange {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The ports.
+    pub ports: Ports,
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ports, protocol) = with_protocol(text)?;
+        Ok(Self { protocol, ports: ports.parse()? })
+    }
+}
+
+/// Takes the protocol from the end of a text.
+fn with_protocol(text: &str) -> Result<(&str, Protocol), String> {
+    match text.rsplit_once('/') {
+        None => Ok((text, Protocol::Tcp)),
+        Some((rest, "tcp")) => Ok((rest, Protocol::Tcp)),
+        Some((rest, "udp")) => Ok((rest, Protocol::Udp)),
+        Some((rest, "sctp")) => Ok((rest, Protocol::Sctp)),
+        Some((_, other)) => Err(format!("`{other}` is not a protocol: tcp, udp or sctp")),
     }
 }
 
@@ -220,7 +250,7 @@ macro_rules! deserialize_from_str {
         }
     )*};
 }
-deserialize_from_str!(Mac, Publish);
+deserialize_from_str!(Mac, PortRange, Publish);
 
 #[cfg(test)]
 mod tests {
@@ -252,6 +282,8 @@ mod tests {
         {
             assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
         }
+        let link_local = "02:42:0a:0b:0c:0d".parse::<Mac>().map(|mac| mac.link_local().to_string());
+        assert_eq!(link_local, Ok("fe80::42:aff:fe0b:c0d".into()));
         assert!(Mac::derived(u64::MAX).is_unicast() && Mac::derived(0).is_unicast());
     }
 }

@@ -7,6 +7,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use netrec::apply::{Target, execute, prepare};
+use netrec::kernel::linux::Linux;
+use netrec::model::diagnostic::render;
+use netrec::model::parse::parse;
+use netrec::model::source::Source;
 use nix::sched::{CloneFlags, setns};
 
 #[path = "../world/mod.rs"]
@@ -45,6 +50,16 @@ pub(crate) fn inside<T: Send + 'static>(netns: &str, act: impl FnOnce() -> T + S
         act()
     };
     std::thread::spawn(enter).join().expect("what runs inside does not panic")
+}
+
+/// Applies a topology to the host of the test, as `netrec apply` does; what it reached is verified.
+pub(crate) fn apply(toml: &str) {
+    let sources = [Source::new("lab.toml", toml)];
+    let topology = parse(&sources).unwrap_or_else(|findings| panic!("{}", render(&findings, &sources)));
+    let (mut kernel, target) = (Linux::default(), Target::Topology(&topology));
+    let prepared = prepare(&mut kernel, target).unwrap_or_else(|no_plan| panic!("{no_plan:?}\n{toml}"));
+    let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).expect("a plan");
+    assert!(report.is_converged() && report.failed.is_empty(), "{:?} {:?}\n{toml}", report.failed, report.residual);
 }
 
 /// Answers on a TCP and UDP port of a namespace, in both families, with its name and the address of whoever asks.

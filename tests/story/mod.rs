@@ -155,9 +155,9 @@ impl Story {
         transcript
     }
 
-    /// Compares with `expected.txt`, or writes it where `UPDATE_GOLDEN` says so.
-    pub(crate) fn check(&self, told: &str) -> Result<(), String> {
-        let path = self.folder.join("expected.txt");
+    /// Compares with a file of the story, or writes it where `UPDATE_GOLDEN` says so.
+    pub(crate) fn check(&self, file: &str, told: &str) -> Result<(), String> {
+        let path = self.folder.join(file);
         let expected = std::fs::read_to_string(&path).unwrap_or_default();
         if expected == told {
             return Ok(());
@@ -166,7 +166,7 @@ impl Story {
             return std::fs::write(&path, told).map_err(|error| error.to_string());
         }
         let difference = similar::TextDiff::from_lines(expected.as_str(), told);
-        Err(difference.unified_diff().header("expected.txt", "told").to_string())
+        Err(difference.unified_diff().header(file, "told").to_string())
     }
 }
 

@@ -108,6 +108,8 @@ impl Checking<'_> {
             ("ifname", item.ifname.as_ref().map(|it| item.span(it))),
             ("gateway_priority", item.gateway_priority.as_ref().map(|it| item.span(it))),
             ("publish", item.publish.first().map(|it| item.span(it))),
+            ("published", item.published.first().map(|it| item.span(&it.publish))),
+            ("anti_spoofing", item.anti_spoofing.as_ref().map(|it| item.span(it))),
             ("routes", item.routes.first().map(|it| item.span(&it.to))),
         ];
         for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {

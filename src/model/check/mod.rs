@@ -7,6 +7,7 @@ mod containers;
 mod endpoints;
 mod names;
 mod networks;
+mod policies;
 mod publish;
 mod routes;
 
@@ -32,6 +33,7 @@ pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
     checking.endpoints();
     checking.publishes();
     checking.routes();
+    checking.policies();
     checking.findings
 }
 

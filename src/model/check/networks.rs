@@ -37,6 +37,7 @@ impl Checking<'_> {
             self.subnets(name, item, &mut subnets);
             self.gateways(name, item);
             self.ways_out(name, item);
+            self.ways_in(item);
             self.mtu(name, item);
             self.external(item);
             self.ports(name, item);
@@ -83,6 +84,8 @@ impl Checking<'_> {
             ("host_access", item.host_access.as_ref().map(Spanned::span)),
             ("host_address", item.host_address.as_ref().map(Spanned::span)),
             ("open", item.open.as_ref().map(Spanned::span)),
+            ("trusted_interfaces", item.trusted_interfaces.first().map(Spanned::span)),
+            ("allow_from", item.allow_from.iter().flatten().next().map(Spanned::span)),
             ("bridge", item.bridge.as_ref().map(Spanned::span)),
         ];
         for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
@@ -230,6 +233,33 @@ impl Checking<'_> {
             let finding =
                 Diagnostic::at(item.span(flag), "only an `internal` network can be without the host's address");
             self.say(finding.label("nothing could leave").hint("add `internal = true`"));
+        }
+    }
+
+    fn ways_in(&mut self, item: &Item<Network>) {
+        let internal = item.internal.as_ref().filter(|internal| *internal.get_ref());
+        let mut once = Once::new();
+        for link in &item.trusted_interfaces {
+            let span = item.span(link);
+            self.ifname(link, span);
+            if let Some(first) = once.claim(link.get_ref(), span) {
+                self.twice(format!("trusted interface `{}`", link.get_ref()), span, first);
+            }
+        }
+        if let Some(nets) = &item.allow_from {
+            self.allow_from(nets, item, item.name);
+        }
+        let trusted = item.trusted_interfaces.first().map(|it| ("trusted_interfaces", item.span(it)));
+        let allowed = item.allow_from.iter().flatten().next().map(|it| ("allow_from", item.span(it)));
+        for (key, span) in [trusted, allowed].into_iter().flatten() {
+            if let Some(internal) = internal {
+                let finding = Diagnostic::at(span, format!("`{key}` contradicts `internal`"));
+                self.say(finding.related(item.span(internal), "no way in or out").hint("leave one of the two out"));
+            }
+        }
+        if let Some((key, span)) = trusted.filter(|_| item.is_external()) {
+            let finding = Diagnostic::at(span, format!("`{key}` means nothing on a bridge of others"));
+            self.say(finding.hint("netrec filters nothing there but what endpoints send"));
         }
     }
 

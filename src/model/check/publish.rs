@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::IpNet;
+use toml::Spanned;
+
 use super::{Checking, family};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::source::Span;
@@ -24,16 +27,19 @@ impl Checking<'_> {
             }
         }
         let mut listeners: BTreeMap<(Protocol, bool), Vec<Listener>> = BTreeMap::new();
-        for item in self.topology.endpoints.values().filter(|item| !item.publish.is_empty()) {
-            let Some((name, of)) = self.network_of(item) else { continue };
+        for item in self.topology.endpoints.values() {
+            self.allowed(item);
+            let (Some((name, of)), Some((first, _))) = (self.network_of(item), item.publishes().next()) else {
+                continue;
+            };
             if let Some(internal) = of.internal.as_ref().filter(|_| of.is_internal()) {
-                let span = item.span(&item.publish[0]);
+                let span = item.span(first);
                 let finding =
                     Diagnostic::at(span, format!("nothing can be published on the internal network `{name}`"));
                 let finding = finding.related(of.span(internal), "no way in or out");
                 self.say(finding.hint("publish through an endpoint on another network"));
             }
-            for publish in &item.publish {
+            for (publish, _) in item.publishes() {
                 let span = item.span(publish);
                 if let Some(address) = publish.get_ref().address {
                     self.listens_at(address, span);
@@ -46,6 +52,26 @@ impl Checking<'_> {
         for ((protocol, _), mut listeners) in listeners {
             listeners.sort_by_key(|listener| (listener.ports, listener.span));
             self.clashes(protocol, &listeners);
+        }
+    }
+
+    /// Who may reach what an endpoint publishes.
+    fn allowed(&mut self, item: &Item<Endpoint>) {
+        for published in &item.published {
+            if let Some(nets) = &published.allow_from {
+                self.allow_from(nets, item, item.span(&published.publish));
+            }
+        }
+    }
+
+    /// A list of those who may reach something that stands at a place.
+    pub(super) fn allow_from<T>(&mut self, nets: &[Spanned<IpNet>], item: &Item<T>, place: Span) {
+        if nets.is_empty() {
+            let finding = Diagnostic::at(place, "an empty `allow_from` lets in nobody but the host");
+            self.say(finding.hint("publish at `127.0.0.1` if that is meant"));
+        }
+        for net in nets {
+            self.host_bits(net.get_ref(), item.span(net));
         }
     }
 

@@ -8,6 +8,7 @@ mod containers;
 mod endpoints;
 mod names;
 mod networks;
+mod policies;
 mod publish;
 mod routes;
 mod settings;

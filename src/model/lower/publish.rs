@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use toml::Spanned;
 
+use super::policies::reached_directly;
 use super::{Lowering, NetworkPlan, Port};
 use crate::model::hash::words;
-use crate::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
+use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
 use crate::model::resource::Resource;
 use crate::model::source::Span;
 use crate::model::values::{Ports, Protocol, Publish};
@@ -20,30 +22,36 @@ const CHOSEN_FIRST: u16 = 61_000;
 type Claimed = BTreeSet<(Protocol, u16)>;
 
 impl<'a> Lowering<'a> {
-    /// Wants the firewall, if any network of the topology is netrec's to guard or any port is published.
+    /// Wants the firewall, if any network of the topology is netrec's to guard, or any endpoint or published port.
     pub(super) fn firewall(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
         let guarded: Vec<&NetworkPlan> =
             networks.values().filter(|plan| *plan.item.driver.get_ref() == "bridge" && !plan.external).collect();
         let mut claimed = self.claimed();
         let mut publications = Vec::new();
         for port in ports {
-            for publish in &port.item.publish {
+            let network = &networks[port.network];
+            for (publish, own) in port.item.publishes() {
                 let host = self.host_ports(port, publish.get_ref(), &mut claimed);
-                publications.extend(publications_of(port, &networks[port.network], publish.get_ref(), host));
+                let allowed = own.or(network.item.allow_from.as_ref());
+                publications.extend(publications_of(port, network, (publish.get_ref(), host), allowed));
             }
         }
-        if guarded.is_empty() && publications.is_empty() {
+        let guards: Vec<Element> = ports.iter().filter_map(guard).flat_map(|guard| guard.elements()).collect();
+        if guarded.is_empty() && publications.is_empty() && guards.is_empty() {
             return;
         }
         let rules: Vec<NetworkRules> = guarded.into_iter().map(network_rules).collect();
-        let firewall = Firewall::new(&self.topology.name, &rules, &publications);
+        let direct = publications.iter().filter_map(|it| reached_directly(it, &rules)).collect();
+        let policies = self.policies(direct, ports, networks);
+        let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
         self.want(Resource::Firewall(firewall), Span { start: origin.start, ..origin });
     }
 
     fn claimed(&self) -> Claimed {
-        let publishes = self.topology.endpoints.values().flat_map(|endpoint| &endpoint.publish).map(Spanned::get_ref);
-        let hosts = publishes.filter_map(|publish| publish.host.map(|host| (publish.protocol, host)));
+        let publishes = self.topology.endpoints.values().flat_map(|endpoint| endpoint.publishes());
+        let hosts = publishes.map(|(publish, _)| publish.get_ref());
+        let hosts = hosts.filter_map(|publish| publish.host.map(|host| (publish.protocol, host)));
         // Only ports that could be chosen matter.
         hosts
             .flat_map(|(protocol, host)| (host.first.max(CHOSEN_FIRST)..=host.last).map(move |port| (protocol, port)))
@@ -72,10 +80,17 @@ impl<'a> Lowering<'a> {
 }
 
 /// One entry an address that it listens on and a family that the endpoint has.
-fn publications_of(port: &Port, network: &NetworkPlan, publish: &Publish, ports: Ports) -> Vec<Publication> {
+fn publications_of(
+    port: &Port,
+    network: &NetworkPlan,
+    (publish, ports): (&Publish, Ports),
+    allowed: Option<&Vec<Spanned<IpNet>>>,
+) -> Vec<Publication> {
+    let allow_from = allowed.map(|nets| IpNet::aggregate(&nets.iter().map(|net| *net.get_ref()).collect()));
+    let (protocol, first) = (publish.protocol, publish.container.first);
     let publication = |(ipv6, listen)| {
-        let target = port.address(ipv6)?;
-        Some(Publication { listen, protocol: publish.protocol, ports, target, first: publish.container.first })
+        let (target, allow_from) = (port.address(ipv6)?, allow_from.clone());
+        Some(Publication { listen, protocol, ports, target, first, allow_from })
     };
     listens(network, publish).into_iter().filter_map(publication).collect()
 }
@@ -90,6 +105,13 @@ pub(super) fn listens(network: &NetworkPlan, publish: &Publish) -> Vec<(bool, Op
     }
     let at = |address: IpAddr| (address.is_ipv6(), (!address.is_unspecified()).then_some(address));
     addresses.into_iter().map(at).collect()
+}
+
+/// What an endpoint may send, unless it may send anything.
+fn guard(port: &Port) -> Option<Guard> {
+    let guarded = port.item.anti_spoofing.as_ref().is_none_or(|flag| *flag.get_ref());
+    let addresses = port.addresses.iter().map(IpNet::addr).collect();
+    guarded.then(|| Guard { link: port.link.clone(), mac: port.mac, addresses })
 }
 
 fn network_rules(plan: &NetworkPlan) -> NetworkRules {
@@ -115,6 +137,7 @@ fn network_rules(plan: &NetworkPlan) -> NetworkRules {
         icc: plan.icc,
         open: is(&item.open, false),
         host_access: is(&item.host_access, plan.internal),
+        trusted: item.trusted_interfaces.iter().map(|link| link.get_ref().as_str().into()).collect(),
     }
 }
 

@@ -34,7 +34,8 @@ fn route_localnet(link: &str) -> Text {
 
 /// Whether a port is published so that 127.0.0.1 leads to it: there, or on every IPv4 address of the host.
 fn on_loopback(port: &Port, network: &NetworkPlan) -> bool {
-    let mut listens = port.item.publish.iter().flat_map(|publish| super::publish::listens(network, publish.get_ref()));
+    let publishes = port.item.publishes().map(|(publish, _)| publish.get_ref());
+    let mut listens = publishes.flat_map(|publish| super::publish::listens(network, publish));
     let answers = |(ipv6, at): (bool, Option<IpAddr>)| !ipv6 && at.is_none_or(|address| address.is_loopback());
     port.address(false).is_some() && listens.any(answers)
 }
@@ -76,7 +77,7 @@ impl<'a> Lowering<'a> {
     /// by: the bridge itself maps it then, and sends nothing back where it came from unless the port is told to.
     pub fn reflects(&self, port: &Port) -> bool {
         let mapped = |ipv6| port.address(ipv6).is_some() && self.filters_bridged(ipv6);
-        !port.item.publish.is_empty() && (mapped(false) || mapped(true))
+        port.item.publishes().next().is_some() && (mapped(false) || mapped(true))
     }
 
     /// Turning IPv6 forwarding on makes Linux drop default routes learnt from router advertisements at once, unless the

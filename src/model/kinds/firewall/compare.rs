@@ -37,9 +37,10 @@ pub(super) fn difference(skeleton: &Skeleton, table: &TableFacts) -> Option<Stri
     })
 }
 
-/// Names of the sets and maps.
+/// Names of the sets and maps that hold what netrec writes, and not what packets leave.
 pub(super) fn sets(skeleton: &Skeleton) -> impl Iterator<Item = &str> {
-    skeleton.objects.iter().filter_map(set_name)
+    let remembers = |object: &&NfListObject<'_>| matches!(object, NfListObject::Set(it) if it.timeout.is_some());
+    skeleton.objects.iter().filter(move |object| !remembers(object)).filter_map(set_name)
 }
 
 fn set_name<'a>(object: &'a NfListObject<'_>) -> Option<&'a str> {

@@ -1,16 +1,27 @@
 //! From the types of the `nftables` crate to what nfnetlink takes, as nft 1.0.6 itself compiles them: only the part of
 //! the language that [`super::rules`] speaks. Numbers are those of `linux/netfilter/nf_tables.h`.
 
-use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
-use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetType, SetTypeValue};
-use nftables::stmt::{Match, NAT, NATFamily, Operator, Statement};
+use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, Prefix};
+use nftables::schema::{Chain, NfListObject, Rule};
+use nftables::stmt::{self, Mangle, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::attribute::Attr;
+use super::definition::{fields, map, set};
 use super::rules::Skeleton;
 
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
+
+/// Ether types (`linux/if_ether.h`).
+const ETH_ARP: [u8; 2] = [0x08, 0x06];
+const ETH_IPV4: [u8; 2] = [0x08, 0x00];
+const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
 
 /// Registers in steps of four bytes from `NFT_REG32_00`.
 const FIRST: u32 = 0;
@@ -33,99 +44,6 @@ pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Option<V
         NfListObject::Map(it) => Some(map(it)),
         _ => None,
     }
-}
-
-/// Attributes of a set's definition, but for its number within the transaction.
-fn set(set: &Set<'_>) -> Vec<Attr> {
-    let flags = if set.flags.is_some() { INTERVAL } else { 0 };
-    let mut attributes = definition(&set.table, &set.name, flags, &set.set_type);
-    attributes.push(Attr::bytes(13, byte_orders(&set.set_type, None)));
-    attributes
-}
-
-/// Attributes of a map's definition.
-fn map(map: &Map<'_>) -> Vec<Attr> {
-    const MAP: u32 = 0x8;
-    let flags = MAP | if map.flags.is_some() { INTERVAL } else { 0 };
-    let mut attributes = definition(&map.table, &map.name, flags, &map.set_type);
-    attributes.push(Attr::number(6, type_number(&map.map))); // NFTA_SET_DATA_TYPE
-    attributes.push(Attr::number(7, width(&map.map))); // NFTA_SET_DATA_LEN
-    attributes.push(Attr::bytes(13, byte_orders(&map.set_type, Some(&map.map))));
-    attributes
-}
-
-const INTERVAL: u32 = 0x4;
-const CONCAT: u32 = 0x80;
-
-fn definition(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>) -> Vec<Attr> {
-    let fields = fields(key);
-    // Only sets of intervals need to know the fields; to others a concatenation is one key.
-    let concat = fields.len() > 1 && flags & INTERVAL != 0;
-    let flags = if concat { flags | CONCAT } else { flags };
-    let mut attributes = vec![
-        Attr::text(1, table),
-        Attr::text(2, name),
-        Attr::number(3, flags),
-        Attr::number(4, type_number(key)),
-        Attr::number(5, width(key)),
-    ];
-    if concat {
-        // NFTA_SET_DESC > NFTA_SET_DESC_CONCAT > NFTA_LIST_ELEM > NFTA_SET_FIELD_LEN
-        let length = |field: &SetType| Attr::nest(1, vec![Attr::number(1, type_of(*field).1)]);
-        attributes.push(Attr::nest(9, vec![Attr::list(2, fields.iter().map(length).collect())]));
-    }
-    attributes
-}
-
-pub(super) fn fields<'a>(types: &'a SetTypeValue<'_>) -> &'a [SetType] {
-    match types {
-        SetTypeValue::Single(one) => std::slice::from_ref(one),
-        SetTypeValue::Concatenated(several) => several,
-    }
-}
-
-/// nft's number of a type (its `enum datatypes`), and its width in bytes.
-fn type_of(field: SetType) -> (u32, u32) {
-    match field {
-        SetType::Ipv4Addr => (7, 4),
-        SetType::Ipv6Addr => (8, 16),
-        SetType::EtherAddr => (9, 6),
-        SetType::InetProto => (12, 1),
-        SetType::InetService => (13, 2),
-        SetType::Mark => (19, 4),
-        SetType::Ifname => (41, 16),
-    }
-}
-
-/// Six bits a field.
-fn type_number(types: &SetTypeValue<'_>) -> u32 {
-    fields(types).iter().fold(0, |number, field| number << 6 | type_of(*field).0)
-}
-
-/// In bytes; fields of concatenations fill registers.
-fn width(types: &SetTypeValue<'_>) -> u32 {
-    match fields(types) {
-        [one] => type_of(*one).1,
-        several => several.iter().map(|field| type_of(*field).1.next_multiple_of(4)).sum(),
-    }
-}
-
-/// `NFTA_SET_USERDATA`: what nft wants to know when it lists, the byte order of keys and data (libnftnl's udata.h).
-fn byte_orders(key: &SetTypeValue<'_>, data: Option<&SetTypeValue<'_>>) -> Vec<u8> {
-    let order = |types: &SetTypeValue<'_>| -> u32 {
-        match fields(types) {
-            [SetType::Ifname | SetType::Mark] => 1, // of the host
-            [_] => 2,                               // of the network
-            _ => 0,
-        }
-    };
-    let mut bytes = vec![0, 4];
-    bytes.extend(order(key).to_ne_bytes());
-    if let Some(data) = data {
-        bytes.extend([1, 4]);
-        bytes.extend(order(data).to_ne_bytes());
-    }
-    bytes
 }
 
 /// `NFT_CHAIN_BASE` (`linux/netfilter/nf_tables.h`).
@@ -160,7 +78,7 @@ fn hook_number(hook: NfHook) -> u32 {
 
 /// Attributes of a rule; maps are looked up in the skeleton for what they give.
 fn rule(rule: &Rule<'_>, skeleton: &Skeleton) -> Vec<Attr> {
-    let mut code = Code { skeleton, said: Vec::new(), nfproto: None };
+    let mut code = Code { skeleton, said: Vec::new(), network: None, transport: None };
     rule.expr.iter().for_each(|statement| code.statement(statement));
     vec![Attr::text(1, &rule.table), Attr::text(2, &rule.chain), Attr::list(4, code.said)]
 }
@@ -168,8 +86,10 @@ fn rule(rule: &Rule<'_>, skeleton: &Skeleton) -> Vec<Attr> {
 struct Code<'a> {
     skeleton: &'a Skeleton,
     said: Vec<Attr>,
-    /// What the rule has already found the packet to be.
-    nfproto: Option<u8>,
+    /// What the rule has already found the packet to be: ether type.
+    network: Option<[u8; 2]>,
+    /// Protocol within it.
+    transport: Option<u8>,
 }
 
 impl Code<'_> {
@@ -187,6 +107,8 @@ impl Code<'_> {
             Statement::Masquerade(None) => self.say("masq", Vec::new()),
             Statement::DNAT(Some(nat)) => self.nat(1, nat),
             Statement::SNAT(Some(nat)) => self.nat(0, nat),
+            Statement::Set(it) => self.update(it),
+            Statement::Mangle(it) => self.assign(it),
             other => unreachable!("the skeleton has no such statement: {other:?}"),
         }
     }
@@ -205,7 +127,7 @@ impl Code<'_> {
         }
         self.load(left, FIRST);
         match right {
-            Expression::String(set) if set.starts_with('@') => self.lookup(&set[1..], false),
+            Expression::String(set) if set.starts_with('@') => self.lookup(&set[1..], *op == Operator::NEQ, false),
             Expression::List(words) if *op == Operator::IN => self.any_of(left, words),
             Expression::String(word) => self.compare(*op, &value(left, word)),
             other => unreachable!("the skeleton compares with no such thing: {other:?}"),
@@ -227,11 +149,14 @@ impl Code<'_> {
             Expression::String(word) => bits | bit(left, word),
             other => unreachable!("bits have names: {other:?}"),
         });
-        let data = |value: u32| vec![Attr::bytes(1, value.to_ne_bytes())];
-        let mut bitwise = vec![Attr::number(1, register(FIRST)), Attr::number(2, register(FIRST)), Attr::number(3, 4)];
+        // Of the host's order, or a single byte.
+        let width = if matches!(left, Expression::Named(NamedExpression::Payload(_))) { place(left).2 as usize } else { 4 };
+        let data = |value: u32| vec![Attr::bytes(1, if width == 4 { value.to_ne_bytes().to_vec() } else { vec![value as u8] })];
+        let number = |kind, number| Attr::number(kind, number);
+        let mut bitwise = vec![number(1, register(FIRST)), number(2, register(FIRST)), number(3, width as u32)];
         bitwise.extend([Attr::nest(4, data(bits)), Attr::nest(5, data(0))]);
         self.say("bitwise", bitwise);
-        self.compare(Operator::NEQ, &[0; 4]);
+        self.compare(Operator::NEQ, &[0; 4][..width]);
     }
 
     fn compare(&mut self, op: Operator, with: &[u8]) {
@@ -244,12 +169,35 @@ impl Code<'_> {
         self.say("cmp", vec![Attr::number(1, register(FIRST)), Attr::number(2, op), data]);
     }
 
-    fn lookup(&mut self, set: &str, gives: bool) {
+    fn lookup(&mut self, set: &str, absent: bool, gives: bool) {
+        const INVERTED: u32 = 1;
         let mut attributes = vec![Attr::text(1, set), Attr::number(2, register(FIRST))];
+        if absent {
+            attributes.push(Attr::number(5, INVERTED));
+        }
         if gives {
             attributes.push(Attr::number(3, register(FIRST)));
         }
         self.say("lookup", attributes);
+    }
+
+    fn update(&mut self, it: &stmt::Set<'_>) {
+        const UPDATE: u32 = 1;
+        self.depend(&it.elem);
+        self.load(&it.elem, FIRST);
+        let key = Attr::number(4, register(FIRST));
+        self.say("dynset", vec![Attr::text(1, &it.set[1..]), Attr::number(3, UPDATE), key]);
+    }
+
+    /// The kernel corrects the checksum of what is carried, as for an address it must.
+    fn assign(&mut self, Mangle { key, value }: &Mangle<'_>) {
+        const L4_CHECKSUM: u32 = 1;
+        self.depend(key);
+        self.load(value, FIRST);
+        let (base, offset, length) = place(key);
+        let place = [Attr::number(2, base), Attr::number(3, offset), Attr::number(4, length)];
+        let write = [Attr::number(5, register(FIRST)), Attr::number(6, 0), Attr::number(7, 0), Attr::number(8, L4_CHECKSUM)];
+        self.say("payload", write.into_iter().chain(place).collect());
     }
 
     fn nat(&mut self, kind: u32, nat: &NAT<'_>) {
@@ -259,7 +207,7 @@ impl Code<'_> {
         let Expression::String(name) = &found.data else { unreachable!("maps have names: {found:?}") };
         self.depend(&found.key);
         self.load(&found.key, FIRST);
-        self.lookup(&name[1..], true);
+        self.lookup(&name[1..], false, true);
         let (family, words) = if nat.family == Some(NATFamily::IP6) { (IPV6, 4) } else { (IPV4, 1) };
         let address = register(FIRST);
         let mut attributes = vec![Attr::number(1, kind), Attr::number(2, u32::from(family))];
@@ -288,23 +236,44 @@ impl Code<'_> {
             NamedExpression::Concat(parts) => parts.iter().for_each(|part| self.depend(part)),
             NamedExpression::Payload(Payload::PayloadField(PayloadField { protocol, .. })) => {
                 let (network, transport) = match &**protocol {
-                    "ip" => (IPV4, None),
-                    "ip6" => (IPV6, None),
-                    "icmp" => (IPV4, Some(1)),
-                    "icmpv6" => (IPV6, Some(58)),
+                    "arp" => (Some(ETH_ARP), None),
+                    "ip" => (Some(ETH_IPV4), None),
+                    "ip6" => (Some(ETH_IPV6), None),
+                    "icmp" => (Some(ETH_IPV4), Some(ICMP)),
+                    "icmpv6" => (Some(ETH_IPV6), Some(ICMPV6)),
+                    "tcp" => (None, Some(TCP)),
+                    "udp" => (None, Some(UDP)),
                     _ => return,
                 };
-                if self.nfproto.replace(network) != Some(network) {
-                    self.meta(MetaKey::Nfproto, FIRST);
-                    self.compare(Operator::EQ, &[network]);
+                if let Some(network) = network
+                    && self.network.replace(network) != Some(network)
+                {
+                    self.is_network(network, protocol.starts_with("ip"));
                 }
-                if let Some(transport) = transport {
+                if let Some(transport) = transport
+                    && self.transport.replace(transport) != Some(transport)
+                {
                     self.meta(MetaKey::L4proto, FIRST);
                     self.compare(Operator::EQ, &[transport]);
                 }
             }
             _ => {}
         }
+    }
+
+    /// In the bridge family nft looks into the frame's header, or for what comes from the network header itself at what
+    /// the kernel took the frame for.
+    fn is_network(&mut self, network: [u8; 2], own_header: bool) {
+        if self.skeleton.family == NfFamily::INet {
+            self.meta(MetaKey::Nfproto, FIRST);
+            return self.compare(Operator::EQ, &[if network == ETH_IPV4 { IPV4 } else { IPV6 }]);
+        }
+        if own_header {
+            self.meta(MetaKey::Protocol, FIRST);
+        } else {
+            self.payload(ETHER_TYPE, FIRST);
+        }
+        self.compare(Operator::EQ, &network);
     }
 
     fn load(&mut self, from: &Expression<'_>, to: u32) {
@@ -360,6 +329,7 @@ fn words(of: &Expression<'_>) -> u32 {
 
 fn meta_number(key: MetaKey) -> u32 {
     match key {
+        MetaKey::Protocol => 1,
         MetaKey::Iifname => 6,
         MetaKey::Oifname => 7,
         MetaKey::Nfproto => 15,
@@ -368,17 +338,31 @@ fn meta_number(key: MetaKey) -> u32 {
     }
 }
 
-/// Header (1 network, 2 transport), offset and length of a field in bytes.
+/// Base, offset and length of the ether type.
+const ETHER_TYPE: (u32, u32, u32) = (0, 12, 2);
+
+/// Header (0 link, 1 network, 2 transport), offset and length of a field in bytes.
 fn place(of: &Expression<'_>) -> (u32, u32, u32) {
-    let Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) = of else {
-        unreachable!("no field of a header: {of:?}")
+    let field = match of {
+        Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) => field,
+        Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))) if raw.base == PayloadBase::TH => {
+            return (2, raw.offset / 8, raw.len / 8);
+        }
+        _ => unreachable!("no field of a header: {of:?}"),
     };
     match (&*field.protocol, &*field.field) {
+        ("ether", "saddr") => (0, 6, 6),
+        ("ether", "type") => ETHER_TYPE,
+        ("arp", "operation") => (1, 6, 2),
+        ("arp", "saddr ether") => (1, 8, 6),
+        ("arp", "saddr ip") => (1, 14, 4),
         ("ip", "saddr") => (1, 12, 4),
         ("ip", "daddr") => (1, 16, 4),
         ("ip6", "saddr") => (1, 8, 16),
         ("ip6", "daddr") => (1, 24, 16),
-        ("th", "dport") => (2, 2, 2),
+        ("th", "sport") => (2, 0, 2),
+        ("th" | "udp", "dport") => (2, 2, 2),
+        ("tcp", "flags") => (2, 13, 1),
         ("icmp" | "icmpv6", "type") => (2, 0, 1),
         other => unreachable!("the skeleton looks at no {other:?}"),
     }
@@ -397,10 +381,30 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
         (_, "ipv4") => vec![IPV4],
         (_, "ipv6") => vec![IPV6],
         (_, "local") => 2u32.to_ne_bytes().to_vec(), // RTN_LOCAL
+        (_, "arp") => ETH_ARP.to_vec(),
+        (_, "ip") => ETH_IPV4.to_vec(),
+        (_, "ip6") => ETH_IPV6.to_vec(),
+        (_, "request") => vec![0, 1], // ARPOP_REQUEST
+        (_, "echo-reply") if icmp => vec![0],
+        (_, "destination-unreachable") if icmp => vec![3],
+        (_, "redirect") if icmp => vec![5],
         (_, "echo-request") if icmp => vec![8],
+        (_, "time-exceeded") if icmp => vec![11],
+        (_, "parameter-problem") if icmp => vec![12],
+        (_, "destination-unreachable") => vec![1],
+        (_, "packet-too-big") => vec![2],
+        (_, "time-exceeded") => vec![3],
+        (_, "parameter-problem") => vec![4],
         (_, "echo-request") => vec![128],
+        (_, "echo-reply") => vec![129],
+        (_, "nd-router-advert") => vec![134],
         (_, "nd-neighbor-solicit") => vec![135],
         (_, "nd-neighbor-advert") => vec![136],
+        (_, "nd-redirect") => vec![137],
+        (_, "mld2-listener-report") => vec![143],
+        (Expression::Named(NamedExpression::Payload(_)), port) if port.parse::<u16>().is_ok() => {
+            port.parse::<u16>().map(|port| port.to_be_bytes().to_vec()).unwrap_or_default()
+        }
         (Expression::Named(NamedExpression::Meta(_)), name) => interface(name).to_vec(),
         other => unreachable!("the skeleton compares with no {other:?}"),
     }
@@ -414,13 +418,14 @@ pub(super) fn interface(name: &str) -> [u8; 16] {
     bytes
 }
 
-/// Bits of conntrack's state (`NF_CT_STATE_BIT`) and status (`enum ip_conntrack_status`).
+/// Bits of conntrack's state (`NF_CT_STATE_BIT`) and status (`enum ip_conntrack_status`), and TCP's flags (RFC 9293).
 fn bit(of: &Expression<'_>, word: &str) -> u32 {
     match word {
         "invalid" => 1,
         "established" => 1 << 1,
-        "related" => 1 << 2,
+        "related" | "rst" => 1 << 2,
         "dnat" => 1 << 5,
+        "ack" => 1 << 4,
         other => unreachable!("the skeleton asks {of:?} for no {other}"),
     }
 }

@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::wire;
 use crate::model::resource::{FieldChange, Text};
-use crate::model::values::{Ports, Protocol};
+use crate::model::values::{Mac, Ports, Protocol};
 
 /// What a bridge is to the rules: the set it stands in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -74,6 +75,43 @@ pub struct Mapping {
     pub port: Option<u16>,
 }
 
+/// What a policy says of packets, and where.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    /// They are dropped.
+    Deny,
+    /// They pass where they would not by default.
+    Allow,
+    /// They are dropped between ports of one bridge.
+    DenyWithin,
+}
+
+/// Packets by where they come from, where they go, and for what.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Passage {
+    /// First and last address of those that ask.
+    pub from: (IpAddr, IpAddr),
+    /// First and last address of those that are asked; of the same family.
+    pub to: (IpAddr, IpAddr),
+    /// First and last protocol, by their IANA numbers.
+    pub protocols: (u8, u8),
+    /// Ports that are asked for; none: whatever it is, with ports or without.
+    pub ports: Option<(u16, u16)>,
+}
+
+/// Where the host listens: an address, or every one of a family.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listen {
+    /// The address; none: every one of the host.
+    pub address: Option<IpAddr>,
+    /// Whether of IPv6.
+    pub ipv6: bool,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Ports of the host.
+    pub ports: Ports,
+}
+
 /// One element of one set.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Element {
@@ -87,11 +125,33 @@ pub enum Element {
     Hairpin(Text, IpNet),
     /// A published port.
     Publish(Mapping),
+    /// A published port that only some may reach.
+    Limited(Listen),
+    /// Those who may.
+    AllowFrom(IpNet, Listen),
+    /// What comes from that link may go to that bridge.
+    Trusted(Text, Text),
+    /// What a policy says.
+    Policy(Verdict, Passage),
+    /// A port of a bridge that sends as itself only.
+    Port(Text),
+    /// The hardware address that it has.
+    Mac(Text, Mac),
+    /// An address that it may send from.
+    Source(Text, IpAddr),
 }
 
 /// Elements of all sets, sorted, none twice.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Elements(Vec<Element>);
+
+impl IntoIterator for Elements {
+    type Item = Element;
+    type IntoIter = std::vec::IntoIter<Element>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
 
 impl FromIterator<Element> for Elements {
     fn from_iter<I: IntoIterator<Item = Element>>(elements: I) -> Self {
@@ -118,6 +178,11 @@ impl Elements {
         self.0.iter().filter(|element| matches!(element, Element::Publish(_))).count()
     }
 
+    /// How many ports of bridges that send as themselves only.
+    pub fn guarded(&self) -> usize {
+        self.0.iter().filter(|element| matches!(element, Element::Port(_))).count()
+    }
+
     /// What is here and not in the other, in linear time.
     pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Element> {
         let mut others = other.0.iter().peekable();
@@ -137,7 +202,78 @@ impl Elements {
             by_key.entry(element.key()).or_default().1 = Some(element);
         }
         let text = |element: Option<&Element>| element.map(ToString::to_string).unwrap_or_default();
-        by_key.iter().map(|(key, (from, to))| FieldChange::in_place(key.field(), text(*from), text(*to))).collect()
+        let lone = by_key.iter().filter(|(key, _)| key.guarded().is_none());
+        let mut changes: Vec<FieldChange> =
+            lone.map(|(key, (from, to))| FieldChange::in_place(key.field(), text(*from), text(*to))).collect();
+        // Of a port's guard the name is enough: what it may send from stands where its addresses do.
+        let mut guards: BTreeMap<&Text, (bool, bool)> = BTreeMap::new();
+        for (key, (from, to)) in &by_key {
+            let Some(link) = key.guarded() else { continue };
+            let (gone, new) = guards.entry(link).or_default();
+            *gone |= from.is_some();
+            *new |= to.is_some();
+        }
+        changes.extend(guards.into_iter().map(|(link, (gone, new))| {
+            let shown = |there| if there { link.to_string() } else { String::new() };
+            FieldChange::in_place("guard", shown(gone && !new), shown(new))
+        }));
+        changes
+    }
+}
+
+impl Verdict {
+    fn set(self, passage: &Passage) -> &'static str {
+        match (self, passage.from.0.is_ipv4(), passage.ports.is_some()) {
+            (Self::Deny, true, false) => "deny4",
+            (Self::Deny, true, true) => "deny4_port",
+            (Self::Deny, false, false) => "deny6",
+            (Self::Deny, false, true) => "deny6_port",
+            (Self::Allow, true, false) => "allow4",
+            (Self::Allow, true, true) => "allow4_port",
+            (Self::Allow, false, false) => "allow6",
+            (Self::Allow, false, true) => "allow6_port",
+            (Self::DenyWithin, true, false) => "within4",
+            (Self::DenyWithin, true, true) => "within4_port",
+            (Self::DenyWithin, false, false) => "within6",
+            (Self::DenyWithin, false, true) => "within6_port",
+        }
+    }
+}
+
+/// As nft writes keys.
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.address {
+            write!(f, "{address} . ")?;
+        }
+        write!(f, "{} . {}", self.protocol, self.ports)
+    }
+}
+
+/// As nft writes keys, addresses as prefixes where they are some.
+impl fmt::Display for Passage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = |(first, last): (IpAddr, IpAddr)| match wire::net(first, last) {
+            _ if first == last => first.to_string(),
+            Some(net) => net.to_string(),
+            None => format!("{first}-{last}"),
+        };
+        write!(f, "{} . {} . ", addresses(self.from), addresses(self.to))?;
+        let protocol = |number: u8| match number {
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            132 => "sctp".to_owned(),
+            number => number.to_string(),
+        };
+        match self.protocols {
+            (first, last) if first == last => f.write_str(&protocol(first))?,
+            (first, last) => write!(f, "{first}-{last}")?,
+        }
+        match self.ports {
+            None => Ok(()),
+            Some((first, last)) if first == last => write!(f, " . {first}"),
+            Some((first, last)) => write!(f, " . {first}-{last}"),
+        }
     }
 }
 
@@ -156,6 +292,41 @@ impl Element {
                 (Some(_), Some(_)) => family(target, "publish4_at", "publish6_at"),
                 (Some(_), None) => family(target, "ranges4_at", "ranges6_at"),
             },
+            Self::Limited(listen) => match (listen.address, listen.ipv6) {
+                (None, false) => "limited4",
+                (None, true) => "limited6",
+                (Some(_), false) => "limited4_at",
+                (Some(_), true) => "limited6_at",
+            },
+            Self::AllowFrom(_, listen) => match (listen.address, listen.ipv6) {
+                (None, false) => "allow_from4",
+                (None, true) => "allow_from6",
+                (Some(_), false) => "allow_from4_at",
+                (Some(_), true) => "allow_from6_at",
+            },
+            Self::Trusted(..) => "trusted",
+            Self::Policy(verdict, passage) => verdict.set(passage),
+            Self::Port(_) => "ports",
+            Self::Mac(..) => "macs",
+            Self::Source(_, address) => family(address, "sources4", "sources6"),
+        }
+    }
+
+    /// Whether its set is in the bridge table.
+    pub(super) fn is_bridged(&self) -> bool {
+        let within = |verdict: &Verdict| *verdict == Verdict::DenyWithin;
+        match self {
+            Self::Port(_) | Self::Mac(..) | Self::Source(..) => true,
+            Self::Policy(verdict, _) => within(verdict),
+            _ => false,
+        }
+    }
+
+    /// The port of whose guard it is a part.
+    fn guarded(&self) -> Option<&Text> {
+        match self {
+            Self::Port(link) | Self::Mac(link, _) | Self::Source(link, _) => Some(link),
+            _ => None,
         }
     }
 
@@ -169,6 +340,13 @@ impl Element {
             Self::Subnet(_) => "subnet",
             Self::Hairpin(..) => "hairpin",
             Self::Publish(_) => "publish",
+            Self::Limited(_) => "limited",
+            Self::AllowFrom(..) => "allow_from",
+            Self::Trusted(..) => "trusted",
+            Self::Policy(Verdict::Allow, _) => "allow",
+            Self::Policy(Verdict::Deny, _) => "deny",
+            Self::Policy(Verdict::DenyWithin, _) => "deny within",
+            Self::Port(_) | Self::Mac(..) | Self::Source(..) => "port",
         }
     }
 
@@ -192,10 +370,16 @@ impl Element {
     pub(super) fn nft(&self) -> String {
         match self {
             Self::Link(Role::Icc | Role::NoIcc, link) => format!("\"{link}\" . \"{link}\""),
-            Self::Link(_, link) => format!("\"{link}\""),
+            Self::Link(_, link) | Self::Port(link) => format!("\"{link}\""),
             Self::Snat(link, address) => format!("\"{link}\" : {address}"),
             Self::Subnet(net) => net.to_string(),
             Self::Hairpin(link, net) => format!("\"{link}\" . {net}"),
+            Self::Limited(listen) => listen.to_string(),
+            Self::AllowFrom(net, listen) => format!("{net} . {listen}"),
+            Self::Trusted(link, bridge) => format!("\"{link}\" . \"{bridge}\""),
+            Self::Policy(_, passage) => passage.to_string(),
+            Self::Mac(link, mac) => format!("\"{link}\" . {mac}"),
+            Self::Source(link, address) => format!("\"{link}\" . {address}"),
             Self::Publish(Mapping { listen, protocol, ports, target, port }) => {
                 let at = listen.map(|address| format!("{address} . ")).unwrap_or_default();
                 let port = port.map(|port| format!(" . {port}")).unwrap_or_default();
@@ -211,10 +395,16 @@ impl fmt::Display for Element {
         match self {
             Self::Link(Role::Masquerade4, link) => write!(f, "{link} (IPv4)"),
             Self::Link(Role::Masquerade6, link) => write!(f, "{link} (IPv6)"),
-            Self::Link(_, link) => f.write_str(link),
+            Self::Link(_, link) | Self::Port(link) => f.write_str(link),
             Self::Snat(link, address) => write!(f, "{link} -> {address}"),
             Self::Subnet(net) => net.fmt(f),
             Self::Hairpin(link, net) => write!(f, "{link} from {net}"),
+            Self::Limited(listen) => listen.fmt(f),
+            Self::AllowFrom(net, listen) => write!(f, "{net} to {listen}"),
+            Self::Trusted(link, bridge) => write!(f, "{link} to {bridge}"),
+            Self::Policy(_, passage) => passage.fmt(f),
+            Self::Mac(_, mac) => mac.fmt(f),
+            Self::Source(_, address) => address.fmt(f),
             Self::Publish(Mapping { listen, protocol, ports, target, port }) => {
                 write!(f, "{protocol} ")?;
                 match listen {

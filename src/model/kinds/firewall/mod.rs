@@ -5,9 +5,12 @@
 //! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
 mod attribute;
+mod bridged;
 mod compare;
 mod compile;
+mod definition;
 mod elements;
+mod policies;
 mod rules;
 mod text;
 mod wanted;
@@ -15,8 +18,9 @@ mod wire;
 
 use nftables::schema::NfListObject;
 
-pub use self::elements::{Element, Elements, Mapping, Role};
-pub use self::wanted::{NetworkRules, Publication, SourceNat};
+pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
+pub use self::policies::{Policy, TooMany, policies};
+pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use self::attribute::Attr;
 use self::rules::Skeleton;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
@@ -159,12 +163,16 @@ impl Kind for Firewall {
 
     fn summary(&self) -> String {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        format!("{}, {}", count(self.elements.bridges(), "network"), count(self.elements.published(), "published port"))
+        let first = match self.elements.bridges() {
+            0 => count(self.elements.guarded(), "guarded port"),
+            bridges => count(bridges, "network"),
+        };
+        format!("{first}, {}", count(self.elements.published(), "published port"))
     }
 
     /// What is reached from outside, and who they take us for: host ports that netrec chose are told nowhere else.
     fn details(&self) -> Vec<String> {
-        let told = self.elements.iter().filter(|it| matches!(it, Element::Publish(_) | Element::Snat(..)));
+        let told = self.elements.iter().filter(|it| matches!(it, Element::Publish(_) | Element::Snat(..) | Element::AllowFrom(..)));
         told.map(|element| format!("{} {element}", element.field())).collect()
     }
 }

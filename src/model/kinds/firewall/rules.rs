@@ -8,18 +8,17 @@ use std::borrow::Cow;
 use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
 use nftables::expr::{Payload, PayloadField, Prefix};
 use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
-use nftables::stmt::{JumpTarget, Match, NAT, NATFamily, Operator, Statement};
+use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, SetOp, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-/// Priorities as nft names them (nft(8), standard priority names); bridge chains have a `filter` of their own.
+/// Priorities as nft names them (nft(8), standard priority names); bridge chains have their own (`bridged`).
 const RAW: i32 = -300;
-const BRIDGE_FILTER: i32 = -200;
 const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
-type Said = Statement<'static>;
-type Expr = Expression<'static>;
+pub(super) type Said = Statement<'static>;
+pub(super) type Expr = Expression<'static>;
 type Object = NfListObject<'static>;
 
 /// One of the two tables of a topology, empty of elements.
@@ -39,7 +38,7 @@ impl Skeleton {
         [Self::inet(table), Self::bridge(table)]
     }
 
-    fn new(family: NfFamily, table: &str) -> Self {
+    pub(super) fn new(family: NfFamily, table: &str) -> Self {
         let own = Table { family, name: table.to_owned().into(), handle: None };
         Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)] }
     }
@@ -64,20 +63,14 @@ impl Skeleton {
         it
     }
 
-    /// What the inet family never sees: frames between ports of one bridge.
-    fn bridge(table: &str) -> Self {
-        let mut it = Self::new(NfFamily::Bridge, table);
-        it.base("prerouting", NfChainType::Filter, (NfHook::Prerouting, BRIDGE_FILTER));
-        it
-    }
-
     fn sets(&mut self) {
         use SetType::{Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
         for name in ["bridges", "internal", "open", "host_access", "masquerade4", "masquerade6"] {
             self.set(name, &[Ifname], Matching::Exact);
         }
-        self.set("icc", &[Ifname, Ifname], Matching::Exact);
-        self.set("no_icc", &[Ifname, Ifname], Matching::Exact);
+        for name in ["icc", "no_icc", "trusted"] {
+            self.set(name, &[Ifname, Ifname], Matching::Exact);
+        }
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
             let name = |stem: &str, at: &str| format!("{stem}{family}{at}");
             self.set(name("subnets", ""), &[address], Matching::Interval);
@@ -86,8 +79,20 @@ impl Skeleton {
             for (at, key) in [("_at", vec![address, InetProto, InetService]), ("", vec![InetProto, InetService])] {
                 self.map(name("publish", at), &key, &[address, InetService], Matching::Exact);
                 self.map(name("ranges", at), &key, &[address], Matching::Interval);
+                self.set(name("limited", at), &key, Matching::Interval);
+                self.set(name("allow_from", at), &[&[address], &*key].concat(), Matching::Interval);
+            }
+            for stem in ["deny", "allow"] {
+                self.policies(&name(stem, ""), address);
             }
         }
+    }
+
+    /// A set for policies about all ports, and one for those about some.
+    pub(super) fn policies(&mut self, name: &str, address: SetType) {
+        use SetType::{InetProto, InetService};
+        self.set(name.to_owned(), &[address, address, InetProto], Matching::Interval);
+        self.set(format!("{name}_port"), &[address, address, InetProto, InetService], Matching::Interval);
     }
 
     /// Published ports: the packet's destination becomes the container's.
@@ -97,6 +102,7 @@ impl Skeleton {
         self.rule("raw", [is(iifname(), "@bridges"), is(ip("saddr"), loopback()), DROP]);
         self.rule("raw", [is(iifname(), "@bridges"), is(ip("daddr"), loopback()), DROP]);
         self.rule("prerouting", [is(ip("daddr"), loopback()), RETURN]);
+        self.limiting();
         self.rule("prerouting", [goto("publish")]);
         self.rule("output", [goto("publish")]);
 
@@ -116,6 +122,23 @@ impl Skeleton {
         self.rule("publish", [v6(), dnat(NATFamily::IP6, port(), "@ranges6")]);
     }
 
+    /// Published ports that only some may reach: for others they are not there. The host itself always may.
+    fn limiting(&mut self) {
+        let to = || vec![meta(MetaKey::L4proto), payload("th", "dport")];
+        for (family, limited, from) in [("ip", "@limited4", "@allow_from4"), ("ip6", "@limited6", "@allow_from6")] {
+            let unwanted = is_not(concat([vec![payload(family, "saddr")], to()].concat()), from);
+            let local = is(local_destination(), "local");
+            self.rule("prerouting", [local, unwanted, is(concat(to()), limited), DROP]);
+        }
+        for (family, limited, from) in
+            [("ip", "@limited4_at", "@allow_from4_at"), ("ip6", "@limited6_at", "@allow_from6_at")]
+        {
+            let at = || [vec![payload(family, "daddr")], to()].concat();
+            let unwanted = is_not(concat([vec![payload(family, "saddr")], at()].concat()), from);
+            self.rule("prerouting", [is(concat(at()), limited), unwanted, DROP]);
+        }
+    }
+
     /// Who may talk to whom.
     fn judging(&mut self) {
         let pair = || concat(vec![iifname(), oifname()]);
@@ -131,14 +154,30 @@ impl Skeleton {
         self.rule("forward", [is(iifname(), "@bridges"), goto("between")]);
         self.rule("forward", [is(oifname(), "@bridges"), goto("between")]);
         self.known("between");
+        // Frames within a bridge come here too while br_netfilter is on, and no policy is to stop neighbour discovery.
+        for neighbour_discovery in ["nd-neighbor-solicit", "nd-neighbor-advert"] {
+            self.rule("between", [is(payload("icmpv6", "type"), neighbour_discovery), ACCEPT]);
+        }
+        // No element of theirs overlaps another, whichever set it is in: the order is in the elements.
+        self.policy("between", ["@deny4", "@deny4_port", "@deny6", "@deny6_port"], &DROP);
         self.rule("between", [is(pair(), "@icc"), ACCEPT]);
         self.rule("between", [is(iifname(), "@internal"), DROP]);
         self.rule("between", [is(oifname(), "@internal"), DROP]);
         self.rule("between", [is(oifname(), "@bridges"), ct("status", &["dnat"]), ACCEPT]);
         self.rule("between", [is(pair(), "@no_icc"), DROP]);
+        self.policy("between", ["@allow4", "@allow4_port", "@allow6", "@allow6_port"], &ACCEPT);
+        self.rule("between", [is(pair(), "@trusted"), ACCEPT]);
         self.rule("between", [is(oifname(), "@open"), ACCEPT]);
         self.rule("between", [is(oifname(), "@bridges"), DROP]);
         self.rule("between", [ACCEPT]);
+    }
+
+    /// What policies say of a packet; the sets are those of both families, of all ports and of some.
+    pub(super) fn policy(&mut self, chain: &'static str, sets: [&'static str; 4], verdict: &Said) {
+        for (set, family, with_port) in [(0, "ip", false), (1, "ip", true), (2, "ip6", false), (3, "ip6", true)] {
+            let ports: &[_] = if with_port { &["dport"] } else { &[] };
+            self.rule(chain, [is(passage(family, ["saddr", "daddr"], ports), sets[set]), verdict.clone()]);
+        }
     }
 
     /// What was judged before, or cannot be.
@@ -167,26 +206,33 @@ impl Skeleton {
         self.rule("postrouting", [nfproto("ipv6"), snat(NATFamily::IP6, "@snat6")]);
     }
 
-    fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {
-        let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
+    pub(super) fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {
         let (family, table, set_type) = (self.family, self.table.clone().into(), types(key));
-        let set = Set { family, table, name: name.into(), set_type, flags, ..Set::default() };
+        let mut set = Set { family, table, name: name.into(), set_type, ..Set::default() };
+        match matching {
+            Matching::Exact => {}
+            Matching::Interval => set.flags = Some([SetFlag::Interval].into()),
+            Matching::Remembered => {
+                set.flags = Some([SetFlag::Dynamic, SetFlag::Timeout].into());
+                (set.size, set.timeout) = (Some(FLOWS), Some(FLOW_S));
+            }
+        }
         self.objects.push(NfListObject::Set(Box::new(set)));
     }
 
-    fn map(&mut self, name: String, key: &[SetType], data: &[SetType], matching: Matching) {
+    pub(super) fn map(&mut self, name: String, key: &[SetType], data: &[SetType], matching: Matching) {
         let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
         let (family, table, set_type, map) = (self.family, self.table.clone().into(), types(key), types(data));
         let map = Map { family, table, name: name.into(), set_type, map, flags, ..Map::default() };
         self.objects.push(NfListObject::Map(Box::new(map)));
     }
 
-    fn chain(&mut self, name: &'static str) {
+    pub(super) fn chain(&mut self, name: &'static str) {
         let (family, table) = (self.family, self.table.clone().into());
         self.objects.push(NfListObject::Chain(Chain { family, table, name: name.into(), ..Chain::default() }));
     }
 
-    fn base(&mut self, name: &'static str, kind: NfChainType, (hook, priority): (NfHook, i32)) {
+    pub(super) fn base(&mut self, name: &'static str, kind: NfChainType, (hook, priority): (NfHook, i32)) {
         self.objects.push(NfListObject::Chain(Chain {
             family: self.family,
             table: self.table.clone().into(),
@@ -199,7 +245,7 @@ impl Skeleton {
         }));
     }
 
-    fn rule(&mut self, chain: &'static str, expr: impl Into<Vec<Said>>) {
+    pub(super) fn rule(&mut self, chain: &'static str, expr: impl Into<Vec<Said>>) {
         let (family, table, expr) = (self.family, self.table.clone().into(), expr.into().into());
         self.objects.push(NfListObject::Rule(Rule { family, table, chain: chain.into(), expr, ..Rule::default() }));
     }
@@ -207,13 +253,21 @@ impl Skeleton {
 
 /// How keys of a set are matched.
 #[derive(Clone, Copy, PartialEq)]
-enum Matching {
+pub(super) enum Matching {
     Exact,
     Interval,
+    /// Filled by the packets themselves, for a while.
+    Remembered,
 }
 
-const ACCEPT: Said = Statement::Accept(None);
-const DROP: Said = Statement::Drop(None);
+/// How many flows within bridges are remembered at most.
+const FLOWS: u32 = 65_535;
+
+/// For how many seconds, as conntrack remembers UDP streams (`nf_conntrack_udp_timeout_stream`, 120) and a margin.
+const FLOW_S: u32 = 180;
+
+pub(super) const ACCEPT: Said = Statement::Accept(None);
+pub(super) const DROP: Said = Statement::Drop(None);
 const RETURN: Said = Statement::Return(None);
 const MASQUERADE: Said = Statement::Masquerade(None);
 
@@ -224,28 +278,28 @@ fn types(types: &[SetType]) -> SetTypeValue<'static> {
     }
 }
 
-fn text(text: &'static str) -> Expr {
+pub(super) fn text(text: &'static str) -> Expr {
     Expression::String(text.into())
 }
 
-fn goto(chain: &'static str) -> Said {
+pub(super) fn goto(chain: &'static str) -> Said {
     Statement::Goto(JumpTarget { target: chain.into() })
 }
 
-fn matches(left: Expr, op: Operator, right: Expr) -> Said {
+pub(super) fn matches(left: Expr, op: Operator, right: Expr) -> Said {
     Statement::Match(Match { left, right, op })
 }
 
-fn is(left: Expr, right: impl Into<Right>) -> Said {
+pub(super) fn is(left: Expr, right: impl Into<Right>) -> Said {
     matches(left, Operator::EQ, right.into().0)
 }
 
-fn is_not(left: Expr, right: impl Into<Right>) -> Said {
+pub(super) fn is_not(left: Expr, right: impl Into<Right>) -> Said {
     matches(left, Operator::NEQ, right.into().0)
 }
 
 /// Right side of a match: a word, a reference to a set (`@name`), or an expression.
-struct Right(Expr);
+pub(super) struct Right(Expr);
 
 impl From<&'static str> for Right {
     fn from(word: &'static str) -> Self {
@@ -259,11 +313,11 @@ impl From<Expr> for Right {
     }
 }
 
-fn meta(key: MetaKey) -> Expr {
+pub(super) fn meta(key: MetaKey) -> Expr {
     Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
-fn iifname() -> Expr {
+pub(super) fn iifname() -> Expr {
     meta(MetaKey::Iifname)
 }
 
@@ -275,16 +329,16 @@ fn nfproto(family: &'static str) -> Said {
     is(meta(MetaKey::Nfproto), family)
 }
 
-fn payload(protocol: &'static str, field: &'static str) -> Expr {
+pub(super) fn payload(protocol: &'static str, field: &'static str) -> Expr {
     let field = PayloadField { protocol: protocol.into(), field: field.into() };
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
 }
 
-fn ip(field: &'static str) -> Expr {
+pub(super) fn ip(field: &'static str) -> Expr {
     payload("ip", field)
 }
 
-fn ip6(field: &'static str) -> Expr {
+pub(super) fn ip6(field: &'static str) -> Expr {
     payload("ip6", field)
 }
 
@@ -298,14 +352,36 @@ fn local_destination() -> Expr {
     Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, flags }))
 }
 
-fn concat(parts: Vec<Expr>) -> Expr {
+pub(super) fn concat(parts: Vec<Expr>) -> Expr {
     Expression::Named(NamedExpression::Concat(parts))
+}
+
+/// Who asks whom, and for what.
+pub(super) fn passage(family: &'static str, ends: [&'static str; 2], ports: &[&'static str]) -> Expr {
+    let mut fields = ends.map(|end| payload(family, end)).to_vec();
+    fields.push(meta(MetaKey::L4proto));
+    fields.extend(ports.iter().map(|port| payload("th", port)));
+    concat(fields)
+}
+
+/// Writes into a header.
+pub(super) fn assign(key: Expr, value: Expr) -> Said {
+    Statement::Mangle(Mangle { key, value })
+}
+
+/// Remembers a key in a set for as long as the set says.
+pub(super) fn update(set: &'static str, key: Expr) -> Said {
+    Statement::Set(stmt::Set { op: SetOp::Update, elem: key, set: set.into() })
 }
 
 fn ct(key: &'static str, any_of: &[&'static str]) -> Said {
     let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
-    let right = Expression::List(any_of.iter().map(|word| text(word)).collect());
-    matches(left, Operator::IN, right)
+    any(left, any_of)
+}
+
+/// Whether any of some flags is set.
+pub(super) fn any(left: Expr, of: &[&'static str]) -> Said {
+    matches(left, Operator::IN, Expression::List(of.iter().map(|word| text(word)).collect()))
 }
 
 fn looked_up(family: NATFamily, key: Expr, map: &'static str) -> NAT<'static> {

@@ -7,7 +7,7 @@ use nftables::schema::{Chain, NfListObject, SetTypeValue};
 use nftables::stmt::{NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainType, NfFamily};
 
-use super::compile::fields;
+use super::definition::fields;
 use super::elements::Elements;
 use super::rules::Skeleton;
 
@@ -20,12 +20,20 @@ pub(super) fn tables(table: &str, elements: &Elements) -> String {
         for object in &skeleton.objects {
             match object {
                 NfListObject::Set(it) => {
-                    let kind = types(&it.set_type);
-                    set(&mut out, ("set", &it.name, &kind, it.flags.is_some()), elements);
+                    let kind = format!("type {}", types(&it.set_type));
+                    let more = match (it.size, it.timeout, &it.flags) {
+                        (Some(size), Some(seconds), _) => {
+                            format!("\n\t\tsize {size}\n\t\tflags dynamic,timeout\n\t\ttimeout {seconds}s")
+                        }
+                        (_, _, Some(_)) => INTERVAL.into(),
+                        _ => String::new(),
+                    };
+                    set(&mut out, ("set", &it.name, &(kind + &more)), elements);
                 }
                 NfListObject::Map(it) => {
-                    let kind = format!("{} : {}", types(&it.set_type), types(&it.map));
-                    set(&mut out, ("map", &it.name, &kind, it.flags.is_some()), elements);
+                    let kind = format!("type {} : {}", types(&it.set_type), types(&it.map));
+                    let more = if it.flags.is_some() { INTERVAL } else { "" };
+                    set(&mut out, ("map", &it.name, &(kind + more)), elements);
                 }
                 NfListObject::Chain(it) => chain(&mut out, it, &skeleton),
                 _ => {}
@@ -40,11 +48,10 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(out, "{text}").expect("a string takes everything");
 }
 
-fn set(out: &mut String, (what, name, kind, interval): (&str, &str, &str, bool), elements: &Elements) {
-    line(out, format_args!("\t{what} {name} {{\n\t\ttype {kind}"));
-    if interval {
-        line(out, format_args!("\t\tflags interval"));
-    }
+const INTERVAL: &str = "\n\t\tflags interval";
+
+fn set(out: &mut String, (what, name, definition): (&str, &str, &str), elements: &Elements) {
+    line(out, format_args!("\t{what} {name} {{\n\t\t{definition}"));
     let held: Vec<String> = elements.iter().filter(|element| element.set() == name).map(super::Element::nft).collect();
     if !held.is_empty() {
         line(out, format_args!("\t\telements = {{ {} }}", held.join(",\n\t\t\t     ")));
@@ -85,6 +92,7 @@ fn named_priority(family: NfFamily, hook: &str, priority: i32) -> String {
         (NfFamily::INet, "prerouting", -300) => "raw".into(),
         (NfFamily::INet, "prerouting", -100) => "dstnat".into(),
         (NfFamily::INet, _, 0) | (NfFamily::Bridge, _, -200) => "filter".into(),
+        (NfFamily::Bridge, "prerouting", -300) => "dstnat".into(),
         (NfFamily::INet, "postrouting", 100) => "srcnat".into(),
         _ => priority.to_string(),
     }
@@ -103,6 +111,8 @@ fn statement(statement: &Statement<'_>) -> String {
         Statement::Goto(to) => format!("goto {}", to.target),
         Statement::DNAT(Some(nat)) => format!("dnat {}", translation(nat)),
         Statement::SNAT(Some(nat)) => format!("snat {}", translation(nat)),
+        Statement::Mangle(it) => format!("{} set {}", expression(&it.key), expression(&it.value)),
+        Statement::Set(it) => format!("update {} {{ {} }}", it.set, expression(&it.elem)),
         other => unreachable!("the skeleton has no such statement: {other:?}"),
     }
 }
@@ -123,6 +133,9 @@ fn expression(expression_: &Expression<'_>) -> String {
             NamedExpression::Map(map) => format!("{} map {}", expression(&map.key), expression(&map.data)),
             NamedExpression::Prefix(prefix) => format!("{}/{}", expression(&prefix.addr), prefix.len),
             NamedExpression::Payload(Payload::PayloadField(it)) => format!("{} {}", it.protocol, it.field),
+            NamedExpression::Payload(Payload::PayloadRaw(it)) => {
+                format!("@{},{},{}", format!("{:?}", it.base).to_lowercase(), it.offset, it.len)
+            }
             NamedExpression::CT(ct) => format!("ct {}", ct.key),
             NamedExpression::Fib(_) => "fib daddr type".into(),
             NamedExpression::Meta(meta) => match meta.key {

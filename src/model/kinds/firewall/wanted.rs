@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{Element, Elements, Firewall, Mapping, Role, Rules};
+use super::{Element, Elements, Firewall, Listen, Mapping, Role, Rules};
 use crate::model::resource::Text;
-use crate::model::values::{Ports, Protocol};
+use crate::model::values::{Mac, Ports, Protocol};
 
 /// What the rules must know of a network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +28,19 @@ pub struct NetworkRules {
     pub open: bool,
     /// Containers reach services of the host. The host reaches its containers, and they may ping it, in any case.
     pub host_access: bool,
+    /// Links of the host from which every port is reached. Does not lift `internal` or `icc = false`.
+    pub trusted: Vec<Text>,
+}
+
+/// An endpoint that sends as itself only.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guard {
+    /// Its link on the host's side, a port of a bridge.
+    pub link: Text,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What happens to the source address of what leaves the host.
@@ -43,7 +56,7 @@ pub enum SourceNat<A> {
 }
 
 /// A published port or range, its blanks filled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publication {
     /// Where the host listens; none: every address of the host in the family of `target`. Must be of that family, for
     /// the kernel translates no other way; never `::1`, which it cannot map. No two of the same address, protocol and port.
@@ -56,6 +69,8 @@ pub struct Publication {
     pub target: IpAddr,
     /// The endpoint's port that answers for the first of `ports`; the others follow.
     pub first: u16,
+    /// Who may reach it besides the host itself, none of them in another; nothing: everybody.
+    pub allow_from: Option<Vec<IpNet>>,
 }
 
 impl Firewall {
@@ -64,6 +79,26 @@ impl Firewall {
         let elements: Elements =
             networks.iter().flat_map(NetworkRules::elements).chain(publications.iter().flat_map(Publication::elements)).collect();
         Self { table: Self::table_name(topology).into(), rules: Rules::Intact, elements }
+    }
+
+    /// With more elements: of [`Guard`]s, and of [`policies`](super::policies()).
+    #[must_use]
+    pub fn with(self, more: impl IntoIterator<Item = Element>) -> Self {
+        let elements = self.elements.into_iter().chain(more).collect();
+        Self { elements, ..self }
+    }
+}
+
+impl Guard {
+    /// What the rules must know: an endpoint with IPv6 may also have the link-local address that Linux makes of its
+    /// hardware address (`addr_gen_mode eui64`), but no other one.
+    pub fn elements(&self) -> Vec<Element> {
+        let mut elements = vec![Element::Port(self.link.clone()), Element::Mac(self.link.clone(), self.mac)];
+        let ipv6 = self.addresses.iter().any(IpAddr::is_ipv6);
+        let link_local = ipv6.then(|| self.mac.link_local().into());
+        let addresses = self.addresses.iter().copied().chain(link_local);
+        elements.extend(addresses.map(|address| Element::Source(self.link.clone(), address)));
+        elements
     }
 }
 
@@ -79,6 +114,7 @@ impl NetworkRules {
         role(!self.icc, Role::NoIcc);
         role(!self.internal && self.ipv4 == SourceNat::Masquerade, Role::Masquerade4);
         role(!self.internal && self.ipv6 == SourceNat::Masquerade, Role::Masquerade6);
+        elements.extend(self.trusted.iter().map(|link| Element::Trusted(link.clone(), self.bridge.clone())));
         let subnets = self.subnets.iter().map(IpNet::trunc);
         elements.extend(subnets.clone().map(Element::Subnet));
         if self.internal {
@@ -103,7 +139,7 @@ impl NetworkRules {
 impl Publication {
     /// A range of equal ports is one interval; of others the kernel is told each.
     fn elements(&self) -> impl Iterator<Item = Element> + use<> {
-        let Self { listen, protocol, ports, target, first } = *self;
+        let Self { listen, protocol, ports, target, first, .. } = *self;
         let possible = listen.is_none_or(|listen| listen.is_ipv4() == target.is_ipv4());
         let whole = ports.count() > 1 && first == ports.first;
         let range = whole.then_some(Mapping { listen, protocol, ports, target, port: None });
@@ -112,6 +148,12 @@ impl Publication {
             let ports = Ports { first: port, last: port };
             Some(Mapping { listen, protocol, ports, target, port: Some(answering) })
         });
-        range.into_iter().chain(singly).filter(move |_| possible).map(Element::Publish)
+        let at = Listen { address: listen, ipv6: target.is_ipv6(), protocol, ports };
+        let limited = self.allow_from.as_ref().map(|_| Element::Limited(at));
+        let own_family = move |net: &&IpNet| net.addr().is_ipv6() == at.ipv6;
+        let allowed: Vec<Element> =
+            self.allow_from.iter().flatten().filter(own_family).map(|net| Element::AllowFrom(*net, at)).collect();
+        let mapped = range.into_iter().chain(singly).map(Element::Publish);
+        mapped.chain(limited).chain(allowed).filter(move |_| possible)
     }
 }

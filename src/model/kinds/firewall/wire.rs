@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use nftables::types::NfFamily;
 
 use super::attribute::{self, Attr};
-use super::compile::interface;
-use super::elements::{Element, Mapping, Role};
+use super::compile::{self, interface};
+use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
 use crate::model::resource::Text;
-use crate::model::values::{Ports, Protocol};
+use crate::model::values::{Mac, Ports, Protocol};
 use crate::model::wire::NftMessage;
 
 /// `NFT_MSG_NEWSETELEM`.
@@ -32,9 +33,10 @@ pub(super) fn messages<'a>(
     flags: u16,
     elements: impl Iterator<Item = &'a Element>,
 ) -> Vec<NftMessage> {
-    let mut lists: BTreeMap<&'static str, Vec<Vec<u8>>> = BTreeMap::new();
+    let mut lists: BTreeMap<(&'static str, u8), Vec<Vec<u8>>> = BTreeMap::new();
     for element in elements {
-        let list = lists.entry(element.set()).or_default();
+        let family = compile::family(if element.is_bridged() { NfFamily::Bridge } else { NfFamily::INet });
+        let list = lists.entry((element.set(), family)).or_default();
         if list.last().is_none_or(|bytes| bytes.len() > LONGEST) {
             list.push(Vec::with_capacity(1024));
         }
@@ -42,11 +44,11 @@ pub(super) fn messages<'a>(
         encode(element, message == NEW_ELEMENTS, bytes);
     }
     let mut messages = Vec::new();
-    for (set, list) in lists {
+    for ((set, family), list) in lists {
         for content in list {
             let mut attributes = attribute::encode(&[Attr::text(1, table), Attr::text(2, set)]);
             attribute::put_nest(&mut attributes, 3, |out| out.extend(content));
-            messages.push(NftMessage { message, family: 1, flags, attributes });
+            messages.push(NftMessage { message, family, flags, attributes });
         }
     }
     messages
@@ -55,7 +57,7 @@ pub(super) fn messages<'a>(
 fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
     match element {
         Element::Link(Role::Icc | Role::NoIcc, link) => node(out, &Key::default().link(link).link(link), None, None),
-        Element::Link(_, link) => node(out, &Key::default().link(link), None, None),
+        Element::Link(_, link) | Element::Port(link) => node(out, &Key::default().link(link), None, None),
         Element::Snat(link, address) => {
             node(out, &Key::default().link(link), None, with_data.then(|| Key::default().address(*address)));
         }
@@ -72,6 +74,27 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
             let key = |address| Key::default().link(link).address(address);
             node(out, &key(net.network()), Some(key(net.broadcast())), None);
         }
+        Element::Limited(listen) => {
+            let key = |port| Key::default().listen(listen).port(port);
+            node(out, &key(listen.ports.first), Some(key(listen.ports.last)), None);
+        }
+        Element::AllowFrom(net, listen) => {
+            let key = |address, port| Key::default().address(address).listen(listen).port(port);
+            let last = key(net.broadcast(), listen.ports.last);
+            node(out, &key(net.network(), listen.ports.first), Some(last), None);
+        }
+        Element::Trusted(link, bridge) => node(out, &Key::default().link(link).link(bridge), None, None),
+        Element::Policy(_, it) => {
+            let key = |from, to, protocol, port: Option<u16>| {
+                let key = Key::default().address(from).address(to).add(&[protocol]);
+                port.map_or_else(|| key.clone(), |port| key.clone().port(port))
+            };
+            let first = key(it.from.0, it.to.0, it.protocols.0, it.ports.map(|ports| ports.0));
+            let last = key(it.from.1, it.to.1, it.protocols.1, it.ports.map(|ports| ports.1));
+            node(out, &first, Some(last), None);
+        }
+        Element::Mac(link, mac) => node(out, &Key::default().link(link).add(&mac.0), None, None),
+        Element::Source(link, address) => node(out, &Key::default().link(link).address(*address), None, None),
         Element::Publish(mapping) => {
             let key = |port| {
                 let at = mapping.listen.map_or_else(Key::default, |address| Key::default().address(address));
@@ -128,6 +151,10 @@ impl Key {
             IpAddr::V6(address) => self.add(&address.octets()),
         }
     }
+    fn listen(self, listen: &Listen) -> Self {
+        let at = if let Some(address) = listen.address { self.address(address) } else { self };
+        at.protocol(listen.protocol)
+    }
     fn protocol(self, protocol: Protocol) -> Self {
         self.add(&[protocol as u8])
     }
@@ -176,6 +203,16 @@ impl<'a> Node<'a> {
             return Some(Element::Link(role, link));
         }
         let ipv4 = set.contains('4');
+        if let Some(verdict) = POLICIES.into_iter().find_map(|(stem, verdict)| set.starts_with(stem).then_some(verdict)) {
+            return self.passage(set, ipv4).map(|passage| Element::Policy(verdict, passage));
+        }
+        match set {
+            "trusted" => return Some(Element::Trusted(key.link()?, key.link()?)),
+            "ports" => return Some(Element::Port(key.link()?)),
+            "macs" => return Some(Element::Mac(key.link()?, Mac(key.take()?))),
+            "sources4" | "sources6" => return Some(Element::Source(key.link()?, key.address(ipv4)?)),
+            _ => {}
+        }
         let mut data = Fields(self.data.unwrap_or_default());
         if set.starts_with("snat") {
             return Some(Element::Snat(key.link()?, data.address(ipv4)?));
@@ -186,6 +223,11 @@ impl<'a> Node<'a> {
             (last.link()? == link).then_some(())?;
             return Some(Element::Hairpin(link, net(first, last.address(ipv4)?)?));
         }
+        let from = if set.starts_with("allow_from") {
+            Some(net(key.address(ipv4)?, last.address(ipv4)?)?)
+        } else {
+            None
+        };
         let mut listen = None;
         if set.ends_with("_at") {
             listen = Some(key.address(ipv4)?);
@@ -194,9 +236,37 @@ impl<'a> Node<'a> {
         let (protocol, first) = (key.protocol()?, key.port()?);
         (last.protocol()? == protocol).then_some(())?;
         let ports = Ports { first, last: last.port()? };
+        let at = Listen { address: listen, ipv6: !ipv4, protocol, ports };
+        if let Some(from) = from {
+            return Some(Element::AllowFrom(from, at));
+        }
+        if set.starts_with("limited") {
+            return Some(Element::Limited(at));
+        }
         let target = data.address(ipv4)?;
         let port = if set.starts_with("publish") { Some(data.port()?) } else { None };
         Some(Element::Publish(Mapping { listen, protocol, ports, target, port }))
+    }
+}
+
+/// Sets of policies by the beginning of their names, which none of the others has.
+const POLICIES: [(&str, Verdict); 6] = [
+    ("deny4", Verdict::Deny),
+    ("deny6", Verdict::Deny),
+    ("allow4", Verdict::Allow),
+    ("allow6", Verdict::Allow),
+    ("within4", Verdict::DenyWithin),
+    ("within6", Verdict::DenyWithin),
+];
+
+impl Node<'_> {
+    fn passage(&self, set: &str, ipv4: bool) -> Option<Passage> {
+        let (mut first, mut last) = (Fields(self.key), Fields(self.last?));
+        let mut addresses = || Some((first.address(ipv4)?, last.address(ipv4)?));
+        let (from, to) = (addresses()?, addresses()?);
+        let protocols = (first.take::<1>()?[0], last.take::<1>()?[0]);
+        let ports = if set.ends_with("_port") { Some((first.port()?, last.port()?)) } else { None };
+        Some(Passage { from, to, protocols, ports })
     }
 }
 
@@ -230,7 +300,7 @@ fn before(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// The net from `first` to `last`, if they are the ends of one.
-fn net(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+pub(super) fn net(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     let (bits, differ) = match (first, last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => (32, u128::from(u32::from(first) ^ u32::from(last))),
         (IpAddr::V6(first), IpAddr::V6(last)) => (128, u128::from(first) ^ u128::from(last)),

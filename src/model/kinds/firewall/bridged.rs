@@ -1,0 +1,112 @@
+//! The rules of the bridge table: what endpoints may send, and what policies say of frames within one bridge. The inet
+//! family sees neither hardware addresses nor ARP, nor, without `br_netfilter`, anything that stays within a bridge.
+//!
+//! There is no connection tracking for bridges in every kernel (`nf_conntrack_bridge`), so policies judge what opens
+//! something: of TCP what has neither ACK nor RST, of ICMP no replies and errors, and of the rest what does not answer
+//! a flow that was let through.
+
+use nftables::expr::{Expression, NamedExpression, Payload, PayloadBase, PayloadRaw};
+use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
+use nftables::types::{NfChainType, NfFamily, NfHook};
+
+use super::rules::{ACCEPT, DROP, Expr, Matching, Skeleton};
+use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, passage, payload, update};
+
+/// Before all that others do, as nft names the priorities of bridge chains (nft(8)).
+const DSTNAT: i32 = -300;
+const FILTER: i32 = -200;
+
+impl Skeleton {
+    /// What the inet family never sees.
+    pub(super) fn bridge(table: &str) -> Self {
+        let mut it = Self::new(NfFamily::Bridge, table);
+        it.set("ports", &[Ifname], Matching::Exact);
+        it.set("macs", &[Ifname, EtherAddr], Matching::Exact);
+        it.set("sources4", &[Ifname, Ipv4Addr], Matching::Exact);
+        it.set("sources6", &[Ifname, Ipv6Addr], Matching::Exact);
+        for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
+            it.policies(&format!("within{family}"), address);
+            let flow = [address, address, InetProto, InetService, InetService];
+            it.set(format!("flows{family}"), &flow, Matching::Remembered);
+        }
+        it.base("prerouting", NfChainType::Filter, (NfHook::Prerouting, DSTNAT));
+        it.base("forward", NfChainType::Filter, (NfHook::Forward, FILTER));
+        for chain in ["port", "port_arp", "port_ip", "port_ip6"] {
+            it.chain(chain);
+        }
+        it.honesty();
+        it.within();
+        it
+    }
+
+    /// Endpoints send as themselves, and play neither router nor DHCP server.
+    fn honesty(&mut self) {
+        let at = |what| concat(vec![iifname(), what]);
+        self.rule("prerouting", [is(iifname(), "@ports"), goto("port")]);
+        self.rule("port", [is_not(at(payload("ether", "saddr")), "@macs"), DROP]);
+        for (kind, chain) in [("arp", "port_arp"), ("ip", "port_ip"), ("ip6", "port_ip6")] {
+            self.rule("port", [is(payload("ether", "type"), kind), goto(chain)]);
+        }
+        // Nothing else: no VLAN tag, behind which the rest would hide, no spanning tree, no PPPoE.
+        self.rule("port", [DROP]);
+
+        self.rule("port_arp", [is_not(at(payload("arp", "saddr ether")), "@macs"), DROP]);
+        self.rule("port_arp", [is(at(payload("arp", "saddr ip")), "@sources4"), ACCEPT]);
+        // Whoever looks whether an address is free has none yet (RFC 5227).
+        let probe = [is(payload("arp", "operation"), "request"), is(payload("arp", "saddr ip"), "0.0.0.0")];
+        self.rule("port_arp", probe.into_iter().chain([ACCEPT]).collect::<Vec<_>>());
+        self.rule("port_arp", [DROP]);
+
+        self.rule("port_ip", [is(payload("udp", "dport"), "68"), DROP]); // bootpc: only servers write to it
+        self.rule("port_ip", [is(payload("icmp", "type"), "redirect"), DROP]);
+        self.rule("port_ip", [is(at(ip("saddr")), "@sources4"), ACCEPT]);
+        self.rule("port_ip", [is(ip("saddr"), "0.0.0.0"), is(payload("udp", "dport"), "67"), ACCEPT]);
+        self.rule("port_ip", [DROP]);
+
+        self.rule("port_ip6", [is(payload("udp", "dport"), "546"), DROP]); // dhcpv6-client
+        for router in ["nd-router-advert", "nd-redirect"] {
+            self.rule("port_ip6", [is(payload("icmpv6", "type"), router), DROP]);
+        }
+        // An advertisement is sent from the address that it advertises, if Linux sends it; so sent, it is judged by it.
+        let from_target = assign(ip6("saddr"), target());
+        self.rule("port_ip6", [is(payload("icmpv6", "type"), "nd-neighbor-advert"), from_target]);
+        self.rule("port_ip6", [is(at(ip6("saddr")), "@sources6"), ACCEPT]);
+        // Without an address yet: joining groups (RFC 3590). Not looking whether an address is free: nobody would answer.
+        let joining = is(payload("icmpv6", "type"), "mld2-listener-report");
+        self.rule("port_ip6", [is(ip6("saddr"), "::"), joining, ACCEPT]);
+        self.rule("port_ip6", [DROP]);
+    }
+
+    /// What policies forbid between ports of one bridge.
+    fn within(&mut self) {
+        self.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
+        for answer in ["echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"] {
+            self.rule("forward", [is(payload("icmp", "type"), answer), ACCEPT]);
+            self.rule("forward", [is(payload("icmpv6", "type"), answer), ACCEPT]);
+        }
+        for answer in ["packet-too-big", "nd-neighbor-solicit", "nd-neighbor-advert"] {
+            self.rule("forward", [is(payload("icmpv6", "type"), answer), ACCEPT]);
+        }
+        for (family, flows) in [("ip", "@flows4"), ("ip6", "@flows6")] {
+            let known = passage(family, ["saddr", "daddr"], &["sport", "dport"]);
+            self.rule("forward", [is(known, flows), ACCEPT]);
+        }
+        self.policy("forward", ["@within4", "@within4_port", "@within6", "@within6_port"], &DROP);
+        // Only where the answer would be forbidden is there anything to be remembered.
+        for (family, flows, all, some) in
+            [("ip", "@flows4", "@within4", "@within4_port"), ("ip6", "@flows6", "@within6", "@within6_port")]
+        {
+            let back = ["daddr", "saddr"];
+            let answer = || update(flows, passage(family, back, &["dport", "sport"]));
+            self.rule("forward", [is(passage(family, back, &[]), all), answer()]);
+            self.rule("forward", [is(passage(family, back, &["sport"]), some), answer()]);
+        }
+    }
+}
+
+/// The target address of neighbour discovery (RFC 4861, 4.4), for which nft 1.0.6 has no name, nor room in a
+/// concatenation: it crashes on listing two elements.
+fn target() -> Expr {
+    let raw = PayloadRaw { base: PayloadBase::TH, offset: 64, len: 128 };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw)))
+}

@@ -1,0 +1,108 @@
+//! Definitions of sets and maps as nfnetlink takes them (`NFTA_SET_*` in `linux/netfilter/nf_tables.h`), with the notes
+//! that nft leaves for itself.
+
+use nftables::schema::{Map, Set, SetFlag, SetType, SetTypeValue};
+
+use super::attribute::Attr;
+
+/// Attributes of a set's definition, but for its number within the transaction.
+pub(super) fn set(set: &Set<'_>) -> Vec<Attr> {
+    let has = |flag, bit| if set.flags.as_ref().is_some_and(|flags| flags.contains(&flag)) { bit } else { 0 };
+    let flags =
+        has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
+    let mut attributes = definition(&set.table, &set.name, flags, &set.set_type);
+    if let (Some(size), Some(seconds)) = (set.size, set.timeout) {
+        attributes.push(Attr::nest(9, vec![Attr::number(1, size)])); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
+        attributes.push(Attr::bytes(11, (u64::from(seconds) * 1000).to_be_bytes()));
+    }
+    attributes.push(Attr::bytes(13, byte_orders(&set.set_type, None)));
+    attributes
+}
+
+/// Attributes of a map's definition.
+pub(super) fn map(map: &Map<'_>) -> Vec<Attr> {
+    const MAP: u32 = 0x8;
+    let flags = MAP | if map.flags.is_some() { INTERVAL } else { 0 };
+    let mut attributes = definition(&map.table, &map.name, flags, &map.set_type);
+    attributes.push(Attr::number(6, type_number(&map.map))); // NFTA_SET_DATA_TYPE
+    attributes.push(Attr::number(7, width(&map.map))); // NFTA_SET_DATA_LEN
+    attributes.push(Attr::bytes(13, byte_orders(&map.set_type, Some(&map.map))));
+    attributes
+}
+
+const INTERVAL: u32 = 0x4;
+const TIMEOUT: u32 = 0x10;
+/// `NFT_SET_EVAL`.
+const FILLED_BY_PACKETS: u32 = 0x20;
+const CONCAT: u32 = 0x80;
+
+fn definition(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>) -> Vec<Attr> {
+    let fields = fields(key);
+    // Only sets of intervals need to know the fields; to others a concatenation is one key.
+    let concat = fields.len() > 1 && flags & INTERVAL != 0;
+    let flags = if concat { flags | CONCAT } else { flags };
+    let mut attributes = vec![
+        Attr::text(1, table),
+        Attr::text(2, name),
+        Attr::number(3, flags),
+        Attr::number(4, type_number(key)),
+        Attr::number(5, width(key)),
+    ];
+    if concat {
+        // NFTA_SET_DESC > NFTA_SET_DESC_CONCAT > NFTA_LIST_ELEM > NFTA_SET_FIELD_LEN
+        let length = |field: &SetType| Attr::nest(1, vec![Attr::number(1, type_of(*field).1)]);
+        attributes.push(Attr::nest(9, vec![Attr::list(2, fields.iter().map(length).collect())]));
+    }
+    attributes
+}
+
+pub(super) fn fields<'a>(types: &'a SetTypeValue<'_>) -> &'a [SetType] {
+    match types {
+        SetTypeValue::Single(one) => std::slice::from_ref(one),
+        SetTypeValue::Concatenated(several) => several,
+    }
+}
+
+/// nft's number of a type (its `enum datatypes`), and its width in bytes.
+fn type_of(field: SetType) -> (u32, u32) {
+    match field {
+        SetType::Ipv4Addr => (7, 4),
+        SetType::Ipv6Addr => (8, 16),
+        SetType::EtherAddr => (9, 6),
+        SetType::InetProto => (12, 1),
+        SetType::InetService => (13, 2),
+        SetType::Mark => (19, 4),
+        SetType::Ifname => (41, 16),
+    }
+}
+
+/// Six bits a field.
+fn type_number(types: &SetTypeValue<'_>) -> u32 {
+    fields(types).iter().fold(0, |number, field| number << 6 | type_of(*field).0)
+}
+
+/// In bytes; fields of concatenations fill registers.
+fn width(types: &SetTypeValue<'_>) -> u32 {
+    match fields(types) {
+        [one] => type_of(*one).1,
+        several => several.iter().map(|field| type_of(*field).1.next_multiple_of(4)).sum(),
+    }
+}
+
+/// `NFTA_SET_USERDATA`: what nft wants to know when it lists, the byte order of keys and data (libnftnl's udata.h).
+fn byte_orders(key: &SetTypeValue<'_>, data: Option<&SetTypeValue<'_>>) -> Vec<u8> {
+    let order = |types: &SetTypeValue<'_>| -> u32 {
+        match fields(types) {
+            [SetType::Ifname | SetType::Mark] => 1, // of the host
+            [_] => 2,                               // of the network
+            _ => 0,
+        }
+    };
+    let mut bytes = vec![0, 4];
+    bytes.extend(order(key).to_ne_bytes());
+    if let Some(data) = data {
+        bytes.extend([1, 4]);
+        bytes.extend(order(data).to_ne_bytes());
+    }
+    bytes
+}

@@ -1,0 +1,218 @@
+//! From policies in order, of which the first that matches wins, to elements of which none overlaps another.
+//!
+//! Sets cannot hold overlapping intervals and know no order. So what an earlier policy has said is cut out of the later
+//! ones, field by field, and what is left of all of them stands in the sets in any order.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::{Element, Passage, Verdict};
+use crate::model::values::{Ports, Protocol};
+
+/// Elements that policies may become at most: what a kernel takes in one go, and a person can still look through.
+const ELEMENTS: usize = 65_536;
+
+/// A policy, its names resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Whether it lets through what it matches, or drops it.
+    pub allow: bool,
+    /// Who asks.
+    pub from: Vec<IpNet>,
+    /// Who is asked.
+    pub to: Vec<IpNet>,
+    /// For what; empty: whatever it is.
+    pub ports: Vec<(Protocol, Ports)>,
+}
+
+/// Policies that became more elements than there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the policies overlap so much that more than {ELEMENTS} elements are needed to tell them apart")]
+pub struct TooMany;
+
+/// Elements of policies in order; `bridged` are the subnets of each network whose endpoints reach each other without
+/// the host.
+///
+/// # Errors
+///
+/// [`TooMany`] elements.
+pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Element>, TooMany> {
+    let mut elements = Vec::new();
+    for ipv6 in [false, true] {
+        let said = disjoint(policies, ipv6)?;
+        for (cube, allow) in &said {
+            let verdict = if *allow { Verdict::Allow } else { Verdict::Deny };
+            elements.push(Element::Policy(verdict, cube.passage(ipv6)));
+        }
+        for (cube, _) in said.iter().filter(|(_, allow)| !allow) {
+            for subnets in bridged {
+                let own = |net: &&IpNet| net.addr().is_ipv6() == ipv6;
+                let pairs = subnets.iter().filter(own).flat_map(|from| subnets.iter().filter(own).map(move |to| (from, to)));
+                let within = pairs.filter_map(|(from, to)| cube.within(&Cube::new(from, to, None)));
+                elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6))));
+            }
+        }
+        if elements.len() > ELEMENTS {
+            return Err(TooMany);
+        }
+    }
+    Ok(elements)
+}
+
+/// What is left of each policy after all before it.
+fn disjoint(policies: &[Policy], ipv6: bool) -> Result<Vec<(Cube, bool)>, TooMany> {
+    let (mut said, mut left) = (Vec::new(), Vec::new());
+    for policy in policies {
+        for cube in cubes(policy, ipv6) {
+            let mut pieces = vec![cube];
+            for before in said.iter().filter(|before| cube.within(before).is_some()) {
+                pieces = pieces.iter().flat_map(|piece| piece.without(before)).collect();
+            }
+            left.extend(pieces.into_iter().map(|piece| (piece, policy.allow)));
+            said.push(cube);
+            if left.len() > ELEMENTS || said.len() > ELEMENTS {
+                return Err(TooMany);
+            }
+        }
+    }
+    Ok(left)
+}
+
+fn cubes(policy: &Policy, ipv6: bool) -> Vec<Cube> {
+    let own = |nets: &[IpNet]| nets.iter().copied().filter(|net| net.addr().is_ipv6() == ipv6).collect::<Vec<_>>();
+    let mut ports: Vec<Option<(Protocol, Ports)>> = policy.ports.iter().copied().map(Some).collect();
+    if ports.is_empty() {
+        ports.push(None);
+    }
+    let (from, to) = (own(&policy.from), own(&policy.to));
+    let pairs = from.iter().flat_map(|from| to.iter().map(move |to| (from, to)));
+    pairs.flat_map(|(from, to)| ports.iter().map(move |ports| Cube::new(from, to, *ports))).collect()
+}
+
+/// Packets as a cube of intervals: protocols, ports, destination, source; pieces keep addresses whole where they can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cube([(u128, u128); 4]);
+
+const PROTOCOLS: (u128, u128) = (0, u8::MAX as u128);
+const PORTS: (u128, u128) = (0, u16::MAX as u128);
+
+impl Cube {
+    fn new(from: &IpNet, to: &IpNet, ports: Option<(Protocol, Ports)>) -> Self {
+        let number = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(u32::from(address)),
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let interval = |net: &IpNet| (number(net.network()), number(net.broadcast()));
+        let (protocols, ports) = match ports {
+            None => (PROTOCOLS, PORTS),
+            Some((protocol, ports)) => {
+                ((protocol as u128, protocol as u128), (u128::from(ports.first), u128::from(ports.last)))
+            }
+        };
+        Self([protocols, ports, interval(to), interval(from)])
+    }
+
+    /// What is in both.
+    fn within(&self, other: &Self) -> Option<Self> {
+        let mut both = *self;
+        for (own, other) in both.0.iter_mut().zip(other.0) {
+            *own = (own.0.max(other.0), own.1.min(other.1));
+            if own.0 > own.1 {
+                return None;
+            }
+        }
+        Some(both)
+    }
+
+    /// What is in this one only, in pieces.
+    fn without(&self, other: &Self) -> Vec<Self> {
+        let Some(both) = self.within(other) else { return vec![*self] };
+        let (mut pieces, mut rest) = (Vec::new(), *self);
+        for field in 0..4 {
+            let ((first, last), (from, to)) = (rest.0[field], both.0[field]);
+            let mut piece = |interval| {
+                let mut piece = rest;
+                piece.0[field] = interval;
+                pieces.push(piece);
+            };
+            if first < from {
+                piece((first, from - 1));
+            }
+            if to < last {
+                piece((to + 1, last));
+            }
+            rest.0[field] = (from, to);
+        }
+        pieces
+    }
+
+    fn passage(&self, ipv6: bool) -> Passage {
+        let address = |number: u128| -> IpAddr {
+            if ipv6 { Ipv6Addr::from(number).into() } else { Ipv4Addr::from(number as u32).into() }
+        };
+        let [protocols, ports, to, from] = self.0;
+        let addresses = |(first, last)| (address(first), address(last));
+        Passage {
+            from: addresses(from),
+            to: addresses(to),
+            protocols: (protocols.0 as u8, protocols.1 as u8),
+            ports: (ports != PORTS).then_some((ports.0 as u16, ports.1 as u16)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnet::Ipv4Net;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net(address: u32, length: u8) -> IpNet {
+        Ipv4Net::new_assert((0x0a00_0000 | address).into(), 28 + length).trunc().into()
+    }
+
+    prop_compose! {
+        fn policy()(
+            allow: bool,
+            from in (0..16_u32, 0..=4_u8),
+            to in (0..16_u32, 0..=4_u8),
+            ports in prop::collection::vec((0..2_u8, 1..6_u16, 0..4_u16), 0..3),
+        ) -> Policy {
+            let protocol = |number| if number == 0 { Protocol::Tcp } else { Protocol::Udp };
+            let ports = ports.into_iter().map(|(number, first, more)| (protocol(number), Ports { first, last: first + more }));
+            Policy { allow, from: vec![net(from.0, from.1)], to: vec![net(to.0, to.1)], ports: ports.collect() }
+        }
+    }
+
+    proptest! {
+        /// Of each packet the elements say what the first policy that matches it says, and no two match it.
+        #[test]
+        fn the_first_policy_wins(all in prop::collection::vec(policy(), 0..6)) {
+            let said = disjoint(&all, false).expect("few enough");
+            for (from, to) in (0..16).flat_map(|from| (0..16).map(move |to| (from, to))) {
+                for (protocol, port) in [(6, 0), (6, 2), (6, 3), (6, 5), (17, 1), (17, 7), (1, 3)] {
+                    let address = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 | number));
+                    let first = all.iter().find(|policy| {
+                        let named = |(of, ports): &(Protocol, Ports)| {
+                            *of as u8 == protocol && (ports.first..=ports.last).contains(&port)
+                        };
+                        policy.from[0].contains(&address(from))
+                            && policy.to[0].contains(&address(to))
+                            && (policy.ports.is_empty() || policy.ports.iter().any(named))
+                    });
+                    let packet = Cube([
+                        (u128::from(protocol), u128::from(protocol)),
+                        (u128::from(port), u128::from(port)),
+                        (u128::from(0x0a00_0000 | to), u128::from(0x0a00_0000 | to)),
+                        (u128::from(0x0a00_0000 | from), u128::from(0x0a00_0000 | from)),
+                    ]);
+                    let matching: Vec<bool> =
+                        said.iter().filter(|(cube, _)| packet.within(cube).is_some()).map(|(_, allow)| *allow).collect();
+                    prop_assert_eq!(matching, first.map(|policy| policy.allow).into_iter().collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+}

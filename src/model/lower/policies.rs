@@ -1,0 +1,85 @@
+//! Policies: names become addresses, and published ports of routed networks policies of their own, behind the user's.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use toml::Spanned;
+
+use super::{Lowering, NetworkPlan, Port};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::kinds::firewall::{Element, NetworkRules, Policy, Publication, SourceNat, policies};
+use crate::model::topology::{Action, Peer};
+use crate::model::values::Ports;
+
+impl Lowering<'_> {
+    /// Elements of the user's policies, and of `direct` ones after them.
+    pub(super) fn policies(
+        &mut self,
+        direct: Vec<Policy>,
+        ports: &[Port],
+        networks: &BTreeMap<&str, NetworkPlan>,
+    ) -> Vec<Element> {
+        let addresses =
+            |peer: Option<&Spanned<Peer>>| peer.map_or_else(anywhere, |peer| of(peer.get_ref(), ports, networks));
+        let own = self.topology.policies.iter().map(|policy| Policy {
+            allow: *policy.action.get_ref() == Action::Allow,
+            from: addresses(policy.from.as_ref()),
+            to: addresses(policy.to.as_ref()),
+            ports: policy.ports.iter().map(|ports| (ports.get_ref().protocol, ports.get_ref().ports)).collect(),
+        });
+        let all: Vec<Policy> = own.chain(direct).collect();
+        let bridged: Vec<Vec<IpNet>> = networks.values().filter(|plan| plan.icc && !plan.external).map(nets).collect();
+        match policies(&all, &bridged) {
+            Ok(elements) => elements,
+            Err(too_many) => {
+                let last = self.topology.policies.last().map(|policy| policy.name);
+                let finding = last.map_or_else(
+                    || Diagnostic::new(too_many.to_string()),
+                    |span| Diagnostic::at(span, too_many.to_string()),
+                );
+                self.invalid.push(finding.hint("fewer policies, or such that do not overlap"));
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn anywhere() -> Vec<IpNet> {
+    vec![Ipv4Net::default().into(), Ipv6Net::default().into()]
+}
+
+fn nets(plan: &NetworkPlan) -> Vec<IpNet> {
+    plan.subnets.iter().map(|subnet| subnet.net).collect()
+}
+
+/// The addresses of one side of a policy; none of an endpoint that is waited for.
+fn of(peer: &Peer, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) -> Vec<IpNet> {
+    if let Some(network) = &peer.network {
+        return networks.get(network.get_ref().as_str()).map(nets).unwrap_or_default();
+    }
+    if let Some(endpoint) = &peer.endpoint {
+        let port = ports.iter().find(|port| port.name == endpoint.get_ref());
+        return port.iter().flat_map(|port| &port.addresses).map(|net| IpNet::from(net.addr())).collect();
+    }
+    peer.cidr.iter().map(|net| *net.get_ref()).collect()
+}
+
+/// Published at every address of the host, a port of an endpoint whose address is not translated on the way out is
+/// reached at the endpoint's own address, too.
+pub(super) fn reached_directly(publication: &Publication, networks: &[NetworkRules]) -> Option<Policy> {
+    let target = publication.target;
+    let network = networks.iter().find(|network| network.subnets.iter().any(|net| net.contains(&target)))?;
+    let routed = match target {
+        IpAddr::V4(_) => network.ipv4 == SourceNat::Keep,
+        IpAddr::V6(_) => network.ipv6 == SourceNat::Keep,
+    };
+    if !routed || network.open || network.internal || publication.listen.is_some() {
+        return None;
+    }
+    let first = publication.first;
+    let last = first.checked_add(publication.ports.last - publication.ports.first)?;
+    let to = vec![IpNet::from(target)];
+    let from = publication.allow_from.clone().unwrap_or_else(anywhere);
+    Some(Policy { allow: true, from, to, ports: vec![(publication.protocol, Ports { first, last })] })
+}
