@@ -91,7 +91,10 @@ fn the_reference_is_the_schemas() {
             ("`[networks.NAME.bridge]`", "BridgeOptions", Some(())),
             ("`[containers.NAME]`", "Container", Some(())),
             ("`[endpoints.NAME]`", "Endpoint", Some(())),
+            ("`[[endpoints.NAME.published]]`", "Published", Some(())),
             ("`routes` of an endpoint", "StaticRoute", Some(())),
+            ("`[[policies]]`", "Policy", Some(())),
+            ("`from` and `to` of a policy", "Peer", Some(())),
             ("`[pools]`", "Pools", Some(())),
         ];
         assert_eq!(tables.len(), schema["$defs"].as_object().unwrap().len() + 1, "a new table needs a line here");

@@ -283,7 +283,7 @@ impl Endpoint {
 }
 
 /// What a policy does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// What matches passes.
@@ -300,7 +300,7 @@ pub enum Action {
 pub struct Policy {
     /// `allow` or `deny`. An `allow` opens neither an `internal` network nor, between its endpoints, one with
     /// `icc = false`.
-    #[schemars(with = "Action")]
+    #[schemars(with = "String", extend("enum" = ["allow", "deny"]))]
     pub action: Spanned<Action>,
     /// Who asks. Default: anybody.
     #[schemars(with = "Option<Peer>")]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, SockaddrStorage};
 
 use crate::lab::inside;
 
@@ -48,7 +48,9 @@ pub(crate) fn serve(netns: &str, ports: &'static [u16], stop: &Arc<AtomicBool>) 
             listener.set_nonblocking(true).unwrap();
             let datagrams = addresses.iter().map(|address| UdpSocket::bind((*address, *port)).unwrap());
             let datagrams: Vec<UdpSocket> = datagrams.collect();
-            datagrams.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+            for socket in &datagrams {
+                socket.set_nonblocking(true).unwrap();
+            }
             (listener, datagrams)
         };
         ports.iter().map(open).collect::<Vec<_>>()
@@ -74,7 +76,7 @@ pub(crate) fn serve(netns: &str, ports: &'static [u16], stop: &Arc<AtomicBool>) 
 
 fn address(it: SockaddrStorage) -> Option<IpAddr> {
     let ipv4 = it.as_sockaddr_in().map(|it| it.ip().into());
-    ipv4.or_else(|| it.as_sockaddr_in6().map(|it| it.ip()).filter(|it| !it.is_unicast_link_local()).map(IpAddr::V6))
+    ipv4.or_else(|| it.as_sockaddr_in6().map(SockaddrIn6::ip).filter(|it| !it.is_unicast_link_local()).map(IpAddr::V6))
 }
 
 /// Asks; the answers in the order of the questions.
@@ -88,7 +90,7 @@ pub(crate) fn ask(probes: &[Probe]) -> Vec<Option<String>> {
         let own = probes.iter().cloned().enumerate().filter(|(_, probe)| probe.from == source);
         let own: Vec<(usize, Probe)> = own.collect();
         let source = if source == "host" { "" } else { source }.to_owned();
-        asking.push(std::thread::spawn(move || inside(&source, move || ask_all(own))));
+        asking.push(std::thread::spawn(move || inside(&source, move || ask_all(&own))));
     }
     for thread in asking {
         for (at, answer) in thread.join().unwrap() {
@@ -98,7 +100,7 @@ pub(crate) fn ask(probes: &[Probe]) -> Vec<Option<String>> {
     answers
 }
 
-fn ask_all(probes: Vec<(usize, Probe)>) -> Vec<(usize, String)> {
+fn ask_all(probes: &[(usize, Probe)]) -> Vec<(usize, String)> {
     let echoes = [echo_socket(false), echo_socket(true)];
     let sockets: Vec<Option<OwnedFd>> = probes.iter().map(|(_, probe)| connect(probe)).collect();
     let mut answers: Vec<Option<String>> = vec![None; probes.len()];

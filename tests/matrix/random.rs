@@ -89,7 +89,7 @@ impl Plan {
         let networks: Vec<Network> = (0..2 + dice.below(3)).map(|at| network(dice, at)).collect();
         let (mut endpoints, mut host) = (Vec::new(), 8000);
         for (at, network) in networks.iter().enumerate() {
-            for _ in 0..1 + dice.below(3) {
+            for _ in 0..=dice.below(3) {
                 endpoints.push(endpoint(dice, (at, network), endpoints.len(), &mut host));
             }
         }
