@@ -47,6 +47,9 @@ struct Arguments {
     /// Where the other tools are, if not on the search path.
     #[arg(long, value_name = "DIR")]
     peers: Option<PathBuf>,
+    /// Add to the runs that this file holds: many tools take longer than one sitting.
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
     /// Write the tables and plots of docs/performance.md.
     #[arg(long)]
     write: bool,
@@ -80,7 +83,8 @@ fn main() -> ExitCode {
         named => named.iter().map(|name| Tool::named(name).unwrap_or_else(|| panic!("no tool {name}"))).collect(),
     };
     tools::build_floor();
-    let mut results = Results::default();
+    let mut results = arguments.results.as_deref().map(Results::read).unwrap_or_default();
+    let first = results.rounds();
     for size in &arguments.sizes {
         let able = |tool: &&Tool| !arguments.tools.is_empty() || *size <= tool.most();
         let tools: Vec<Tool> = tools.iter().filter(able).copied().collect();
@@ -89,10 +93,13 @@ fn main() -> ExitCode {
                 wait_until_freed();
                 eprintln!("{size} containers, round {} of {}: {}", round + 1, arguments.rounds, tool.name());
                 if let Some(run) = outside(*tool, *size) {
-                    results.add(Subject { tool: *tool, size: *size }, round, run);
+                    results.add(Subject { tool: *tool, size: *size }, first + round, run);
                 }
             }
         }
+    }
+    if let Some(file) = &arguments.results {
+        results.keep(file);
     }
     println!("{}", results.text());
     if arguments.write {

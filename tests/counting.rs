@@ -32,7 +32,7 @@ fn alone(test: impl FnOnce() + Send) {
 
 /// Applies a topology, which must converge, and tells what was said for it.
 fn apply(text: &str) -> Counters {
-    let topology = parse(&vec![Source::new("w.toml", text)]).unwrap();
+    let topology = parse(&[Source::new("w.toml", text)]).unwrap();
     run(Target::Topology(&topology))
 }
 
@@ -59,6 +59,9 @@ fn life(endpoints: usize) -> Vec<(&'static str, Counters)> {
     let all = workload::topology(endpoints);
     let more = workload::topology(endpoints + 1);
     let half = workload::topology(endpoints / 2);
+    // What is the host's own is set once.
+    apply(&half);
+    destroy();
     vec![
         ("set up", apply(&all)),
         ("again", apply(&all)),
@@ -128,8 +131,10 @@ fn delivered() -> u64 {
 
 #[test]
 fn the_storm_after_a_set_up_stays_small() {
-    // Everybody's multicast goes to everybody: 1.1 million deliveries among 1,000 are 1.1 for each pair.
+    // Everybody's multicast goes to everybody. What is left is two listener reports from each, of which the first comes
+    // too early when there are many; with the kernel's defaults it is more than five.
     const ENDPOINTS: usize = 150;
+    const EACH_TO_EACH: usize = 2;
     const PAUSE: Duration = Duration::from_secs(2);
 
     alone(|| {
@@ -145,6 +150,7 @@ fn the_storm_after_a_set_up_stays_small() {
         }
         println!("{packets} packets among {ENDPOINTS}");
         assert!(packets > 0, "the statistics are read");
-        assert!(packets * 10 <= (ENDPOINTS * ENDPOINTS * 11) as u64, "{packets} packets among {ENDPOINTS}");
+        let most = (ENDPOINTS + 2) * (ENDPOINTS + 2) * EACH_TO_EACH;
+        assert!(packets <= most as u64, "{packets} packets among {ENDPOINTS}");
     });
 }

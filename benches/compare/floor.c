@@ -169,7 +169,6 @@ static void add_bridge(int s, int network) {
   no_link_local();
   address4(index, ip4(network, 1));
   address6(index, network, 1);
-  set_up(index);
   flush(s);
 }
 // One queue: several are made and then cut down to one, which waits for a grace period. The other end is born where it
@@ -418,6 +417,9 @@ static void up(int containers) {
   write_to("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
   for (int network = 0; network < networks; network++) add_bridge(s, network);
   add_containers(s, 0, containers);
+  // Last: what containers announce while they are made would go to every port.
+  for (int network = 0; network < networks; network++) set_up(index_of_bridge(network));
+  flush(s);
   add_firewall(containers);
 }
 static void add(int containers) {

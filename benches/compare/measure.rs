@@ -51,6 +51,8 @@ pub(super) struct Figures {
     pub(super) cpu: f64,
     /// Of the largest process so far, in MiB.
     pub(super) peak: f64,
+    /// Packets delivered to the host's links from the beginning until they came to rest.
+    pub(super) packets: f64,
 }
 
 /// The phases that a tool knows.
@@ -63,8 +65,9 @@ pub(super) fn inside(tool: Tool, size: usize) -> Run {
     let mut run = Run::new();
     for phase in Phase::ALL {
         let Some(command) = tool.command(phase, size) else { continue };
-        settle();
-        run.insert(phase, timed(command, phase));
+        let mut figures = timed(command, phase);
+        figures.packets = settle() as f64;
+        run.insert(phase, figures);
     }
     run
 }
@@ -84,28 +87,29 @@ fn timed(mut command: Command, phase: Phase) -> Figures {
         }
     }
     let (wall, (after, peak)) = (start.elapsed(), used());
-    Figures { wall: wall.as_secs_f64() * 1e3, cpu: after - before, peak }
+    Figures { wall: wall.as_secs_f64() * 1e3, cpu: after - before, peak, packets: 0.0 }
 }
 
-/// Waits until no packets go through the host's links any more: those of a set-up take seconds.
-fn settle() {
+/// Waits until no packets go out of the host's links any more, those of a set-up take seconds; how many there were.
+fn settle() -> u64 {
     const LIMIT: Duration = Duration::from_secs(30);
     const PAUSE: Duration = Duration::from_millis(500);
 
     let (start, mut before) = (Instant::now(), None);
     while start.elapsed() < LIMIT {
         let now = packets();
-        if before.is_some_and(|before| now - before < 10) {
-            return;
+        if before.is_some_and(|before| now < before + 10) {
+            return now;
         }
         before = Some(now);
         std::thread::sleep(PAUSE);
     }
+    packets()
 }
 
 fn packets() -> u64 {
-    let received = |line: &str| line.split_once(':')?.1.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
-    fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default().lines().filter_map(received).sum()
+    let sent = |line: &str| line.split_once(':')?.1.split_ascii_whitespace().nth(9)?.parse::<u64>().ok();
+    fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default().lines().filter_map(sent).sum()
 }
 
 fn links() -> usize {

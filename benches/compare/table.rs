@@ -30,6 +30,34 @@ impl Results {
         self.runs.entry(subject).or_default().insert(round, run);
     }
 
+    /// The runs of a file; none if there is no such file.
+    pub(super) fn read(file: &Path) -> Self {
+        let mut results = Self::default();
+        for line in fs::read_to_string(file).unwrap_or_default().lines() {
+            let (tool, size, round, run): (String, usize, usize, Run) =
+                serde_json::from_str(line).expect("a line that this program wrote");
+            if let Some(tool) = Tool::named(&tool) {
+                results.add(Subject { tool, size }, round, run);
+            }
+        }
+        results
+    }
+
+    /// Writes all runs to a file.
+    pub(super) fn keep(&self, file: &Path) {
+        let runs =
+            self.runs.iter().flat_map(|(subject, rounds)| rounds.iter().map(move |(round, run)| (subject, round, run)));
+        let line = |(subject, round, run): (&Subject, _, _)| {
+            serde_json::to_string(&(subject.tool.name(), subject.size, round, run)).expect("names and numbers") + "\n"
+        };
+        fs::write(file, runs.map(line).collect::<String>()).expect("the file can be written");
+    }
+
+    /// A round that no run is of yet.
+    pub(super) fn rounds(&self) -> usize {
+        self.runs.values().filter_map(|rounds| rounds.last_key_value()).map(|(round, _)| round + 1).max().unwrap_or(0)
+    }
+
     /// A table for each phase, one of processor time and one of memory.
     pub(super) fn text(&self) -> String {
         let mut text = machine();
@@ -45,6 +73,9 @@ impl Results {
         });
         text += &self.table("Largest process of the set-up", |subject| {
             self.median(subject, Phase::Up, |figures| figures.peak).map(|peak| format!("{peak:.1} MiB"))
+        });
+        text += &self.table("Packets delivered after the set-up, until it is quiet", |subject| {
+            self.median(subject, Phase::Up, |figures| figures.packets).map(|packets| format!("{packets:.0}"))
         });
         text
     }

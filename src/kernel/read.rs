@@ -197,10 +197,10 @@ impl<'a> Look<'a> {
     fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
         let named = |netns: &'a NetnsRef| if let NetnsRef::Named(name) = netns { Some(&**name) } else { None };
         let asked: BTreeSet<&str> = self.scope.containers.values().filter_map(named).collect();
-        let mut names = netns::names()?;
-        names.retain(|name| !asked.contains(name.as_str()));
+        let mut others = netns::names()?;
+        others.retain(|name| !asked.contains(name.as_str()));
         let containers = self.scope.containers.iter().map(|(name, netns)| Job::Container(name, netns));
-        Ok(containers.chain(names.into_iter().map(|name| Job::Other(NetnsRef::Named(name.into())))).collect())
+        Ok(containers.chain(others.into_iter().map(|name| Job::Other(NetnsRef::Named(name.into())))).collect())
     }
 
     fn host(&self) -> Result<Facts, KernelError> {
