@@ -155,25 +155,27 @@ impl Report {
 pub fn execute(
     kernel: &mut impl Kernel,
     target: Target,
-    mut prepared: Prepared,
+    prepared: Prepared,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, NoPlan> {
+    // What was seen and wanted is let go before it is seen and wanted anew: at large sizes it is most of the memory.
+    let Prepared { mut plan, .. } = prepared;
     let mut done = 0;
     for round in 1..=ROUNDS_MAX {
-        let (mut failed, count) = (Vec::new(), prepared.plan.steps.len());
+        let (mut failed, count) = (Vec::new(), plan.steps.len());
         if count > 0 {
-            let results = kernel.execute(&prepared.plan.steps, &mut |ended| progress(ended, count));
+            let results = kernel.execute(&plan.steps, &mut |ended| progress(ended, count));
             done += results.iter().filter(|result| result.is_ok()).count();
-            failed = failures(&prepared.plan.steps, results);
+            failed = failures(&plan.steps, results);
         }
         let next = prepare(kernel, target)?;
-        let stuck = next.plan == prepared.plan || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
+        let stuck = next.plan == plan || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
         if next.plan.is_empty() || stuck || round == ROUNDS_MAX {
             let (residual, desired) = (next.diff, next.desired);
             return Ok(Report { done, failed, residual, desired, rounds: round });
         }
         tracing::info!(round, left = next.plan.steps.len(), "not converged yet");
-        prepared = next;
+        plan = next.plan;
     }
     unreachable!("the last round returns")
 }

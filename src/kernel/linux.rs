@@ -66,6 +66,7 @@ impl Kernel for Linux {
             let ended = |step: &&Step| step.parts.last().is_some_and(|(last, _)| *last <= stage);
             progress(steps.iter().filter(ended).count());
         }
+        run.last();
         run.results
     }
 }
@@ -90,7 +91,7 @@ struct Run<'a> {
     linux: &'a Linux,
     steps: &'a [Step],
     results: Vec<Result<(), KernelError>>,
-    /// Messages of steps whose later parts wait for their stage.
+    /// Messages of steps whose later parts wait for their stage, or for the end.
     rest: BTreeMap<usize, Vec<Message>>,
 }
 
@@ -132,6 +133,21 @@ impl Run<'_> {
         }
         self.containers(containers);
         self.skip_in_vain();
+    }
+
+    /// Says what is to be said when all else has been.
+    fn last(&mut self) {
+        let route = |message: Message| match message.body {
+            Body::RouteLast(route, flags) => Message { body: Body::Route(route, flags), ..message },
+            _ => message,
+        };
+        let rest = std::mem::take(&mut self.rest).into_iter().filter(|(at, _)| self.results[*at].is_ok());
+        let tasks: Vec<Task> =
+            rest.map(|(at, messages)| (at, Some(messages.into_iter().map(route).collect()))).collect();
+        if !tasks.is_empty() {
+            let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
+            self.note(ended);
+        }
     }
 
     /// A step is not taken when one that it waits for has failed.
@@ -184,7 +200,9 @@ impl Run<'_> {
             match messages {
                 Ok(messages) => {
                     let mut messages = messages.into_iter().peekable();
-                    while let Some(message) = messages.next_if(|message| message.place == place) {
+                    let now =
+                        |message: &Message| message.place == place && !matches!(message.body, Body::RouteLast(..));
+                    while let Some(message) = messages.next_if(now) {
                         lane.say(at, message.body);
                     }
                     let rest: Vec<Message> = messages.collect();

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
 use nix::sys::time::TimeVal;
 
+use super::netlink;
 use crate::model::kinds::firewall::Firewall;
 use crate::model::wire::{ChainFacts, NftMessage, Owner, TableFacts};
 
@@ -32,6 +33,8 @@ const HEADER: usize = 16;
 const GENMSG: usize = 4;
 
 const GET_TABLE: u16 = 1;
+const DELETE_TABLE: u16 = 2;
+const DELETE_CHAIN: u16 = 5;
 const GET_CHAIN: u16 = 4;
 const GET_RULE: u16 = 7;
 const GET_SET: u16 = 10;
@@ -135,6 +138,8 @@ impl Nft {
         }
         push(&mut out, (BATCH_END, NLM_F_REQUEST, self.sequence), (0, NFTABLES), &[]);
         self.sequence = self.sequence.wrapping_add(1);
+        let waits = batch.iter().filter(|it| matches!(it.message, DELETE_TABLE | DELETE_CHAIN)).count();
+        netlink::count_transaction(batch.len(), waits);
         self.send(&out)?;
         self.verdict(first, last)
     }

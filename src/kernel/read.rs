@@ -195,12 +195,12 @@ struct Look<'a> {
 
 impl<'a> Look<'a> {
     fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
-        let mut names: Vec<Text> = netns::names()?.into_iter().map(Text::from).collect();
-        names.retain(|name| {
-            !self.scope.containers.values().any(|netns| matches!(netns, NetnsRef::Named(other) if other == name))
-        });
+        let named = |netns: &'a NetnsRef| if let NetnsRef::Named(name) = netns { Some(&**name) } else { None };
+        let asked: BTreeSet<&str> = self.scope.containers.values().filter_map(named).collect();
+        let mut others = netns::names()?;
+        others.retain(|name| !asked.contains(name.as_str()));
         let containers = self.scope.containers.iter().map(|(name, netns)| Job::Container(name, netns));
-        Ok(containers.chain(names.into_iter().map(|name| Job::Other(NetnsRef::Named(name)))).collect())
+        Ok(containers.chain(others.into_iter().map(|name| Job::Other(NetnsRef::Named(name.into())))).collect())
     }
 
     fn host(&self) -> Result<Facts, KernelError> {

@@ -4,7 +4,7 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 
-use super::resource::{FieldChange, Text};
+use super::resource::{FieldChange, HOST, Text};
 use super::wire::{Body, Lookup, Message, Missing, Place};
 
 /// Flags of a request that makes something new and fails if it is there.
@@ -35,6 +35,15 @@ pub fn set_up(netns: &Text, name: &Text, up: bool) -> Message {
     header_up(&mut message, up);
     message.attributes.push(LinkAttribute::IfName(name.to_string()));
     route_message(netns, RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// The same for a link of the host when all else of the plan has been said.
+pub fn set_up_last(name: &Text) -> Message {
+    let mut message = set_up(&HOST.into(), name, true);
+    if let Body::Route(route, flags) = message.body {
+        message.body = Body::RouteLast(route, flags);
+    }
+    message
 }
 
 /// Says in a message's header that the link is to be up or down.

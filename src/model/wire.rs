@@ -319,6 +319,8 @@ pub struct Message {
 pub enum Body {
     /// An rtnetlink request, with its flags beyond `NLM_F_REQUEST` and `NLM_F_ACK`.
     Route(RouteNetlinkMessage, u16),
+    /// The same to the host, when all else of the plan has been said.
+    RouteLast(RouteNetlinkMessage, u16),
     /// Removal of a link through the [`DOOMED`] group: re-checked by index, group and alias right before.
     DeleteLink {
         /// Its index.

@@ -51,7 +51,6 @@ impl Bridge {
 
     fn birth(&self) -> Vec<Message> {
         let mut message = LinkMessage::default();
-        links::header_up(&mut message, true);
         message.attributes = vec![
             LinkAttribute::IfName(self.name.to_string()),
             LinkAttribute::Address(self.mac.0.to_vec()),
@@ -63,7 +62,12 @@ impl Bridge {
         let after =
             vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
         let host = HOST.into();
-        vec![links::create(&host, message), links::change(&host, &self.name, after)]
+        // Up when its ports are there: what containers announce while they are made would go to every port.
+        vec![
+            links::create(&host, message),
+            links::change(&host, &self.name, after),
+            links::set_up_last(&self.name),
+        ]
     }
 
     fn update(&self, from: &Self) -> Vec<Message> {

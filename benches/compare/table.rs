@@ -1,0 +1,168 @@
+//! Medians, and ratios of runs side by side, as tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::measure::{Figures, Phase, Run};
+use super::plot;
+use super::tools::Tool;
+
+/// Who was measured.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Subject {
+    pub(super) tool: Tool,
+    pub(super) size: usize,
+}
+
+/// All runs, by who and in which round.
+#[derive(Default, Debug)]
+pub(super) struct Results {
+    runs: BTreeMap<Subject, BTreeMap<usize, Run>>,
+}
+
+/// What is written between the two marks of a page.
+const MARKS: [&str; 2] = ["<!-- begin: cargo bench --bench compare -- --write -->", "<!-- end -->"];
+
+impl Results {
+    pub(super) fn add(&mut self, subject: Subject, round: usize, run: Run) {
+        self.runs.entry(subject).or_default().insert(round, run);
+    }
+
+    /// The runs of a file; none if there is no such file.
+    pub(super) fn read(file: &Path) -> Self {
+        let mut results = Self::default();
+        for line in fs::read_to_string(file).unwrap_or_default().lines() {
+            let (tool, size, round, run): (String, usize, usize, Run) =
+                serde_json::from_str(line).expect("a line that this program wrote");
+            if let Some(tool) = Tool::named(&tool) {
+                results.add(Subject { tool, size }, round, run);
+            }
+        }
+        results
+    }
+
+    /// Writes all runs to a file.
+    pub(super) fn keep(&self, file: &Path) {
+        let runs =
+            self.runs.iter().flat_map(|(subject, rounds)| rounds.iter().map(move |(round, run)| (subject, round, run)));
+        let line = |(subject, round, run): (&Subject, _, _)| {
+            serde_json::to_string(&(subject.tool.name(), subject.size, round, run)).expect("names and numbers") + "\n"
+        };
+        fs::write(file, runs.map(line).collect::<String>()).expect("the file can be written");
+    }
+
+    /// A round that no run is of yet.
+    pub(super) fn rounds(&self) -> usize {
+        self.runs.values().filter_map(|rounds| rounds.last_key_value()).map(|(round, _)| round + 1).max().unwrap_or(0)
+    }
+
+    /// A table for each phase, one of processor time and one of memory.
+    pub(super) fn text(&self) -> String {
+        let mut text = machine();
+        for phase in Phase::ALL {
+            text += &self.table(phase.title(), |subject| {
+                let wall = self.median(subject, phase, |figures| figures.wall)?;
+                Some(with_ratio(milliseconds(wall), self.ratio(subject, phase, |figures| figures.wall)))
+            });
+        }
+        text += &self.table("Processor time of the set-up", |subject| {
+            let cpu = self.median(subject, Phase::Up, |figures| figures.cpu)?;
+            Some(with_ratio(milliseconds(cpu), self.ratio(subject, Phase::Up, |figures| figures.cpu)))
+        });
+        text += &self.table("Largest process of the set-up", |subject| {
+            self.median(subject, Phase::Up, |figures| figures.peak).map(|peak| format!("{peak:.1} MiB"))
+        });
+        text += &self.table("Packets delivered after the set-up, until it is quiet", |subject| {
+            self.median(subject, Phase::Up, |figures| figures.packets).map(|packets| format!("{packets:.0}"))
+        });
+        text
+    }
+
+    /// Writes tables and plots into the docs.
+    pub(super) fn write(&self) {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        for (phase, name) in [(Phase::Up, "performance-up.svg"), (Phase::Down, "performance-down.svg")] {
+            let mut lines = BTreeMap::<&str, Vec<(f64, f64)>>::new();
+            for subject in self.runs.keys() {
+                if let Some(wall) = self.median(subject, phase, |figures| figures.wall) {
+                    lines.entry(subject.tool.name()).or_default().push((subject.size as f64, wall));
+                }
+            }
+            fs::write(docs.join(name), plot::svg(phase.title(), &lines)).expect("docs can be written");
+        }
+        let page: PathBuf = docs.join("performance.md");
+        let text = fs::read_to_string(&page).expect("the page is there");
+        let (before, rest) = text.split_once(MARKS[0]).expect("the first mark is on the page");
+        let (_, after) = rest.split_once(MARKS[1]).expect("the second mark is on the page");
+        let [begin, end] = MARKS;
+        fs::write(&page, format!("{before}{begin}\n\n{}{end}{after}", self.text())).expect("docs can be written");
+    }
+
+    fn table(&self, title: &str, cell: impl Fn(&Subject) -> Option<String>) -> String {
+        let sizes: BTreeSet<usize> = self.runs.keys().map(|subject| subject.size).collect();
+        let mut text = format!("**{title}**\n\n| containers |");
+        for size in &sizes {
+            let _ = write!(text, " {size} |");
+        }
+        text += &format!("\n| --- |{}\n", " ---: |".repeat(sizes.len()));
+        for tool in Tool::ALL {
+            let cells: Vec<Option<String>> = sizes.iter().map(|size| cell(&Subject { tool, size: *size })).collect();
+            if cells.iter().any(Option::is_some) {
+                let _ = write!(text, "| {} |", tool.name());
+                for cell in cells {
+                    let _ = write!(text, " {} |", cell.unwrap_or_default());
+                }
+                text.push('\n');
+            }
+        }
+        text.push('\n');
+        text
+    }
+
+    fn median(&self, subject: &Subject, phase: Phase, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
+        median(self.runs.get(subject)?.values().filter_map(|run| run.get(&phase)).map(figure).collect())
+    }
+
+    /// Median of the ratios to the base's run of the same round; none for a base itself.
+    fn ratio(&self, subject: &Subject, phase: Phase, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
+        let base = Subject { tool: subject.tool.base(), size: subject.size };
+        let (runs, bases) = (self.runs.get(subject)?, self.runs.get(&base)?);
+        let pairs = runs.iter().filter_map(|(round, run)| Some((run.get(&phase)?, bases.get(round)?.get(&phase)?)));
+        (base != *subject).then(|| median(pairs.map(|(run, base)| figure(run) / figure(base)).collect())).flatten()
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len().checked_sub(1)? / 2;
+    Some(f64::midpoint(values[middle], values[values.len() / 2]))
+}
+
+fn milliseconds(value: f64) -> String {
+    match value {
+        ..10.0 => format!("{value:.1} ms"),
+        10.0..10_000.0 => format!("{value:.0} ms"),
+        _ => format!("{:.1} s", value / 1e3),
+    }
+}
+
+fn with_ratio(value: String, ratio: Option<f64>) -> String {
+    match ratio {
+        None => value,
+        Some(ratio @ 10.0..) => format!("{value} (×{ratio:.0})"),
+        Some(ratio) => format!("{value} (×{ratio:.2})"),
+    }
+}
+
+/// The machine in general terms.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let numbers: String = kernel.chars().take_while(|letter| letter.is_ascii_digit() || *letter == '.').collect();
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kibibytes = memory.split_ascii_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok());
+    let memory = kibibytes.unwrap_or_default() / f64::from(1 << 20);
+    format!("Measured on {cores} cores with {memory:.0} GiB, Linux {numbers}.\n\n")
+}

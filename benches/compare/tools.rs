@@ -1,0 +1,382 @@
+//! The tools, and how each is asked for the same.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::measure::Phase;
+use super::workload;
+
+/// Where inputs are written: on the private `/run`.
+const INPUTS: &str = "/run/bench";
+
+/// A program, or a set of programs, that can do W(N) or a part of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Tool {
+    /// The kernel's own work and nothing else.
+    Floor,
+    /// This project.
+    Netrec,
+    /// What a careful operator writes: `ip -batch`, one for each namespace, and `nft -f`.
+    Operator,
+    /// Podman's program, one process a container, with its nftables driver.
+    Netavark,
+    /// The CNI plugins bridge and portmap, one process each a container.
+    Cni,
+    /// On nmstate's shape, which is all in one namespace: `ip -batch`.
+    PairsOperator,
+    /// netrec, with the far ends in one container.
+    PairsNetrec,
+    /// nmstatectl, which knows no namespaces and no published ports.
+    PairsNmstate,
+}
+
+impl Tool {
+    /// All of them, the measure of all others first.
+    pub(super) const ALL: [Self; 8] = [
+        Self::Floor,
+        Self::Netrec,
+        Self::Operator,
+        Self::Netavark,
+        Self::Cni,
+        Self::PairsOperator,
+        Self::PairsNetrec,
+        Self::PairsNmstate,
+    ];
+
+    /// How it is called, here and in tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Netrec => "netrec",
+            Self::Operator => "ip+nft",
+            Self::Netavark => "netavark",
+            Self::Cni => "cni",
+            Self::PairsOperator => "pairs:ip",
+            Self::PairsNetrec => "pairs:netrec",
+            Self::PairsNmstate => "pairs:nmstatectl",
+        }
+    }
+
+    /// The tool of that name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tool| tool.name() == name)
+    }
+
+    /// What its ratios are to.
+    pub(super) fn base(self) -> Self {
+        match self {
+            Self::PairsOperator | Self::PairsNetrec | Self::PairsNmstate => Self::PairsOperator,
+            _ => Self::Floor,
+        }
+    }
+
+    /// The largest size that it does without keeping everybody waiting.
+    pub(super) fn most(self) -> usize {
+        match self {
+            Self::Floor | Self::Netrec => usize::MAX,
+            Self::Operator => 1_000,
+            Self::Netavark | Self::Cni | Self::PairsOperator | Self::PairsNetrec | Self::PairsNmstate => 100,
+        }
+    }
+
+    /// Whether it can be run here.
+    pub(super) fn is_installed(self) -> bool {
+        match self {
+            Self::Floor | Self::Netrec => true,
+            Self::Operator => on_path("ip").is_some() && on_path("nft").is_some(),
+            Self::Netavark => on_path("netavark").is_some(),
+            Self::Cni => plugins().is_some(),
+            Self::PairsOperator | Self::PairsNetrec | Self::PairsNmstate => on_path("nmstatectl").is_some(),
+        }
+    }
+
+    /// Writes its inputs; not part of any time.
+    pub(super) fn prepare(self, size: usize) {
+        match self {
+            Self::Floor => {}
+            Self::Netrec => {
+                let more = workload::topology(size + 1);
+                write("up.toml", &workload::topology(size));
+                write("port.toml", &more.replace("\"20000:80\"", "\"19999:80\""));
+                write("add.toml", &more);
+            }
+            Self::Operator => operator(size),
+            Self::Netavark => netavark(size),
+            Self::Cni => cni(size),
+            Self::PairsOperator | Self::PairsNmstate => pairs(size),
+            Self::PairsNetrec => write("up.toml", &pairs_topology(size)),
+        }
+    }
+
+    /// How it does a phase, if it can.
+    pub(super) fn command(self, phase: Phase, size: usize) -> Option<Command> {
+        let script = |name: &str| {
+            let file = format!("{INPUTS}/{name}.sh");
+            fs::exists(&file).unwrap_or(false).then(|| run(&["sh", "-e", &file]))
+        };
+        match (self, phase) {
+            (Self::Floor, _) => {
+                let (word, size) = match phase {
+                    Phase::Up => ("up", size),
+                    Phase::Again => ("again", size),
+                    Phase::Add => ("add", size),
+                    Phase::Port => ("port", size + 1),
+                    Phase::Down => ("down", size + 1),
+                };
+                Some(run(&[&floor().display().to_string(), word, &size.to_string()]))
+            }
+            (Self::Netrec | Self::PairsNetrec, Phase::Down) => {
+                Some(run(&[env!("CARGO_BIN_EXE_netrec"), "destroy", "--yes", "--topology", "w"]))
+            }
+            (Self::PairsNetrec, Phase::Add | Phase::Port) => None,
+            (Self::Netrec | Self::PairsNetrec, _) => {
+                let file = match phase {
+                    Phase::Add => "add.toml",
+                    Phase::Port => "port.toml",
+                    _ => "up.toml",
+                };
+                Some(run(&[env!("CARGO_BIN_EXE_netrec"), "apply", "--yes", &format!("{INPUTS}/{file}")]))
+            }
+            (Self::PairsNmstate, Phase::Up | Phase::Again) => Some(nmstatectl("up")),
+            (Self::PairsNmstate, Phase::Down) => Some(nmstatectl("down")),
+            (Self::PairsNmstate, _) => None,
+            (_, Phase::Up) => script("up"),
+            (_, Phase::Down) => script("down"),
+            (_, _) => None,
+        }
+    }
+}
+
+/// Builds the floor beside this program.
+pub(super) fn build_floor() {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/floor.c");
+    let status = Command::new("cc").args(["-O2", "-pthread", "-o"]).arg(floor()).arg(source).status();
+    assert!(status.is_ok_and(|status| status.success()), "the floor needs a C compiler and the kernel's headers");
+}
+
+fn floor() -> PathBuf {
+    std::env::current_exe().expect("this program").with_file_name("floor")
+}
+
+fn run(words: &[&str]) -> Command {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+fn write(name: &str, content: &str) {
+    fs::write(format!("{INPUTS}/{name}"), content).expect("inputs are written to a private directory");
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// The directory of the CNI plugins.
+fn plugins() -> Option<PathBuf> {
+    ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|directory| directory.join("portmap").is_file())
+}
+
+fn nmstatectl(direction: &str) -> Command {
+    run(&["nmstatectl", "apply", "-k", "-q", &format!("{INPUTS}/{direction}.yml")])
+}
+
+/// The last two bytes of an address: hosts from 2 on.
+fn host(endpoint: usize) -> (usize, usize) {
+    ((endpoint + 2) / 256, (endpoint + 2) % 256)
+}
+
+/// One bridge of up to 1,000 containers.
+fn operator(size: usize) {
+    let mut outer = String::from(
+        "link add n0 mtu 1500 type bridge\naddr add 10.0.0.1/16 dev n0\naddr add fd00::1/64 dev n0 nodad\n\
+         link set n0 up\n",
+    );
+    let (mut elements, mut gone) = (Vec::new(), String::new());
+    for endpoint in 0..size {
+        let (high, low) = host(endpoint);
+        let _ = write!(
+            outer,
+            "netns add c{endpoint}\nlink add e{endpoint} mtu 1500 group 77 master n0 up type veth peer name eth0 netns \
+             c{endpoint} mtu 1500\n"
+        );
+        write(
+            &format!("c{endpoint}"),
+            &format!(
+                "link set lo up\naddr add 10.0.{high}.{low}/16 dev eth0\naddr add fd00::{:x}/64 dev eth0 nodad\n\
+                 link set eth0 up\nroute add default via 10.0.0.1\nroute add default via fd00::1\n",
+                endpoint + 2
+            ),
+        );
+        elements.push(format!("{} : 10.0.{high}.{low} . 80", 20_000 + endpoint));
+        let _ = writeln!(gone, "netns del c{endpoint}");
+    }
+    write("outer", &outer);
+    write("gone", &gone);
+    write(
+        "nft",
+        &format!(
+            "table ip w {{\nmap publish {{ type inet_service : ipv4_addr . inet_service\nelements = {{ {} }}\n}}\n\
+             chain pre {{ type nat hook prerouting priority dstnat; dnat ip to tcp dport map @publish; }}\n\
+             chain post {{ type nat hook postrouting priority srcnat; ip saddr 10.0.0.0/16 oifname != n0 masquerade; \
+             }}\n}}\n",
+            elements.join(", ")
+        ),
+    );
+    write(
+        "up.sh",
+        &format!(
+            "cd {INPUTS}\necho 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n\
+             ip -batch outer\nn=0\nwhile [ $n -lt {size} ]; do ip -n c$n -batch c$n; n=$((n + 1)); done\nnft -f nft\n"
+        ),
+    );
+    write(
+        "down.sh",
+        &format!("nft delete table ip w\nip link del group 77\nip link del n0\nip -batch {INPUTS}/gone\n"),
+    );
+}
+
+/// Namespaces only, as the engine makes them before it calls its network program.
+fn namespaces(size: usize) {
+    let each = |word: &str| (0..size).fold(String::new(), |text, n| text + &format!("netns {word} c{n}\n"));
+    write("make", &each("add"));
+    write("gone", &each("del"));
+}
+
+fn netavark(size: usize) {
+    namespaces(size);
+    for endpoint in 0..size {
+        let (high, low) = host(endpoint);
+        let network = serde_json::json!({
+            "name": "w", "id": format!("{:064x}", 1), "driver": "bridge", "network_interface": "n0",
+            "subnets": [
+                {"subnet": "10.0.0.0/16", "gateway": "10.0.0.1"}, {"subnet": "fd00::/64", "gateway": "fd00::1"}
+            ],
+            "ipv6_enabled": true, "internal": false, "dns_enabled": false,
+            "ipam_options": {"driver": "host-local"}, "options": {"mtu": "1500"}
+        });
+        let input = serde_json::json!({
+            "container_id": format!("{endpoint:064x}"), "container_name": format!("c{endpoint}"),
+            "port_mappings": [{
+                "container_port": 80, "host_ip": "", "host_port": 20_000 + endpoint, "protocol": "tcp", "range": 1
+            }],
+            "networks": {"w": {
+                "static_ips": [format!("10.0.{high}.{low}"), format!("fd00::{:x}", endpoint + 2)],
+                "interface_name": "eth0"
+            }},
+            "network_info": {"w": network}
+        });
+        write(&format!("c{endpoint}"), &input.to_string());
+    }
+    let each = |word: &str| {
+        format!(
+            "export NETAVARK_FW=nftables\nn=0\nwhile [ $n -lt {size} ]; do netavark --config {INPUTS} {word} \
+             /run/netns/c$n < {INPUTS}/c$n; n=$((n + 1)); done\n"
+        )
+    };
+    write("up.sh", &format!("ip -batch {INPUTS}/make\n{}", each("setup")));
+    write("down.sh", &format!("{}ip -batch {INPUTS}/gone\n", each("teardown")));
+}
+
+fn cni(size: usize) {
+    namespaces(size);
+    let plugins = plugins().expect("the plugins are installed").display().to_string();
+    write(
+        "bridge.json",
+        &serde_json::json!({
+            "cniVersion": "0.4.0", "name": "w", "type": "bridge", "bridge": "n0", "isGateway": true, "ipMasq": true,
+            "mtu": 1500, "ipam": {
+                "type": "host-local", "dataDir": format!("{INPUTS}/leases"),
+                "ranges": [[{"subnet": "10.0.0.0/16"}], [{"subnet": "fd00::/64"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+            }
+        })
+        .to_string(),
+    );
+    let each = |command: &str, body: &str| {
+        format!(
+            "cd {INPUTS}\nexport CNI_PATH={plugins} CNI_IFNAME=eth0 CNI_COMMAND={command}\nn=0\n\
+             while [ $n -lt {size} ]; do export CNI_CONTAINERID=c$n CNI_NETNS=/run/netns/c$n\n{body}\n\
+             n=$((n + 1)); done\n"
+        )
+    };
+    let add = each(
+        "ADD",
+        &format!(
+            "{plugins}/bridge < bridge.json > result$n\n{{ printf '{{\"cniVersion\":\"0.4.0\",\"name\":\"w\",\
+             \"type\":\"portmap\",\"capabilities\":{{\"portMappings\":true}},\"runtimeConfig\":{{\"portMappings\":\
+             [{{\"hostPort\":%d,\"containerPort\":80,\"protocol\":\"tcp\"}}]}},\"prevResult\":' $((20000 + n)); \
+             cat result$n; echo '}}'; }} > portmap$n\n{plugins}/portmap < portmap$n"
+        ),
+    );
+    let delete = each("DEL", &format!("{plugins}/portmap < portmap$n\n{plugins}/bridge < bridge.json"));
+    write("up.sh", &format!("ip -batch {INPUTS}/make\n{add}"));
+    write("down.sh", &format!("{delete}ip link del n0\nip -batch {INPUTS}/gone\n"));
+}
+
+/// nmstate's shape: a bridge, and pairs of which both ends stay in the namespace.
+fn pairs(size: usize) {
+    let (mut ports, mut links, mut gone) = (String::new(), String::new(), String::new());
+    let mut batch = String::from(
+        "link add n0 type bridge\naddr add 10.0.0.1/16 dev n0\naddr add fd00::1/64 dev n0 nodad\nlink set n0 up\n",
+    );
+    let addresses = |four: &str, six: &str| {
+        format!(
+            "  ipv4: {{enabled: true, dhcp: false, address: [{{ip: {four}, prefix-length: 16}}]}}\n  ipv6: {{enabled: \
+             true, dhcp: false, autoconf: false, address: [{{ip: '{six}', prefix-length: 64}}]}}\n"
+        )
+    };
+    for pair in 0..size {
+        let (high, low) = host(pair);
+        let (four, six) = (format!("10.0.{high}.{low}"), format!("fd00::{:x}", pair + 2));
+        let _ = writeln!(ports, "    - name: v{pair}");
+        let _ = write!(
+            links,
+            "- name: v{pair}\n  type: veth\n  state: up\n  mtu: 1500\n  veth: {{peer: e{pair}}}\n- name: e{pair}\n  \
+             type: veth\n  state: up\n  mtu: 1500\n  veth: {{peer: v{pair}}}\n{}",
+            addresses(&four, &six)
+        );
+        let _ = write!(gone, "- name: v{pair}\n  type: veth\n  state: absent\n");
+        let _ = write!(
+            batch,
+            "link add v{pair} mtu 1500 group 77 master n0 up type veth peer name e{pair} mtu 1500\nlink set e{pair} up\n\
+             addr add {four}/16 dev e{pair}\naddr add {six}/64 dev e{pair} nodad\n"
+        );
+    }
+    write(
+        "up.yml",
+        &format!(
+            "interfaces:\n- name: n0\n  type: linux-bridge\n  state: up\n{}  bridge:\n    options: {{stp: {{enabled: \
+             false}}}}\n    port:\n{ports}{links}",
+            addresses("10.0.0.1", "fd00::1")
+        ),
+    );
+    write("down.yml", &format!("interfaces:\n{gone}- name: n0\n  type: linux-bridge\n  state: absent\n"));
+    write("batch", &batch);
+    write("up.sh", &format!("exec ip -batch {INPUTS}/batch\n"));
+    write("down.sh", "ip link del group 77\nip link del n0\n");
+}
+
+/// The same number of pairs with the far ends in one container.
+fn pairs_topology(size: usize) -> String {
+    let mut text = String::from(
+        "topology = \"w\"\n\n[networks.n0]\ndriver = \"bridge\"\nsubnets = [\"10.0.0.0/16\", \"fd00::/64\"]\n\
+         \n[containers.c]\nnetns = \"c\"\n",
+    );
+    for pair in 0..size {
+        let (high, low) = host(pair);
+        let _ = write!(
+            text,
+            "\n[endpoints.e{pair}]\ncontainer = \"c\"\nnetwork = \"n0\"\nifname = \"e{pair}\"\naddresses = \
+             [\"10.0.{high}.{low}\", \"fd00::{:x}\"]\n",
+            pair + 2
+        );
+    }
+    text
+}

@@ -1,0 +1,64 @@
+//! Instructions, counted by valgrind, that the pure parts take from text to a plan that has proved itself: the same on
+//! every machine, so a step back is seen where a clock would see noise.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
+#[path = "../benches/workload/mod.rs"]
+mod workload;
+
+use std::process::Command;
+
+use netrec::diff::diff;
+use netrec::diff::plan::plan;
+use netrec::model::lower::lower;
+use netrec::model::observed::Observed;
+use netrec::model::parse::parse;
+use netrec::model::source::Source;
+use netrec::model::state::State;
+
+/// How many endpoints this program is to plan, under valgrind.
+const ENDPOINTS: &str = "NETREC_ENDPOINTS";
+
+fn pure(endpoints: usize) {
+    let topology = parse(&[Source::new("w.toml", workload::topology(endpoints))]).unwrap();
+    let desired = lower(&topology, &Observed::default()).unwrap();
+    let plan = plan(&diff(&desired.state, &State::default())).unwrap();
+    plan.prove(&desired.state, &State::default()).unwrap();
+}
+
+/// Instructions that planning so many endpoints takes.
+fn instructions(endpoints: usize) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "planning_is_near_linear_and_no_dearer_than_it_was", "--test-threads", "1"])
+        .env(ENDPOINTS, endpoints.to_string())
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words}");
+    let collected = words.split("Collected :").nth(1).and_then(|rest| rest.split_whitespace().next());
+    collected.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no count in {words}"))
+}
+
+#[test]
+fn planning_is_near_linear_and_no_dearer_than_it_was() {
+    if let Ok(endpoints) = std::env::var(ENDPOINTS) {
+        return pure(endpoints.parse().unwrap());
+    }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: valgrind is not installed, nothing was shown about instructions");
+        return;
+    }
+    let [one, few, many] = [1, 51, 401].map(instructions);
+    let (few, many) = ((few - one) / 50, (many - one) / 400);
+    println!("{few} instructions an endpoint among 50, {many} among 400, {one} for one alone");
+    assert!(many * 100 <= few * 120, "{few} instructions an endpoint among 50, {many} among 400");
+    // Twice what it was when this was written, without optimisation.
+    assert!(many <= 2_000_000, "{many} instructions an endpoint");
+}
