@@ -124,7 +124,7 @@ const ROUTES: &str = "ip link add br0 up type bridge
     ip -6 rule add from fd10::/64 lookup 100 priority 1001";
 
 #[test]
-fn routes_and_rules_of_the_host_are_read_from_all_tables_but_local() {
+fn routes_and_rules_of_the_host_are_read_from_all_tables() {
     world::run(|| {
         sh(ROUTES);
         let facts = facts(&[]);
@@ -142,7 +142,8 @@ fn routes_and_rules_of_the_host_are_read_from_all_tables_but_local() {
         assert_eq!(route(host, "172.17.0.0/16").gateway, "fd10::9".parse().ok());
         assert_eq!(route(host, "::/0").gateway, "fd10::fe".parse().ok());
         assert_eq!(route(host, "fd20::/64").table, 100);
-        assert!(host.routes.iter().all(|route| route.table != 255 && !matches!(route.route_type, 2..=5)));
+        assert_eq!((route(host, "10.1.2.3/32").table, route(host, "10.1.2.3/32").route_type), (255, 2));
+        assert!(host.routes.iter().all(|route| !matches!(route.route_type, 3..=5)));
 
         let rule = |priority| host.rules.iter().find(|rule| rule.priority == priority).unwrap();
         assert_eq!((rule(1000).ipv6, rule(1000).table, rule(1000).protocol), (false, 1_845_494_016, 78));

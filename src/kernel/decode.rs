@@ -118,14 +118,13 @@ pub fn address(payload: &[u8]) -> Result<Option<AddressFacts>, KernelError> {
     Ok(Some(AddressFacts { link: u32_at(header, 4).ok_or(SHORT)?, address, protocol, flags }))
 }
 
-/// A route (`RTM_NEWROUTE`); none for other families, cached routes, and the kernel's own entries for local, broadcast,
-/// anycast and multicast destinations.
+/// A route (`RTM_NEWROUTE`); none for other families, cached routes, and the kernel's own entries for broadcast, anycast
+/// and multicast destinations.
 pub fn route(payload: &[u8]) -> Result<Option<RouteFacts>, KernelError> {
     let (header, rest) = payload.split_first_chunk::<12>().ok_or(SHORT)?;
     let [family, prefix, _, _, table, protocol, scope, route_type, ..] = *header;
     let cached = u32_at(header, 8).ok_or(SHORT)? & libc::RTM_F_CLONED != 0;
-    let automatic =
-        matches!(route_type, libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST);
+    let automatic = matches!(route_type, libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST);
     if !is_ip(family) || cached || automatic {
         return Ok(None);
     }

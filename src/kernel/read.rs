@@ -4,6 +4,7 @@
 //! descriptor kept open would pin a container's namespace and hide its death.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{LazyLock, Once};
@@ -30,7 +31,6 @@ const PARALLEL_FROM: usize = 16;
 const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
 const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
-const LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 /// `RTPROT_RA` (linux/rtnetlink.h).
 const RA: u8 = 9;
 
@@ -207,7 +207,8 @@ impl<'a> Look<'a> {
         let mut socket = Socket::open(Protocol::Route)?;
         let mut host = read(&mut socket, NetnsOrigin::Host)?;
         host.routes = all(&mut socket, &QUESTIONS.routes, decode::route)?;
-        host.routes.retain(|route| route.table != LOCAL);
+        // Links make and lose those by themselves, and no subnet contains them.
+        host.routes.retain(|route| !matches!(route.destination.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local()));
         let mut facts = Facts::default();
         facts.namespaces.insert(HOST.into(), host);
         for (name, value) in self.sysctls(HOST)? {

@@ -150,7 +150,7 @@ pub struct NetnsFacts {
     pub links: Vec<LinkFacts>,
     /// As dumped.
     pub addresses: Vec<AddressFacts>,
-    /// As dumped. The host: all tables but `local`; containers: `main`, and all of [`PROTOCOL`].
+    /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`].
     pub routes: Vec<RouteFacts>,
     /// As dumped.
     pub rules: Vec<RuleFacts>,

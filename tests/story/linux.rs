@@ -110,7 +110,7 @@ fn build(before: &Before) {
         let inside = inside_of(&route.netns);
         let via = route.via.as_ref().map(|via| format!("via {via}")).unwrap_or_default();
         let learnt = if route.learnt { "proto ra" } else { "" };
-        sh(&format!("ip {inside} route add {} {via} dev {} {learnt}", route.to, route.link));
+        sh(&format!("ip {inside} route add {} {via} dev {} table {} {learnt}", route.to, route.link, route.table));
     }
     for [family, table, chain] in &before.drops {
         let hook = "{ type filter hook forward priority 0; policy drop; }";

@@ -13,6 +13,7 @@ use netrec::diff::render::{Summary, text};
 use netrec::kernel::Kernel;
 use netrec::kernel::simulated::Simulated;
 use netrec::model::diagnostic::render;
+use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::observed::{ForeignLink, ForeignRoute};
 use netrec::model::parse::parse;
@@ -63,10 +64,16 @@ pub(crate) struct Route {
     pub netns: String,
     pub to: ipnet::IpNet,
     pub link: String,
+    #[serde(default = "main_table")]
+    pub table: u32,
     #[serde(default)]
     pub via: Option<String>,
     #[serde(default)]
     pub learnt: bool,
+}
+
+fn main_table() -> u32 {
+    MAIN
 }
 
 /// A folder of `tests/golden`.
@@ -243,12 +250,15 @@ impl Simulation {
             let facts = ForeignLink { kind: link.kind.as_str().into(), mtu: link.mtu, ports, topology: None };
             kernel.foreign.links.insert((link.netns.as_str().into(), link.name.as_str().into()), facts);
             for address in link.addresses.iter().map(|address| address.parse::<ipnet::IpNet>().expect("an address")) {
-                let route = route(address.trunc(), &link.name, false);
+                let route = route(address.trunc(), &link.name);
                 kernel.foreign.routes.push((link.netns.as_str().into(), route));
             }
         }
         for it in &before.routes {
-            kernel.foreign.routes.push((it.netns.as_str().into(), route(it.to, &it.link, it.learnt)));
+            kernel.foreign.routes.push((
+                it.netns.as_str().into(),
+                ForeignRoute { table: it.table, learnt: it.learnt, ..route(it.to, &it.link) },
+            ));
         }
         for [family, table, chain] in before.drops.clone() {
             let hook = "forward".into();
@@ -264,8 +274,8 @@ impl Simulation {
     }
 }
 
-fn route(destination: ipnet::IpNet, link: &str, learnt: bool) -> ForeignRoute {
-    ForeignRoute { destination, link: Some(link.into()), table: 254, metric: 0, learnt }
+fn route(destination: ipnet::IpNet, link: &str) -> ForeignRoute {
+    ForeignRoute { destination, link: Some(link.into()), table: MAIN, metric: 0, learnt: false }
 }
 
 impl Teller for Simulation {

@@ -13,7 +13,8 @@ use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
 use crate::model::kinds::veth::Veth;
-use crate::model::resource::{HOST, Resource, Text};
+use crate::model::observed::ForeignRoute;
+use crate::model::resource::{HOST, Resource};
 use crate::model::topology::{Endpoint, Item, Network};
 
 /// MTU of a host without an uplink: Ethernet's.
@@ -48,8 +49,7 @@ impl<'a> Lowering<'a> {
                 wanting.push((plan.name, ipv6, held));
             }
         }
-        let live: Vec<IpNet> = self.live_nets(None).collect();
-        taken.extend(live);
+        taken.extend(self.live().map(|route| route.destination));
         for (name, ipv6, held) in wanting {
             let Some(net) = held.or_else(|| self.pooled(name, ipv6, &taken)) else { continue };
             taken.push(net);
@@ -163,17 +163,10 @@ impl<'a> Lowering<'a> {
         ipnet::Ipv6Net::new_assert(network.into(), 48).into()
     }
 
-    /// Destinations of the host's live routes, without defaults and without those through `except`.
-    fn live_nets(&self, except: Option<&'a str>) -> impl Iterator<Item = IpNet> + use<'a> {
-        self.observed
-            .foreign
-            .routes
-            .iter()
-            .filter(move |(netns, route)| {
-                let own = except.is_some() && route.link.as_deref() == except;
-                &**netns == HOST && route.destination.prefix_len() > 0 && !own
-            })
-            .map(|(_, route)| route.destination)
+    /// The host's live routes, of every table, but for defaults.
+    fn live(&self) -> impl Iterator<Item = &'a ForeignRoute> + use<'a> {
+        let routes = self.observed.foreign.routes.iter();
+        routes.filter(|(netns, route)| &**netns == HOST && route.destination.prefix_len() > 0).map(|(_, route)| route)
     }
 
     fn refuse_conflicts(&mut self, plan: &NetworkPlan<'a>) {
@@ -210,13 +203,10 @@ impl<'a> Lowering<'a> {
 
     fn refuse_overlaps(&mut self, plan: &NetworkPlan<'a>) {
         for net in plan.item.subnets.iter().flatten() {
-            let through: Text = plan.link.clone();
-            let overlapping = self.observed.foreign.routes.iter().find(|(netns, route)| {
-                let own = route.link.as_ref() == Some(&through);
-                let live = &**netns == HOST && route.destination.prefix_len() > 0 && !own;
-                live && ipam::overlap(net.get_ref(), &route.destination)
-            });
-            let Some((_, route)) = overlapping else { continue };
+            let theirs = self.live().filter(|route| route.link.as_ref() != Some(&plan.link));
+            let overlapping = theirs.filter(|route| ipam::overlap(net.get_ref(), &route.destination));
+            // The widest says most: an address of the host in the subnet comes with the route to its net.
+            let Some(route) = overlapping.min_by_key(|route| route.destination.prefix_len()) else { continue };
             let link = route.link.as_ref().map_or(String::new(), |link| format!(" through `{link}`"));
             let message = format!("subnet `{}` overlaps the live route to {}{link}", net.get_ref(), route.destination);
             let finding = Diagnostic::at(plan.item.span(net), message)
