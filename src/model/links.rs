@@ -5,7 +5,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 
 use super::resource::{FieldChange, HOST, Text};
-use super::wire::{Body, Lookup, Message, Missing, Place};
+use super::wire::{Body, LinkFacts, Lookup, Message, Missing, Place};
 
 /// Flags of a request that makes something new and fails if it is there.
 pub const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -62,8 +62,11 @@ pub fn no_link_local() -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
 }
 
-/// `IFLA_INET6_ADDR_GEN_MODE` as [`no_link_local`] sets it.
-pub const ADDR_GEN_MODE_NONE: u8 = 1;
+/// Whether a link makes a link-local address by itself: its `IFLA_INET6_ADDR_GEN_MODE` is another one than
+/// [`no_link_local`] sets (`IN6_ADDR_GEN_MODE_NONE`, `linux/if_link.h`). Without IPv6 it has none.
+pub fn makes_link_local(link: &LinkFacts) -> bool {
+    link.addr_gen_mode.is_some_and(|mode| mode != 1)
+}
 
 /// How a mark that is not as it should be is told; nothing where it is.
 pub fn mark_change(field: &'static str, observed: &str, wanted: &str) -> Option<FieldChange> {

@@ -24,6 +24,8 @@ pub struct Bridge {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Whether it makes a link-local address by itself.
+    pub link_local: bool,
     /// The mark it bears; none where it bears the right one.
     pub alias: Option<Text>,
     /// Whether it is in the owner's link group, as from birth.
@@ -33,7 +35,7 @@ pub struct Bridge {
 impl Bridge {
     /// A bridge as netrec makes them: up and marked.
     pub fn new(name: Text, owner: Owner, mac: Mac, mtu: u32) -> Self {
-        Self { name, owner, mac, mtu, up: true, alias: None, grouped: true }
+        Self { name, owner, mac, mtu, up: true, link_local: false, alias: None, grouped: true }
     }
 
     fn mark(&self) -> String {
@@ -44,6 +46,7 @@ impl Bridge {
     fn observed(link: &LinkFacts, owner: &Owner) -> Self {
         let mut bridge = Self::new(link.name.clone(), owner.clone(), link.mac, link.mtu);
         bridge.up = link.up;
+        bridge.link_local = links::makes_link_local(link);
         bridge.alias = Some(link.alias.clone());
         bridge.grouped = link.group == owner.group;
         bridge
@@ -79,6 +82,9 @@ impl Bridge {
         if self.mtu != from.mtu {
             attributes.push(LinkAttribute::Mtu(self.mtu));
         }
+        if self.link_local != from.link_local {
+            attributes.push(links::no_link_local());
+        }
         if self.grouped != from.grouped {
             attributes.push(LinkAttribute::Group(self.owner.group));
         }
@@ -113,6 +119,9 @@ impl Kind for Bridge {
         }
         if self.up != observed.up {
             changes.push(FieldChange::in_place("state", links::state_word(observed.up), links::state_word(self.up)));
+        }
+        if self.link_local != observed.link_local {
+            changes.push(FieldChange::in_place("addrgenmode", "eui64", "none"));
         }
         if self.grouped != observed.grouped {
             changes.push(FieldChange::in_place("group", "doomed", "ours"));

@@ -71,7 +71,7 @@ impl End {
             mac: link.mac,
             mtu: link.mtu,
             up: link.up,
-            link_local: link.addr_gen_mode.is_some_and(|mode| mode != links::ADDR_GEN_MODE_NONE),
+            link_local: links::makes_link_local(link),
             grouped: link.group == owner.group,
             alias: Some(link.alias.clone()),
         }
