@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::policies::reached_directly;
 use super::{Lowering, NetworkPlan, Port};
+use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
 use crate::model::resource::Resource;
@@ -31,7 +32,7 @@ impl<'a> Lowering<'a> {
         for port in ports {
             let network = &networks[port.network];
             for (publish, own) in port.item.publishes() {
-                let host = self.host_ports(port, publish.get_ref(), &mut claimed);
+                let Some(host) = self.host_ports(port, publish, &mut claimed) else { continue };
                 let allowed = own.or(network.item.allow_from.as_ref());
                 publications.extend(publications_of(port, network, (publish.get_ref(), host), allowed));
             }
@@ -58,23 +59,31 @@ impl<'a> Lowering<'a> {
             .collect()
     }
 
-    /// The user's host ports, or as many as the container's, the first free ones upwards from a hash.
-    fn host_ports(&self, port: &Port, publish: &Publish, claimed: &mut Claimed) -> Ports {
-        if let Some(host) = publish.host {
-            return host;
+    /// The user's host ports, or as many as the container's, the first free ones upwards from a hash; none, which is told,
+    /// where so many are not free in a row.
+    fn host_ports(&mut self, port: &Port, publish: &Spanned<Publish>, claimed: &mut Claimed) -> Option<Ports> {
+        let (span, publish) = (port.item.span(publish), publish.get_ref());
+        if publish.host.is_some() {
+            return publish.host;
         }
-        let count = publish.container.count() as u16;
-        let room =
-            u32::from(u16::MAX - CHOSEN_FIRST) + 2 - u32::from(count).min(u32::from(u16::MAX - CHOSEN_FIRST) + 1);
-        let spec = publish.to_string();
-        let hash = words(&[&self.topology.name, "publish", port.name, &spec]);
+        let count = publish.container.count();
+        let rooms = (u32::from(u16::MAX - CHOSEN_FIRST) + 2).saturating_sub(count);
+        let hash = words(&[&self.topology.name, "publish", port.name, &publish.to_string()]);
+        let start = hash.checked_rem(u64::from(rooms)).unwrap_or(0) as u32;
         let range = |step: u32| {
-            let first = CHOSEN_FIRST + ((hash % u64::from(room)) as u32 + step).rem_euclid(room) as u16;
-            Ports { first, last: first.saturating_add(count - 1) }
+            let first = CHOSEN_FIRST + ((start + step) % rooms) as u16;
+            Ports { first, last: first + (count - 1) as u16 }
         };
         let free = |ports: &Ports| (ports.first..=ports.last).all(|port| !claimed.contains(&(publish.protocol, port)));
-        let chosen = (0..room).map(range).find(free).unwrap_or_else(|| range(0));
-        claimed.extend((chosen.first..=chosen.last).map(|port| (publish.protocol, port)));
+        let chosen = (0..rooms).map(range).find(free);
+        if let Some(ports) = chosen {
+            claimed.extend((ports.first..=ports.last).map(|port| (publish.protocol, port)));
+        } else {
+            let message = format!("no {count} host ports in a row are left for `{publish}`");
+            let label = format!("netrec chooses from {CHOSEN_FIRST} to {}", u16::MAX);
+            let finding = Diagnostic::at(span, message).label(label);
+            self.invalid.push(finding.hint(format!("name them: `{}:{}`", publish.container, publish.container)));
+        }
         chosen
     }
 }
