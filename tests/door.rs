@@ -14,9 +14,11 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use netrec::kernel::linux::Linux;
 use netrec::kernel::netlink::{Protocol, Socket};
 use netrec::kernel::netns::{self, Creation, Found};
-use netrec::kernel::{KernelError, read, sysctl};
+use netrec::kernel::{Kernel, KernelError, read, sysctl};
+use netrec::model::resource::{Kind, Op, Resource, Step};
 use netrec::model::wire::{Facts, NetnsFacts, NetnsOrigin, NetnsRef, Owner, RouteFacts, Scope};
 use nix::errno::Errno;
 use nix::libc;
@@ -429,6 +431,29 @@ fn a_namespace_that_could_not_be_made_leaves_nothing_and_touches_nothing() {
         assert!(matches!(netns::by_name("theirs"), Ok(Found::Bound(_))));
         assert!(matches!(netns::by_name("file"), Ok(Found::Unbound(content)) if content.is_empty()));
         assert_eq!(sh("ip link show lo").matches("alias x").count(), 0, "the caller stays where it was");
+    });
+}
+
+#[test]
+fn a_name_that_came_to_stand_for_another_namespace_is_not_removed() {
+    world::run(|| {
+        let setup = [lo_up("netrec:shop:host/netns/api:00000000")];
+        for (meanwhile, ends) in [("ip netns delete api; ip netns add api", "changed since"), ("true", "")] {
+            assert_eq!(netns::create(&[Creation { name: "api", mark: "netrec:shop\n", setup: &setup }]), [Ok(())]);
+            let mut kernel = Linux::default();
+            let ours = kernel.observe(&scope(&[])).unwrap().ours;
+            let op = Op::Delete(ours.resources().next().unwrap().clone());
+            let parts = Resource::places(&op).into_iter().enumerate().collect();
+            sh(meanwhile);
+            let step = Step { id: op.subject().id(), op, parts, waits: Vec::new() };
+            let ended = kernel
+                .execute(&[step], &mut |_| {})
+                .remove(0)
+                .map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(ended.contains(ends), "{ended}");
+            assert_eq!(fs::exists("/run/netns/api").unwrap(), !ends.is_empty());
+            sh("test ! -e /run/netns/api || ip netns delete api");
+        }
     });
 }
 

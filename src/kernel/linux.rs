@@ -13,7 +13,7 @@ use rtnetlink::packet_route::link::InfoKind;
 
 use super::lane::Lane;
 use super::netlink::{Protocol, Socket};
-use super::netns::{self, Found};
+use super::netns::{self, Found, Visitor};
 use super::nft::Nft;
 use super::{Kernel, KernelError, feature, read, stop, sysctl};
 use crate::model::observed::Observed;
@@ -259,16 +259,21 @@ impl Run<'_> {
 
     fn namespaces(&mut self, tasks: Vec<Task>) {
         let bodies = self.messages(tasks);
-        let (mut made, mut creations) = (Vec::new(), Vec::new());
+        let (mut made, mut creations, mut removals) = (Vec::new(), Vec::new(), Vec::new());
         for (at, body) in &bodies {
             match body {
-                Body::DeleteNetns(name) => self.results[*at] = netns::delete(name),
+                Body::DeleteNetns(name) => removals.push((*at, name)),
                 Body::CreateNetns { name, mark, setup } => {
                     made.push(*at);
                     creations.push(netns::Creation { name, mark, setup });
                 }
                 _ => unreachable!("only namespaces are said there: Wire::places"),
             }
+        }
+        let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
+        let removed = netns::visit(&removals, NonZeroUsize::MIN, |visitor, (_, name)| remove(visitor, name, owner));
+        for ((at, _), result) in removals.into_iter().zip(removed) {
+            self.results[at] = result;
         }
         for (at, result) in made.into_iter().zip(netns::create(&creations)) {
             self.results[at] = result;
@@ -305,6 +310,22 @@ fn encode(op: &Op, lookup: &mut LaneLookup, lane: &mut Lane) -> Result<Vec<Messa
     }
     lane.flush();
     Resource::encode(op, lookup).map_err(|missing| KernelError::Missing(missing.to_string()))
+}
+
+/// Removes a namespace if what stands behind its name at this moment bears the owner's mark.
+fn remove(visitor: &Visitor, name: &Text, owner: &Owner) -> Result<(), KernelError> {
+    let mark = match netns::by_name(name)? {
+        Found::Bound(fd) => {
+            visitor.enter(fd.as_fd())?;
+            read::loopback(&mut Socket::open(Protocol::Route)?)?.alias
+        }
+        Found::Unbound(content) => content.into(),
+        Found::Absent(_) => return Ok(()),
+    };
+    if owner.marked(&mark) != Some(true) {
+        return Err(KernelError::Changed(format!("namespace {name}")));
+    }
+    netns::delete(name)
 }
 
 /// How the tasks of a lane ended.

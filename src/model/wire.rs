@@ -341,7 +341,7 @@ pub enum Body {
         /// rtnetlink requests inside, with flags.
         setup: Vec<(RouteNetlinkMessage, u16)>,
     },
-    /// Removal of a named namespace.
+    /// Removal of a named namespace after it was looked at again and still bears our mark.
     DeleteNetns(Text),
     /// Messages of one nftables transaction, without its begin and end.
     Nft(Vec<NftMessage>),

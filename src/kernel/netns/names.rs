@@ -66,7 +66,8 @@ pub fn create(creations: &[Creation<'_>]) -> Vec<Result<(), KernelError>> {
     })
 }
 
-/// Removes a name and, if nothing else holds it, the namespace. A name that is gone already is no error.
+/// Removes a name, whatever stands behind it, and the namespace, if nothing else holds it. A name that is gone already is
+/// no error.
 pub fn delete(name: &str) -> Result<(), KernelError> {
     // A name can be mounted over several times; each pass takes one off.
     const LAYERS: usize = 16;
