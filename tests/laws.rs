@@ -10,9 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use netrec::diff::render::text;
 use netrec::diff::{diff, plan::plan};
 use netrec::model::kinds::KindName;
+use netrec::model::kinds::route::MAIN;
+use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::lower::lower;
-use netrec::model::observed::Observed;
-use netrec::model::resource::{Kind, Need, Resource, Thing};
+use netrec::model::observed::{ForeignRoute, Observed};
+use netrec::model::resource::{HOST, Kind, Need, Resource, Thing};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
 use proptest::prelude::*;
@@ -109,4 +111,28 @@ fn stories_have_every_kind_and_every_change() {
     }
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), KindName::ALL);
     assert_eq!(symbols.into_iter().collect::<String>(), "+-~±");
+}
+
+#[test]
+fn forwarding_begins_after_the_drops_stand_and_learnt_routes_are_safe() {
+    let topology = read("topology = \"t\"\n[networks.n]\ndriver = \"bridge\"\n").unwrap();
+    let mut observed = Observed { looked: true, ..Observed::default() };
+    let learnt = ForeignRoute {
+        destination: "::/0".parse().unwrap(),
+        link: Some("up0".into()),
+        table: MAIN,
+        metric: 1024,
+        learnt: true,
+    };
+    observed.foreign.routes.push((HOST.into(), learnt));
+    for (key, value) in
+        [("net.ipv4.ip_forward", "0"), ("net.ipv6.conf.all.forwarding", "0"), ("net.ipv6.conf.up0.accept_ra", "1")]
+    {
+        observed.ours.insert(Resource::Sysctl(Sysctl { netns: HOST.into(), key: key.into(), value: value.into() }));
+    }
+    let desired = lower(&topology, &observed).unwrap();
+    let steps = plan(&diff(&desired.state, &observed.ours)).unwrap().steps;
+    let at = |word: &str| steps.iter().position(|step| step.id.to_string().contains(word)).unwrap();
+    let (drops, learnt) = (at("/firewall/"), at("accept_ra"));
+    assert!(drops < at("ip_forward") && drops.max(learnt) < at("all.forwarding"), "{steps:#?}");
 }
