@@ -115,6 +115,19 @@ fn an_edit_is_applied_once_and_taken_away_again() {
 }
 
 #[test]
+fn a_chain_of_others_that_drops_what_is_forwarded_is_said_also_where_nothing_is_to_be_done() {
+    with_shop(|| {
+        run("netrec apply /run/shop.toml").ends(0);
+        sh("nft add table ip filter
+            nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'");
+        for command in ["plan", "status"] {
+            let out = run(&format!("netrec {command} /run/shop.toml")).ends(0).out;
+            assert!(out.contains("note: chain FORWARD of table ip filter drops"), "{command}: {out}");
+        }
+    });
+}
+
+#[test]
 fn nothing_is_touched_and_programs_are_told_why() {
     with_shop(|| {
         fs::write("/run/wrong.toml", "[networks.a]\ndriver = \"brigde\"\n").expect("/run is ours");
