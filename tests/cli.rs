@@ -161,6 +161,11 @@ fn nothing_is_touched_and_programs_are_told_why() {
                 "unshare -m sh -c 'mount -nit tmpfs none /proc/sys/net; NETREC apply --format json /run/shop.toml'",
                 "no IPv6",
             ),
+            (
+                10,
+                "unshare -m sh -c 'mount -n --bind /proc/sys/net /proc/sys/net; mount -no remount,bind,ro /proc/sys/net; NETREC apply --format json /run/shop.toml'",
+                "write net.ipv4.ip_forward: ",
+            ),
         ] {
             sh("mkdir -p /run/netrec");
             let before = snapshot();

@@ -54,6 +54,13 @@ impl Kernel for Linux {
         if wanted().any(|it| matches!(it, Resource::Veth(_))) {
             feature::link_kind(&mut socket, &InfoKind::Veth)?;
         }
+        for it in wanted() {
+            if let Resource::Sysctl(setting) = it
+                && &*setting.netns == HOST
+            {
+                sysctl::writable(&setting.key)?;
+            }
+        }
         let ipv6 = |it: &Resource| matches!(it, Resource::Address(address) if address.address.addr().is_ipv6());
         if wanted().any(ipv6) { feature::ipv6() } else { Ok(()) }
     }

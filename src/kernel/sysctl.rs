@@ -48,6 +48,21 @@ pub fn read(name: &str) -> Result<Option<String>, KernelError> {
     }
 }
 
+/// Whether a setting can be written, if it is there yet: container engines mount `/proc/sys` read-only. Writes nothing.
+///
+/// # Errors
+///
+/// [`KernelError::Unable`].
+pub fn writable(name: &str) -> Result<(), KernelError> {
+    match OpenOptions::new().write(true).open(path(name)?) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            let what = KernelError::io(format!("write {name}"), &error).to_string();
+            Err(KernelError::unable(what, "set it beforehand, or run where `/proc/sys/net` can be written"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a setting.
 ///
 /// # Errors
