@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use lab::{inside, run};
+use netrec::model::wire::DOOMED;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 
 const TOPOLOGY: &str = r#"
@@ -263,6 +264,20 @@ fn an_endpoint_may_be_let_loose() {
         // And back again, on a port that is there.
         lab::apply(TOPOLOGY);
         assert_eq!(arrive(forged()), Vec::<&str>::new());
+    });
+}
+
+#[test]
+fn a_port_without_a_guard_passes_nothing() {
+    lab::in_private_namespaces(|| {
+        lab::apply(TOPOLOGY);
+        // As between the change of the rules and the removal of the link, where an endpoint goes.
+        run("nft flush set bridge netrec-lab macs");
+        assert_eq!(arrive(honest()), Vec::<&str>::new());
+        run(&format!(
+            "for port in $(ip -o link show master br-lan | cut -d: -f2 | cut -d@ -f1); do ip link set $port group {DOOMED}; done"
+        ));
+        assert_eq!(arrive(honest()), Vec::<&str>::new());
     });
 }
 
