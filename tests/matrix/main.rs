@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use lab::run;
 use random::{Dice, Plan};
 
-/// As many as fit into a minute or two.
-const TOPOLOGIES: u64 = 16;
+/// As many as fit into a minute.
+const TOPOLOGIES: u64 = 60;
 
 /// Ports on which every namespace answers, in both protocols.
 const PORTS: &[u16] = &[22, 53, 80, 81];
