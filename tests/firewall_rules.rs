@@ -288,7 +288,7 @@ fn whatever_others_do_to_the_rules_is_seen_and_undone() {
         }
         for elements in [
             "nft add element inet netrec-shop open '{ br-x }'",
-            "nft flush set bridge netrec-shop ports",
+            "nft flush set bridge netrec-shop macs",
             "nft add element bridge netrec-shop sources4 '{ nr-one . 10.10.0.1 }'",
             "nft flush set inet netrec-shop deny4",
             "nft add element inet netrec-shop allow_from4 '{ 0.0.0.0/1 . tcp . 8443 }' || :",
@@ -387,4 +387,40 @@ fn ten_thousand_ports_are_elements() {
         assert_eq!(observe(&mut nft), Some(to));
         eprintln!("made in {made:?}, read in {read:?}, all changed in {:?}", started.elapsed());
     });
+}
+
+#[test]
+fn the_number_of_rules_never_grows() {
+    lab::in_private_namespaces(|| {
+        let mut nft = Nft::open().unwrap();
+        let mut rules = |firewall: &Firewall| {
+            nft.commit(&batch(&Op::Create(firewall)), None).unwrap();
+            let count: Vec<usize> = dump().iter().map(|table| table.rules.len()).collect();
+            nft.commit(&batch(&Op::Delete(firewall)), None).unwrap();
+            count
+        };
+        let range = |first: u16| {
+            let targets = ["10.10.0.10", "fd10::10"];
+            let all = targets.map(|target| publication("", Protocol::Tcp, "20000-29999", target, first));
+            Firewall::new("shop", &[network("br-front")], &all)
+        };
+        let nothing = rules(&Firewall::new("shop", &[], &[]));
+        // As many equal ports as one likes are one element a family; of shifted ones each is its own.
+        assert_eq!((range(20_000).elements.published(), range(1).elements.published()), (2, 20_000));
+        for firewall in [range(20_000), range(1), shop()] {
+            assert_eq!(rules(&firewall), nothing);
+        }
+    });
+}
+
+#[test]
+fn one_port_more_is_one_element_more() {
+    let wanted = |count: u16| {
+        let all = (0..count).map(|n| publication("", Protocol::Tcp, &(20_000 + n).to_string(), "10.10.0.10", 80));
+        Firewall::new("shop", &[network("br-front")], &all.collect::<Vec<_>>())
+    };
+    let (from, to) = (wanted(20_000), wanted(20_001));
+    let update = batch(&Op::Update { from: &from, to: &to });
+    assert_eq!((update.len(), to.changes(&from).len()), (1, 1));
+    assert!(update[0].attributes.len() < 120, "{} bytes", update[0].attributes.len());
 }

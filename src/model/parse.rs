@@ -211,18 +211,21 @@ impl Merge {
         (file, source): (u32, &Source),
         mut value: Spanned<DeValue>,
     ) -> Option<T> {
-        let mut whole = true;
+        let (mut whole, mut taken) = (true, Vec::new());
         for _ in 0..FINDINGS {
             let error = match T::deserialize(value.clone().into_deserializer()) {
                 Ok(read) => return whole.then_some(read),
                 Err(error) => error,
             };
             whole = false;
+            if taken.iter().any(|key| error.message().starts_with(&format!("missing field `{key}`"))) {
+                return None; // it is there, and what is wrong with it was said
+            }
             let at = error.span().unwrap_or_else(|| value.span());
             let path = take_out(&mut value, &at);
             let text = source.text.get(at.clone()).unwrap_or_default();
             self.findings.push(finding(&error, word, path.as_deref(), text, place(file, at)));
-            path?;
+            taken.push(path?);
         }
         None
     }

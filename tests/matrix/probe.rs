@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, SockaddrStorage};
 
 use crate::lab::inside;
@@ -81,6 +82,9 @@ fn address(it: SockaddrStorage) -> Option<IpAddr> {
 
 /// Asks; the answers in the order of the questions.
 pub(crate) fn ask(probes: &[Probe]) -> Vec<Option<String>> {
+    // A socket a question, and one an answer: more than a process has by default.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let mut answers = vec![None; probes.len()];
     let mut asking = Vec::new();
     let mut sources: Vec<&str> = probes.iter().map(|probe| probe.from.as_str()).collect();
@@ -102,7 +106,7 @@ pub(crate) fn ask(probes: &[Probe]) -> Vec<Option<String>> {
 
 fn ask_all(probes: &[(usize, Probe)]) -> Vec<(usize, String)> {
     let echoes = [echo_socket(false), echo_socket(true)];
-    let sockets: Vec<Option<OwnedFd>> = probes.iter().map(|(_, probe)| connect(probe)).collect();
+    let mut sockets: Vec<Option<OwnedFd>> = probes.iter().map(|(_, probe)| connect(probe)).collect();
     let mut answers: Vec<Option<String>> = vec![None; probes.len()];
     let started = Instant::now();
     let (mut next, mut silent_until) = (started, None);
@@ -111,6 +115,7 @@ fn ask_all(probes: &[(usize, Probe)]) -> Vec<(usize, String)> {
             next = Instant::now() + AGAIN;
             for (at, (_, probe)) in probes.iter().enumerate().filter(|(at, _)| answers[*at].is_none()) {
                 match probe.what {
+                    What::Tcp(_) if sockets[at].is_none() => sockets[at] = connect(probe),
                     What::Tcp(_) => {}
                     What::Udp(_) => {
                         if let Some(socket) = &sockets[at] {
@@ -124,8 +129,12 @@ fn ask_all(probes: &[(usize, Probe)]) -> Vec<(usize, String)> {
         let mut buffer = [0; 128];
         for (at, answer) in answers.iter_mut().enumerate().filter(|(_, answer)| answer.is_none()) {
             let Some(socket) = &sockets[at] else { continue };
-            if let Ok(length @ 1..) = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                *answer = Some(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            match socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length @ 1..) => *answer = Some(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+                Ok(0) | Err(nix::Error::EAGAIN | nix::Error::ENOTCONN) => {}
+                // Refused: of a connection a new attempt will tell whether that was all.
+                Err(_) if matches!(probes[at].1.what, What::Tcp(_)) => sockets[at] = None,
+                Err(_) => {}
             }
         }
         for at in echoes.iter().enumerate().flat_map(|(ipv6, socket)| echoed(socket, ipv6 == 1)) {
@@ -136,7 +145,7 @@ fn ask_all(probes: &[(usize, Probe)]) -> Vec<(usize, String)> {
         let waiting =
             probes.iter().zip(&answers).any(|((_, probe), answer)| probe.wanted.is_some() && answer.is_none());
         if !waiting && silent_until.is_none() {
-            silent_until = Some(Instant::now().max(started) + SILENCE);
+            silent_until = Some(Instant::now() + SILENCE);
         }
         if silent_until.is_some_and(|end| Instant::now() > end) || started.elapsed() > PATIENCE {
             break;

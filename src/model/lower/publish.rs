@@ -37,7 +37,7 @@ impl<'a> Lowering<'a> {
                 publications.extend(publications_of(port, network, (publish.get_ref(), host), allowed));
             }
         }
-        let guards: Vec<Element> = ports.iter().filter_map(guard).flat_map(|guard| guard.elements()).collect();
+        let guards: Vec<Element> = ports.iter().flat_map(guard).collect();
         if guarded.is_empty() && publications.is_empty() && guards.is_empty() {
             return;
         }
@@ -117,10 +117,13 @@ pub(super) fn listens(network: &NetworkPlan, publish: &Publish) -> Vec<(bool, Op
 }
 
 /// What an endpoint may send, unless it may send anything.
-fn guard(port: &Port) -> Option<Guard> {
-    let guarded = port.item.anti_spoofing.as_ref().is_none_or(|flag| *flag.get_ref());
+fn guard(port: &Port) -> Vec<Element> {
+    let (link, mac) = (port.link.clone(), port.mac);
+    if port.item.anti_spoofing.as_ref().is_some_and(|flag| !*flag.get_ref()) {
+        return vec![Element::Loose(link)];
+    }
     let addresses = port.addresses.iter().map(IpNet::addr).collect();
-    guarded.then(|| Guard { link: port.link.clone(), mac: port.mac, addresses })
+    Guard { link, mac, addresses }.elements()
 }
 
 fn network_rules(plan: &NetworkPlan) -> NetworkRules {

@@ -5,12 +5,14 @@
 //! something: of TCP what has neither ACK nor RST, of ICMP no replies and errors, and of the rest what does not answer
 //! a flow that was let through.
 
-use nftables::expr::{Expression, NamedExpression, Payload, PayloadBase, PayloadRaw};
+use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadRaw};
 use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::rules::{ACCEPT, DROP, Expr, Matching, Skeleton};
-use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, passage, payload, update};
+use super::PREFIX;
+use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, meta, passage, payload, update};
+use crate::model::wire::{DOOMED, Owner};
 
 /// Before all that others do, as nft names the priorities of bridge chains (nft(8)).
 const DSTNAT: i32 = -300;
@@ -20,7 +22,7 @@ impl Skeleton {
     /// What the inet family never sees.
     pub(super) fn bridge(table: &str) -> Self {
         let mut it = Self::new(NfFamily::Bridge, table);
-        it.set("ports", &[Ifname], Matching::Exact);
+        it.set("loose", &[Ifname], Matching::Exact);
         it.set("macs", &[Ifname, EtherAddr], Matching::Exact);
         it.set("sources4", &[Ifname, Ipv4Addr], Matching::Exact);
         it.set("sources6", &[Ifname, Ipv6Addr], Matching::Exact);
@@ -34,15 +36,21 @@ impl Skeleton {
         for chain in ["port", "port_arp", "port_ip", "port_ip6"] {
             it.chain(chain);
         }
-        it.honesty();
+        it.honesty(table);
         it.within();
         it
     }
 
-    /// Endpoints send as themselves, and play neither router nor DHCP server.
-    fn honesty(&mut self) {
+    /// Endpoints send as themselves, and play neither router nor DHCP server. Their ports are known by the group that they
+    /// have from birth, or right before they die, so that none is ever without its guard.
+    fn honesty(&mut self, table: &str) {
         let at = |what| concat(vec![iifname(), what]);
-        self.rule("prerouting", [is(iifname(), "@ports"), goto("port")]);
+        let own = Owner::new(table.strip_prefix(PREFIX).unwrap_or(table)).group;
+        for group in [own, DOOMED] {
+            let group = Expression::String(group.to_string().into());
+            let ours = is(meta(MetaKey::Iifgroup), group);
+            self.rule("prerouting", [ours, is_not(iifname(), "@loose"), goto("port")]);
+        }
         self.rule("port", [is_not(at(payload("ether", "saddr")), "@macs"), DROP]);
         for (kind, chain) in [("arp", "port_arp"), ("ip", "port_ip"), ("ip6", "port_ip6")] {
             self.rule("port", [is(payload("ether", "type"), kind), goto(chain)]);

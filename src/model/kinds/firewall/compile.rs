@@ -334,6 +334,7 @@ fn meta_number(key: MetaKey) -> u32 {
         MetaKey::Oifname => 7,
         MetaKey::Nfproto => 15,
         MetaKey::L4proto => 16,
+        MetaKey::Iifgroup => 21,
         other => unreachable!("the skeleton asks for no {other:?}"),
     }
 }
@@ -378,6 +379,9 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
     }
     let icmp = matches!(of, Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) if field.protocol == "icmp");
     match (of, word) {
+        (Expression::Named(NamedExpression::Meta(meta)), group) if meta.key == MetaKey::Iifgroup => {
+            group.parse::<u32>().unwrap_or_default().to_ne_bytes().to_vec()
+        }
         (_, "ipv4") => vec![IPV4],
         (_, "ipv6") => vec![IPV6],
         (_, "local") => 2u32.to_ne_bytes().to_vec(), // RTN_LOCAL

@@ -133,8 +133,8 @@ pub enum Element {
     Trusted(Text, Text),
     /// What a policy says.
     Policy(Verdict, Passage),
-    /// A port of a bridge that sends as itself only.
-    Port(Text),
+    /// A port of a bridge that may send anything.
+    Loose(Text),
     /// The hardware address that it has.
     Mac(Text, Mac),
     /// An address that it may send from.
@@ -180,7 +180,7 @@ impl Elements {
 
     /// How many ports of bridges that send as themselves only.
     pub fn guarded(&self) -> usize {
-        self.0.iter().filter(|element| matches!(element, Element::Port(_))).count()
+        self.0.iter().filter(|element| matches!(element, Element::Mac(..))).count()
     }
 
     /// What is here and not in the other, in linear time.
@@ -306,7 +306,7 @@ impl Element {
             },
             Self::Trusted(..) => "trusted",
             Self::Policy(verdict, passage) => verdict.set(passage),
-            Self::Port(_) => "ports",
+            Self::Loose(_) => "loose",
             Self::Mac(..) => "macs",
             Self::Source(_, address) => family(address, "sources4", "sources6"),
         }
@@ -316,7 +316,7 @@ impl Element {
     pub(super) fn is_bridged(&self) -> bool {
         let within = |verdict: &Verdict| *verdict == Verdict::DenyWithin;
         match self {
-            Self::Port(_) | Self::Mac(..) | Self::Source(..) => true,
+            Self::Loose(_) | Self::Mac(..) | Self::Source(..) => true,
             Self::Policy(verdict, _) => within(verdict),
             _ => false,
         }
@@ -325,7 +325,7 @@ impl Element {
     /// The port of whose guard it is a part.
     fn guarded(&self) -> Option<&Text> {
         match self {
-            Self::Port(link) | Self::Mac(link, _) | Self::Source(link, _) => Some(link),
+            Self::Mac(link, _) | Self::Source(link, _) => Some(link),
             _ => None,
         }
     }
@@ -346,7 +346,8 @@ impl Element {
             Self::Policy(Verdict::Allow, _) => "allow",
             Self::Policy(Verdict::Deny, _) => "deny",
             Self::Policy(Verdict::DenyWithin, _) => "deny within",
-            Self::Port(_) | Self::Mac(..) | Self::Source(..) => "port",
+            Self::Loose(_) => "loose",
+            Self::Mac(..) | Self::Source(..) => "guard",
         }
     }
 
@@ -370,7 +371,7 @@ impl Element {
     pub(super) fn nft(&self) -> String {
         match self {
             Self::Link(Role::Icc | Role::NoIcc, link) => format!("\"{link}\" . \"{link}\""),
-            Self::Link(_, link) | Self::Port(link) => format!("\"{link}\""),
+            Self::Link(_, link) | Self::Loose(link) => format!("\"{link}\""),
             Self::Snat(link, address) => format!("\"{link}\" : {address}"),
             Self::Subnet(net) => net.to_string(),
             Self::Hairpin(link, net) => format!("\"{link}\" . {net}"),
@@ -395,7 +396,7 @@ impl fmt::Display for Element {
         match self {
             Self::Link(Role::Masquerade4, link) => write!(f, "{link} (IPv4)"),
             Self::Link(Role::Masquerade6, link) => write!(f, "{link} (IPv6)"),
-            Self::Link(_, link) | Self::Port(link) => f.write_str(link),
+            Self::Link(_, link) | Self::Loose(link) => f.write_str(link),
             Self::Snat(link, address) => write!(f, "{link} -> {address}"),
             Self::Subnet(net) => net.fmt(f),
             Self::Hairpin(link, net) => write!(f, "{link} from {net}"),

@@ -26,6 +26,9 @@ use self::rules::Skeleton;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
 
+/// What names of tables begin with.
+const PREFIX: &str = "netrec-";
+
 /// The two tables of a topology.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Firewall {
@@ -49,7 +52,7 @@ pub enum Rules {
 impl Firewall {
     /// Name of the tables of a topology.
     pub fn table_name(topology: &str) -> String {
-        format!("netrec-{topology}")
+        format!("{PREFIX}{topology}")
     }
 
     /// Both tables as nft would list them, to be read, and to be loaded by `nft -f`.

@@ -3,6 +3,7 @@
 //! Sets cannot hold overlapping intervals and know no order. So what an earlier policy has said is cut out of the later
 //! ones, field by field, and what is left of all of them stands in the sets in any order.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -10,8 +11,9 @@ use ipnet::IpNet;
 use super::{Element, Passage, Verdict};
 use crate::model::values::{Ports, Protocol};
 
-/// Elements that policies may become at most: what a kernel takes in one go, and a person can still look through.
-const ELEMENTS: usize = 65_536;
+/// Elements of a family that policies may become at most. The kernel's time for them grows with their square
+/// (`nft_set_pipapo`): as many take it some seconds, and a transaction must be answered in five.
+const ELEMENTS: usize = 16_384;
 
 /// A policy, its names resolved.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,21 +64,42 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
 
 /// What is left of each policy after all before it.
 fn disjoint(policies: &[Policy], ipv6: bool) -> Result<Vec<(Cube, bool)>, TooMany> {
-    let (mut said, mut left) = (Vec::new(), Vec::new());
+    let (mut said, mut left) = (Said::default(), Vec::new());
     for policy in policies {
         for cube in cubes(policy, ipv6) {
             let mut pieces = vec![cube];
-            for before in said.iter().filter(|before| cube.within(before).is_some()) {
+            for before in said.meeting(&cube) {
                 pieces = pieces.iter().flat_map(|piece| piece.without(before)).collect();
             }
             left.extend(pieces.into_iter().map(|piece| (piece, policy.allow)));
-            said.push(cube);
-            if left.len() > ELEMENTS || said.len() > ELEMENTS {
+            said.add(cube);
+            if left.len() > ELEMENTS {
                 return Err(TooMany);
             }
         }
     }
     Ok(left)
+}
+
+/// What was said before. Most of it is about one address that is asked for, as published ports of routed networks are,
+/// and is found by it.
+#[derive(Default)]
+struct Said {
+    wide: Vec<Cube>,
+    narrow: BTreeMap<u128, Vec<Cube>>,
+}
+
+impl Said {
+    fn add(&mut self, cube: Cube) {
+        let (first, last) = cube.0[0];
+        if first == last { self.narrow.entry(first).or_default().push(cube) } else { self.wide.push(cube) }
+    }
+
+    fn meeting(&self, cube: &Cube) -> impl Iterator<Item = &Cube> {
+        let (first, last) = cube.0[0];
+        let narrow = self.narrow.range(first..=last).flat_map(|(_, cubes)| cubes);
+        self.wide.iter().chain(narrow).filter(|before| cube.within(before).is_some())
+    }
 }
 
 fn cubes(policy: &Policy, ipv6: bool) -> Vec<Cube> {

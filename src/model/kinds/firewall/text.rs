@@ -141,6 +141,7 @@ fn expression(expression_: &Expression<'_>) -> String {
             NamedExpression::Meta(meta) => match meta.key {
                 MetaKey::Iifname => "iifname".into(),
                 MetaKey::Oifname => "oifname".into(),
+                MetaKey::Iifgroup => "iifgroup".into(),
                 key => format!("meta {}", format!("{key:?}").to_lowercase()),
             },
             other => unreachable!("the skeleton has no such expression: {other:?}"),

@@ -93,7 +93,7 @@ impl Guard {
     /// What the rules must know: an endpoint with IPv6 may also have the link-local address that Linux makes of its
     /// hardware address (`addr_gen_mode eui64`), but no other one.
     pub fn elements(&self) -> Vec<Element> {
-        let mut elements = vec![Element::Port(self.link.clone()), Element::Mac(self.link.clone(), self.mac)];
+        let mut elements = vec![Element::Mac(self.link.clone(), self.mac)];
         let ipv6 = self.addresses.iter().any(IpAddr::is_ipv6);
         let link_local = ipv6.then(|| self.mac.link_local().into());
         let addresses = self.addresses.iter().copied().chain(link_local);

@@ -57,7 +57,7 @@ pub(super) fn messages<'a>(
 fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
     match element {
         Element::Link(Role::Icc | Role::NoIcc, link) => node(out, &Key::default().link(link).link(link), None, None),
-        Element::Link(_, link) | Element::Port(link) => node(out, &Key::default().link(link), None, None),
+        Element::Link(_, link) | Element::Loose(link) => node(out, &Key::default().link(link), None, None),
         Element::Snat(link, address) => {
             node(out, &Key::default().link(link), None, with_data.then(|| Key::default().address(*address)));
         }
@@ -208,7 +208,7 @@ impl<'a> Node<'a> {
         }
         match set {
             "trusted" => return Some(Element::Trusted(key.link()?, key.link()?)),
-            "ports" => return Some(Element::Port(key.link()?)),
+            "loose" => return Some(Element::Loose(key.link()?)),
             "macs" => return Some(Element::Mac(key.link()?, Mac(key.take()?))),
             "sources4" | "sources6" => return Some(Element::Source(key.link()?, key.address(ipv4)?)),
             _ => {}

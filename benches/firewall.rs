@@ -1,0 +1,207 @@
+//! What published ports cost: `cargo bench --bench firewall`, as root, in namespaces of its own.
+//!
+//! Connections and packets a second through a published port beside none, 99 and 9,999 others, against the layout with a
+//! rule a port (as netavark writes them, moby likewise) in the same run; and one port added to 20,000. Printed, not
+//! asserted; each number is the best of some rounds, as the machine does other things as well.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may end at once and speaks for itself")]
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use netrec::kernel::nft::Nft;
+use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
+use netrec::model::resource::{Kind, Op, Wire};
+use netrec::model::values::{Ports, Protocol};
+use netrec::model::wire::{Body, Facts, Lookup, NetnsFacts, NftMessage, Owner};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
+
+#[path = "../tests/lab/mod.rs"]
+mod lab;
+
+use lab::{inside, run, wire};
+
+const SIZES: [u16; 3] = [1, 100, 10_000];
+const FIRST: u16 = 20_000;
+const ROUNDS: usize = 3;
+const CONNECTIONS: u32 = 2_000;
+const SECOND: Duration = Duration::from_secs(1);
+const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 10);
+
+struct Nobody;
+
+impl Lookup for Nobody {
+    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
+        None
+    }
+    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
+
+fn main() {
+    lab::in_private_namespaces(|| {
+        through();
+        one_more();
+    });
+}
+
+fn wall(ports: u16) -> Firewall {
+    let network = NetworkRules {
+        bridge: "br-front".into(),
+        subnets: vec!["10.10.0.0/24".parse().unwrap()],
+        internal: false,
+        ipv4: SourceNat::Masquerade,
+        ipv6: SourceNat::Masquerade,
+        icc: true,
+        open: false,
+        host_access: false,
+        trusted: Vec::new(),
+    };
+    let published = |protocol| {
+        move |port| Publication {
+            listen: None,
+            protocol,
+            ports: Ports { first: port, last: port },
+            target: CONTAINER.into(),
+            first: 80,
+            allow_from: None,
+        }
+    };
+    let all = FIRST..FIRST + ports;
+    let publications: Vec<Publication> =
+        all.clone().map(published(Protocol::Tcp)).chain(all.map(published(Protocol::Udp))).collect();
+    Firewall::new("bench", &[network], &publications)
+}
+
+/// The same ports with a rule for each.
+fn rule_a_port(ports: u16) -> String {
+    let mut text = String::from(
+        "table ip peer {\n chain prerouting { type nat hook prerouting priority -100; fib daddr type local jump ports\n }
+         chain postrouting { type nat hook postrouting priority 100; ip saddr 10.10.0.0/24 masquerade\n }
+         chain forward { type filter hook forward priority 0; policy drop; ct state established,related accept
+         ip daddr 10.10.0.0/24 ct status dnat accept\n ip saddr 10.10.0.0/24 accept\n }\n chain ports {\n",
+    );
+    for port in FIRST..FIRST + ports {
+        let _ = writeln!(text, "  tcp dport {port} dnat to {CONTAINER}:80\n  udp dport {port} dnat to {CONTAINER}:80");
+    }
+    text + " }\n}\n"
+}
+
+fn commit(batch: &[NftMessage]) {
+    Nft::open().unwrap().commit(batch, None).unwrap();
+}
+
+fn batch(op: &Op<&Firewall>) -> Vec<NftMessage> {
+    let Body::Nft(batch) = Firewall::encode(op, &mut Nobody).unwrap().remove(0).body else { unreachable!("nftables") };
+    batch
+}
+
+/// Connections and packets a second through the last of the published ports.
+fn through() {
+    run(
+        "sysctl -qw net.ipv4.ip_forward=1; for f in /proc/sys/net/bridge/bridge-nf-call-*; do test ! -e $f || echo 0 > $f; done",
+    );
+    wire("client", "up0", "192.0.2.2/24");
+    run("ip addr add 192.0.2.1/24 dev up0; ip link add br-front up type bridge; ip addr add 10.10.0.1/24 dev br-front");
+    wire("box", "vbox", "10.10.0.10/24");
+    run("ip link set vbox master br-front; ip -n box route add default via 10.10.0.1");
+    let received = serve();
+    println!("through the last of N published ports          connections/s          packets/s");
+    let mut best = [[(0, 0); SIZES.len()]; 2];
+    for _ in 0..ROUNDS {
+        for (at, size) in SIZES.into_iter().enumerate() {
+            commit(&batch(&Op::Create(&wall(size))));
+            measure(&mut best[0][at], FIRST + size - 1, &received);
+            commit(&batch(&Op::Delete(&wall(size))));
+            lab::nft(&rule_a_port(size));
+            measure(&mut best[1][at], FIRST + size - 1, &received);
+            run("nft delete table ip peer");
+        }
+    }
+    for (layout, best) in [("netrec: maps", best[0]), ("a rule a port", best[1])] {
+        for (size, (connections, packets)) in SIZES.into_iter().zip(best) {
+            let ratio = |now: u32, first: u32| f64::from(now) / f64::from(first);
+            let (by_connection, by_packet) = (ratio(connections, best[0].0), ratio(packets, best[0].1));
+            println!(
+                "{layout:<16} N = {size:>6}  {connections:>21} (×{by_connection:.2})  {packets:>9} (×{by_packet:.2})"
+            );
+        }
+    }
+}
+
+/// Accepts and counts in the container.
+fn serve() -> Arc<AtomicU64> {
+    let received = Arc::new(AtomicU64::new(0));
+    let (listener, datagrams) =
+        inside("box", || (TcpListener::bind("0.0.0.0:80").unwrap(), UdpSocket::bind("0.0.0.0:80").unwrap()));
+    std::thread::spawn(move || while listener.accept().is_ok() {});
+    let counter = received.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while datagrams.recv(&mut buffer).is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    received
+}
+
+fn measure(best: &mut (u32, u32), port: u16, received: &Arc<AtomicU64>) {
+    let connections = inside("client", move || {
+        let started = Instant::now();
+        for _ in 0..CONNECTIONS {
+            let flags = SockFlag::empty();
+            let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+            // Closed by a reset: nothing waits in TIME_WAIT.
+            setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+            socket::connect(socket.as_raw_fd(), &SockaddrIn::new(192, 0, 2, 1, port)).unwrap();
+        }
+        (u128::from(CONNECTIONS) * SECOND.as_nanos() / started.elapsed().as_nanos()) as u32
+    });
+    let before = received.load(Ordering::Relaxed);
+    inside("client", move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), port)).unwrap();
+        let started = Instant::now();
+        while started.elapsed() < SECOND {
+            for _ in 0..64 {
+                let _ = socket.send(b"netrec");
+            }
+        }
+    });
+    let packets = (received.load(Ordering::Relaxed) - before) as u32;
+    *best = (best.0.max(connections), best.1.max(packets));
+}
+
+/// One port more beside 20,000: what is sent, and how long it takes beside a look at all of them.
+fn one_more() {
+    run("nft flush ruleset");
+    let (from, to) = (wall(10_000), wall(10_001));
+    let started = Instant::now();
+    commit(&batch(&Op::Create(&from)));
+    println!("\n20,000 published ports: made in {:?}", started.elapsed());
+    let started = Instant::now();
+    let (tables, _) = Nft::open().unwrap().tables(&Owner::new("bench")).unwrap();
+    let namespaces = [("host".into(), NetnsFacts::default())].into();
+    let found = Firewall::observe(&Facts { tables, namespaces, ..Facts::default() }, &Owner::new("bench")).remove(0);
+    println!("all of them listed and read in {:?}", started.elapsed());
+    let started = Instant::now();
+    let listed = run("nft list table inet netrec-bench").len();
+    println!("nft lists the table in {:?} ({} kB)", started.elapsed(), listed / 1000);
+    let started = Instant::now();
+    let changes = to.changes(&found).len();
+    let update = batch(&Op::Update { from: &found, to: &to });
+    let made = started.elapsed();
+    let bytes: usize = update.iter().map(|message| message.attributes.len()).sum();
+    let messages = update.len();
+    let started = Instant::now();
+    commit(&update);
+    println!(
+        "one port more, tcp and udp: {changes} elements in {messages} message of {bytes} bytes, found in {made:?}, sent in {:?}",
+        started.elapsed()
+    );
+}
