@@ -5,6 +5,7 @@
 
 mod containers;
 mod endpoints;
+mod moved;
 mod names;
 mod networks;
 mod publish;
@@ -32,6 +33,7 @@ pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
     checking.endpoints();
     checking.publishes();
     checking.routes();
+    checking.moved();
     checking.findings
 }
 
