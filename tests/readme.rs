@@ -93,6 +93,7 @@ fn the_reference_is_the_schemas() {
             ("`[endpoints.NAME]`", "Endpoint", Some(())),
             ("`routes` of an endpoint", "StaticRoute", Some(())),
             ("`[pools]`", "Pools", Some(())),
+            ("`[[moved]]`", "Moved", Some(())),
         ];
         assert_eq!(tables.len(), schema["$defs"].as_object().unwrap().len() + 1, "a new table needs a line here");
         let mut reference = String::new();

@@ -81,6 +81,11 @@ impl Kernel for Simulated {
 }
 
 impl Simulated {
+    /// How many steps were executed since the host was made.
+    pub fn executed(&self) -> usize {
+        self.executed
+    }
+
     /// Does behind netrec's back what a step would do. Others do not clear away first what stands upon a thing, and so
     /// it goes with it.
     ///

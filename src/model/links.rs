@@ -61,8 +61,7 @@ pub fn mark_change(field: &'static str, observed: &str, wanted: &str) -> Option<
     match observed {
         _ if observed == wanted => None,
         "" => Some(FieldChange::in_place(field, "missing", "set")),
-        _ => label_change(&Label::of(observed), &Label::of(wanted))
-            .or_else(|| Some(FieldChange::in_place(field, "outdated", "set"))),
+        _ => Some(FieldChange::in_place(field, "outdated", "set")),
     }
 }
 

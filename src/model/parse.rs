@@ -289,6 +289,7 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
     let (article, subject) = match subject {
         "endpoint" => ("an", subject),
         "pool" => ("", "pools"),
+        "moved" => ("an", "entry"),
         _ => ("a", subject),
     };
     if message.starts_with("unknown field") {

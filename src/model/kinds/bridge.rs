@@ -116,6 +116,7 @@ impl Kind for Bridge {
         if self.grouped != observed.grouped {
             changes.push(FieldChange::in_place("group", "doomed", "ours"));
         }
+        changes.extend(links::label_change(&observed.label, &self.label));
         if let (true, Some(alias)) = (changes.is_empty(), &observed.alias) {
             changes.extend(links::mark_change("mark", alias, &self.mark()));
         }

@@ -298,12 +298,13 @@ impl Kind for Veth {
             &observed.peer,
             ["peer address", "peer mtu", "peer state", "peer addrgenmode", "peer group"],
         ));
+        changes.extend(links::label_change(&observed.label, &self.label));
         if changes.is_empty() {
             let mark = self.mark();
             for (field, end) in [("mark", &observed.host), ("peer mark", &observed.peer)] {
                 changes.extend(end.alias.as_ref().and_then(|alias| links::mark_change(field, alias, &mark)));
             }
-            changes.dedup();
+
         }
         changes
     }

@@ -1,7 +1,7 @@
 //! What things are called, and what they were called when they were made: a thing that is renamed keeps the interface
 //! names and hardware addresses it was born with, so that the kernel's object lives on and no packet is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 
@@ -10,9 +10,14 @@ use crate::model::resource::{Kind, Part, Text};
 use crate::model::state::State;
 use crate::model::wire::Label;
 
-/// The names that what is there was born with, by table and present name.
+/// The names that what is there was born with.
 #[derive(Default)]
-pub(super) struct Labels(BTreeMap<(&'static str, Text), Text>);
+pub(super) struct Labels {
+    /// By table and present name.
+    born: BTreeMap<&'static str, BTreeMap<Text, Text>>,
+    /// Those that are spoken for.
+    taken: BTreeSet<(&'static str, Text)>,
+}
 
 /// The table of the file that declares such a thing.
 pub fn table(part: &Part) -> &'static str {
@@ -25,16 +30,17 @@ pub fn table(part: &Part) -> &'static str {
 
 impl Labels {
     pub(super) fn of(state: &State) -> Self {
+        let mut labels = Self::default();
         let parts = state.resources().filter_map(Kind::part).filter(|(_, label)| !label.name.is_empty());
-        Self(parts.map(|(part, label)| ((table(&part), label.name.clone()), label.born.clone())).collect())
+        for (part, label) in parts {
+            labels.taken.insert((table(&part), label.born.clone()));
+            labels.born.entry(table(&part)).or_default().insert(label.name.clone(), label.born.clone());
+        }
+        labels
     }
 
-    fn born(&self, table: &'static str, name: &str) -> Option<Text> {
-        self.0.get(&(table, name.into())).cloned()
-    }
-
-    fn is_taken(&self, table: &'static str, name: &str) -> bool {
-        self.0.iter().any(|((of, _), born)| *of == table && &**born == name)
+    fn born(&self, table: &str, name: &str) -> Option<Text> {
+        self.born.get(table)?.get(name).cloned()
     }
 }
 
@@ -44,9 +50,10 @@ impl Lowering<'_> {
     pub(super) fn born(&self, table: &'static str, name: &str) -> Text {
         let moved = || self.topology.moved_from(table, name).and_then(|from| self.labels.born(table, from));
         self.labels.born(table, name).or_else(moved).unwrap_or_else(|| {
-            let mut candidates = std::iter::once(name.to_owned()).chain((2..).map(|n| format!("{name}~{n}")));
-            let free = candidates.find(|candidate| !self.labels.is_taken(table, candidate));
-            free.unwrap_or_default().into()
+            let candidates = std::iter::once(name.to_owned()).chain((2..).map(|n| format!("{name}~{n}")));
+            let mut candidates = candidates.map(Text::from);
+            let free = candidates.find(|candidate| !self.labels.taken.contains(&(table, candidate.clone())));
+            free.unwrap_or_default()
         })
     }
 
