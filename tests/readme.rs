@@ -96,6 +96,7 @@ fn the_reference_is_the_schemas() {
             ("`[[policies]]`", "Policy", Some(())),
             ("`from` and `to` of a policy", "Peer", Some(())),
             ("`[pools]`", "Pools", Some(())),
+            ("`[[moved]]`", "Moved", Some(())),
         ];
         assert_eq!(tables.len(), schema["$defs"].as_object().unwrap().len() + 1, "a new table needs a line here");
         let mut reference = String::new();

@@ -4,10 +4,14 @@
 //! Every user's word is this loop with other arguments: `plan` stops before executing, `destroy` wants nothing,
 //! verification is the next round's comparison.
 
+pub mod confirm;
+pub mod history;
 pub mod rails;
 
 use std::collections::BTreeSet;
 
+use self::confirm::Before;
+use self::rails::Allowance;
 use crate::diff::plan::{Flaw, Plan, plan};
 use crate::diff::{Diff, diff};
 use crate::kernel::{Kernel, KernelError};
@@ -29,6 +33,8 @@ pub enum Target<'a> {
     Topology(&'a Topology),
     /// Nothing of what bears that topology's mark; the topology's file, if it is known, says where else to look.
     Nothing(&'a str, Option<&'a Topology>),
+    /// What was there before.
+    State(&'a Before),
 }
 
 impl Target<'_> {
@@ -44,6 +50,7 @@ impl Target<'_> {
                 containers.retain(|_, found| !matches!(found, crate::model::wire::NetnsRef::Named(_)));
                 Scope { owner, containers, sysctls: Vec::new() }
             }
+            Self::State(before) => before.scope().clone(),
         }
     }
 
@@ -54,6 +61,7 @@ impl Target<'_> {
                 let notes = never_applied(name, observed).into_iter().collect();
                 Ok(Desired { topology: (*name).to_owned(), notes, ..Desired::default() })
             }
+            Self::State(before) => Ok(before.desired(observed)),
         }
     }
 }
@@ -70,7 +78,7 @@ fn never_applied(name: &str, observed: &Observed) -> Option<String> {
 }
 
 /// Why there is no plan. Nothing was touched.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum NoPlan {
     /// The topology is wrong in itself.
     Invalid(Diagnostics),
@@ -91,6 +99,19 @@ pub fn able(kernel: &mut impl Kernel, prepared: &Prepared) -> Result<(), NoPlan>
     if prepared.plan.is_empty() { Ok(()) } else { kernel.able(&prepared.plan.steps).map_err(NoPlan::Unseen) }
 }
 
+impl std::fmt::Display for NoPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Invalid(findings) | Self::Refused(findings) => {
+                let messages: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
+                f.write_str(&messages.join("; "))
+            }
+            Self::Unseen(error) => write!(f, "{error}"),
+            Self::Flawed(flaw) => write!(f, "the plan is wrong: {flaw}"),
+        }
+    }
+}
+
 /// A look and what follows from it.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -104,12 +125,32 @@ pub struct Prepared {
     pub plan: Plan,
 }
 
-/// Looks, and plans what is to be done; the plan has proved itself.
+/// Looks, plans what is to be done, and asks the rails whether it may.
 ///
 /// # Errors
 ///
 /// See [`NoPlan`]; nothing was touched.
 pub fn prepare(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan> {
+    prepare_within(kernel, target, &Allowance::default())
+}
+
+/// The same with more than the rails let through by themselves.
+///
+/// # Errors
+///
+/// See [`NoPlan`]; nothing was touched.
+pub fn prepare_within(kernel: &mut impl Kernel, target: Target, allowance: &Allowance) -> Result<Prepared, NoPlan> {
+    let prepared = look(kernel, target)?;
+    rails::check(&prepared, target, allowance).map_err(NoPlan::Refused)?;
+    Ok(prepared)
+}
+
+/// Looks, and plans what is to be done, whether or not it may; the plan has proved itself.
+///
+/// # Errors
+///
+/// See [`NoPlan`]; nothing was touched.
+pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan> {
     let scope = target.scope();
     let observed = kernel.observe(&scope).map_err(NoPlan::Unseen)?;
     let desired = target.desired(&observed).map_err(|rejection| match rejection {
@@ -119,7 +160,6 @@ pub fn prepare(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoP
     let diff = diff(&desired.state, &observed.ours);
     let plan = plan(&diff).map_err(NoPlan::Flawed)?;
     plan.prove(&desired.state, &observed.ours).map_err(NoPlan::Flawed)?;
-    rails::check(&plan, &observed).map_err(NoPlan::Refused)?;
     tracing::debug!(steps = plan.steps.len(), stages = plan.stages(), "planned");
     Ok(Prepared { observed, desired, diff, plan })
 }
@@ -140,6 +180,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a run that had nothing to do.
+    pub fn idle(prepared: Prepared) -> Self {
+        Self { done: 0, failed: Vec::new(), residual: prepared.diff, desired: prepared.desired, rounds: 0 }
+    }
+
     /// Whether all that is wanted is there, as the last look showed.
     pub fn is_converged(&self) -> bool {
         self.residual.is_empty()
@@ -168,7 +213,7 @@ pub fn execute(
             done += results.iter().filter(|result| result.is_ok()).count();
             failed = failures(&plan.steps, results);
         }
-        let next = prepare(kernel, target)?;
+        let next = prepare_within(kernel, target, &Allowance::granted())?;
         let stuck = next.plan == plan || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
         if next.plan.is_empty() || stuck || round == ROUNDS_MAX {
             let (residual, desired) = (next.diff, next.desired);

@@ -1,18 +1,24 @@
 //! `netrec apply`: plan, execute, look again.
 
-use clap::Args;
-use serde::Serialize;
+use std::time::Duration;
 
-use super::failure::{self, Failure};
+use clap::Args;
+
+use super::confirm::{self, Confirming, Settled};
+use super::failure::Failure;
 use super::load::{Loaded, load};
+use super::outcome::{Applied, Outcome};
 use super::output::{self, Progress};
-use super::{Exit, Format, Input, Writing, plan};
-use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, prepare};
+use super::{Allowing, Exit, Format, Input, Writing, plan};
+use crate::apply::confirm::memory::{self, Memory};
+use crate::apply::history::{History, Record};
+use crate::apply::rails::{self, Allowance};
+use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, look};
 use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
-use crate::kernel::{KernelError, lock, privilege, stop};
+use crate::kernel::probe::Probe;
+use crate::kernel::{lock, privilege, stop};
 use crate::model::diagnostic::Diagnostic;
-use crate::model::source::Origin;
 
 /// Make the kernel hold what the topology says: plan, execute, verify.
 ///
@@ -23,53 +29,152 @@ use crate::model::source::Origin;
 Examples:
   netrec apply shop.toml
   netrec apply --yes shop.toml              in a script
+  netrec apply --confirm 120s shop.toml     from afar: goes back unless `netrec confirm` is run in time
   netrec apply --format json shop.toml | jq .outcome")]
 pub(super) struct Apply {
     #[command(flatten)]
     pub(super) input: Input,
     #[command(flatten)]
     writing: Writing,
+    #[command(flatten)]
+    allowing: Allowing,
+    /// Go back by itself unless `netrec confirm` is run within that time: `120s`, `5m`.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    confirm: Option<Duration>,
+    /// What must be reachable before and after, else it goes back at once: `tcp:HOST:PORT`, `ping:HOST` or
+    /// `route:ADDRESS`.
+    #[arg(long = "probe", value_name = "PROBE", requires = "confirm")]
+    probes: Vec<Probe>,
+    /// Try again what was applied before and never confirmed.
+    #[arg(long)]
+    retry: bool,
+}
+
+/// `120s`, `5m`, `1h`, or a number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    const DAY: u64 = 86_400;
+    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => 0,
+    };
+    let seconds = number.parse::<u64>().unwrap_or(0).saturating_mul(unit);
+    if (1..=DAY).contains(&seconds) {
+        return Ok(Duration::from_secs(seconds));
+    }
+    Err("a time is written `120s`, `5m` or `1h`, from a second to a day".into())
 }
 
 impl Apply {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let loaded = load(&self.input.paths)?;
-        carry_out(Target::Topology(&loaded.topology), &loaded, self.writing, self.input.output.format)
+        let (target, writing, allowance) =
+            (Target::Topology(&loaded.topology), self.writing, self.allowing.allowance());
+        let format = self.input.output.format;
+        let errand = Errand { command: "apply", target, loaded: &loaded, writing, allowance, format };
+        errand.run(Some(&self))
+    }
+
+    /// What is seen to before the first write: refuses what was not confirmed once, and what could not be undone.
+    fn precautions<'a>(&'a self, errand: &Errand<'a>, prepared: &Prepared) -> Result<Option<Confirming<'a>>, Failure> {
+        let (topology, digest) = (errand.topology(), memory::digest(&errand.loaded.sources));
+        if !self.retry && Memory::default().has(&topology, &digest) {
+            let finding = Diagnostic::new("this was applied before, and rolled back or never confirmed");
+            let hint = "change it, or try it again with `--retry`, best with `--confirm 120s`";
+            return Err(Failure::new(Exit::Refused, finding.hint(hint)));
+        }
+        let Some(timeout) = self.confirm else { return Ok(None) };
+        Confirming::new(errand, prepared, timeout, &self.probes).map(Some)
     }
 }
 
-/// Plans, shows, asks, executes, verifies and tells: what `apply` and `destroy` do.
-pub(super) fn carry_out(target: Target, loaded: &Loaded, writing: Writing, format: Format) -> Result<Exit, Failure> {
-    privilege::check()?;
-    let _lock = lock::acquire(writing.timeout())?.ok_or_else(busy)?;
-    let mut kernel = Linux::default();
-    let unplanned = |no_plan| Failure::unplanned(no_plan, &loaded.sources);
-    let prepared = prepare(&mut kernel, target).map_err(unplanned)?;
-    able(&mut kernel, &prepared).map_err(unplanned)?;
-    let (nothing, asks) = (prepared.diff.is_empty(), !writing.yes && output::is_interactive());
-    match format {
-        Format::Text => output::say(&plan::text(&prepared)),
-        Format::Json if asks && !nothing => output::complain(&plan::text(&prepared)),
-        Format::Json => {}
-    }
-    if !nothing && asks && !output::ask("apply this?") {
-        return Err(Failure::new(Exit::Refused, Diagnostic::new("not confirmed: nothing was touched")));
-    }
-    let planned = serde_json::to_value(plan::json(&prepared, loaded)).expect("our own types have string keys");
-    let report = run(&mut kernel, target, prepared).map_err(|it| Failure::unverified(it, &loaded.sources))?;
-    let (outcome, failed) = (Outcome::new(&report, loaded), Failure::of_steps(&report, &loaded.sources));
-    match format {
-        Format::Json => {
-            let errors = failed.as_ref().map(Failure::json).unwrap_or_default();
-            output::say_json(&Applied { version: 1, plan: planned, outcome: &outcome, errors });
+/// One run of a command that writes.
+pub(super) struct Errand<'a> {
+    pub(super) command: &'static str,
+    pub(super) target: Target<'a>,
+    pub(super) loaded: &'a Loaded,
+    pub(super) writing: Writing,
+    pub(super) allowance: Allowance,
+    pub(super) format: Format,
+}
+
+impl Errand<'_> {
+    /// Plans, shows, asks, executes, verifies and tells: what `apply` and `destroy` do.
+    pub(super) fn run(self, apply: Option<&Apply>) -> Result<Exit, Failure> {
+        privilege::check()?;
+        let lock = lock::acquire(self.writing.timeout())?.ok_or_else(busy)?;
+        let topology = self.topology();
+        confirm::is_free(&topology)?;
+        let mut kernel = Linux::default();
+        let unplanned = |no_plan| Failure::unplanned(no_plan, &self.loaded.sources);
+        let prepared = look(&mut kernel, self.target).map_err(unplanned)?;
+        let (nothing, asks) = (prepared.diff.is_empty(), !self.writing.yes && output::is_interactive());
+        match self.format {
+            Format::Text => output::say(&plan::text(&prepared)),
+            Format::Json if asks && !nothing => output::complain(&plan::text(&prepared)),
+            Format::Json => {}
         }
-        Format::Text if nothing => {}
-        Format::Text => output::say(&outcome.text("applied", &report)),
+        rails::check(&prepared, self.target, &self.allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
+        able(&mut kernel, &prepared).map_err(unplanned)?;
+        let plan = serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
+        if nothing {
+            let report = Ok(Report::idle(prepared));
+            self.tell(plan, &report, None);
+            return Ok(settled_exit(&report, None));
+        }
+        let confirming = apply.map(|apply| apply.precautions(&self, &prepared)).transpose()?.flatten();
+        if asks && !output::ask("apply this?") {
+            return Err(Failure::new(Exit::Refused, Diagnostic::new("not confirmed: nothing was touched")));
+        }
+        let mut record = self.record(&prepared);
+        let confirming = confirming.map(Confirming::begin).transpose()?;
+        let report = run(&mut kernel, self.target, prepared);
+        drop(lock);
+        let settled = confirming.map(|confirming| confirming.settle(&report));
+        if apply.is_some() && settled.is_none() && report.as_ref().is_ok_and(Report::is_converged) {
+            let _ = Memory::default().forget(&topology, &memory::digest(&self.loaded.sources));
+        }
+        record.result = result(&report, settled.as_ref());
+        History::default().add(&record);
+        self.tell(plan, &report, settled.as_ref());
+        Ok(settled_exit(&report, settled.as_ref()))
     }
-    if let Some(failed) = failed {
-        failed.complain();
+
+    pub(super) fn topology(&self) -> String {
+        self.target.scope().owner.topology.to_string()
     }
-    Ok(exit(&report))
+
+    fn record(&self, prepared: &Prepared) -> Record {
+        let mut record = Record::new(&self.topology(), self.command, "").with_plan(&render::text(&prepared.diff));
+        record.summary = Summary::of(&prepared.diff, 0).to_string();
+        record.digest = matches!(self.target, Target::Topology(_)).then(|| memory::digest(&self.loaded.sources));
+        record
+    }
+
+    fn tell(&self, plan: serde_json::Value, report: &Result<Report, NoPlan>, settled: Option<&Settled>) {
+        let (outcome, failed) = match report {
+            Ok(report) => (Some(Outcome::new(report, self.loaded)), Failure::of_steps(report, &self.loaded.sources)),
+            Err(no_plan) => (None, Some(Failure::unverified(no_plan.clone(), &self.loaded.sources))),
+        };
+        match (self.format, &outcome, report) {
+            (Format::Json, ..) => {
+                let errors = failed.as_ref().map(Failure::json).unwrap_or_default();
+                output::say_json(&Applied { version: 1, plan, outcome, confirm: settled, errors });
+            }
+            (Format::Text, Some(outcome), Ok(report)) if report.rounds > 0 => {
+                output::say(&outcome.text("applied", report));
+            }
+            (Format::Text, ..) => {}
+        }
+        if let Some(failed) = failed {
+            failed.complain();
+        }
+        if let (Some(settled), Format::Text) = (settled, self.format) {
+            output::say(&settled.text(&self.topology()));
+        }
+    }
 }
 
 fn busy() -> Failure {
@@ -80,8 +185,7 @@ fn busy() -> Failure {
 /// Executes what was prepared, unless that is nothing, with a word on how far it has come.
 pub(super) fn run(kernel: &mut Linux, target: Target, prepared: Prepared) -> Result<Report, NoPlan> {
     if prepared.diff.is_empty() {
-        let (residual, desired) = (prepared.diff, prepared.desired);
-        return Ok(Report { done: 0, failed: Vec::new(), residual, desired, rounds: 0 });
+        return Ok(Report::idle(prepared));
     }
     stop::listen();
     let mut progress = Progress::new();
@@ -97,63 +201,21 @@ pub(super) fn exit(report: &Report) -> Exit {
     }
 }
 
-#[derive(Serialize)]
-struct Applied<'a> {
-    version: u32,
-    plan: serde_json::Value,
-    outcome: &'a Outcome,
-    errors: Vec<failure::Json>,
-}
-
-/// How it ended, for programs.
-#[derive(Serialize)]
-pub(super) struct Outcome {
-    steps: usize,
-    failed: usize,
-    converged: bool,
-    rounds: u32,
-    pending: Vec<PendingContainer>,
-    residual: Summary,
-}
-
-#[derive(Serialize)]
-struct PendingContainer {
-    container: String,
-    reason: String,
-    origin: Origin,
-}
-
-impl Outcome {
-    pub(super) fn new(report: &Report, loaded: &Loaded) -> Self {
-        let pending = report.desired.pending.iter();
-        Self {
-            steps: report.done,
-            failed: report.failed.len(),
-            converged: report.is_converged(),
-            rounds: report.rounds,
-            pending: pending
-                .map(|it| PendingContainer {
-                    container: it.container.clone(),
-                    reason: it.reason.clone(),
-                    origin: it.origin.origin(&loaded.sources),
-                })
-                .collect(),
-            residual: Summary::of(&report.residual, 0),
-        }
+fn settled_exit(report: &Result<Report, NoPlan>, settled: Option<&Settled>) -> Exit {
+    match (settled, report) {
+        (Some(Settled::RolledBack { complete: true, .. }), _) => Exit::RolledBack,
+        (Some(Settled::RolledBack { .. } | Settled::Unguarded { .. }), _) => Exit::RollbackIncomplete,
+        (_, Err(_)) => Exit::NotConverged,
+        (_, Ok(report)) => exit(report),
     }
+}
 
-    /// The same for people; why steps failed is told on the other stream.
-    pub(super) fn text(&self, verb: &str, report: &Report) -> String {
-        let mut text = format!("{verb}: {} steps, {} failed\n", self.steps + self.failed, self.failed);
-        if report.failed.iter().any(|(_, error)| *error == KernelError::Stopped) {
-            text += "stopped as asked: the next apply goes on\n";
-        }
-        if self.converged {
-            text += "verified: nothing left to do\n";
-        } else {
-            text += &render::text(&report.residual);
-            text += &format!("not converged: {}\n", self.residual);
-        }
-        text
+/// How it ended, in a few words for the history.
+fn result(report: &Result<Report, NoPlan>, settled: Option<&Settled>) -> String {
+    match (settled, report) {
+        (Some(settled), _) => settled.word().into(),
+        (None, Err(_)) => "not verified".into(),
+        (None, Ok(report)) if report.is_converged() => "done".into(),
+        (None, Ok(report)) => format!("{} failed, not converged", report.failed.len()),
     }
 }

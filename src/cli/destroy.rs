@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::apply::Errand;
 use super::failure::Failure;
 use super::load::{Loaded, load};
-use super::{Exit, Format, Output, Writing, apply};
+use super::{Cutting, Exit, Format, Output, Writing};
 use crate::apply::Target;
 use crate::model::source::Sources;
 use crate::model::topology::Topology;
@@ -32,17 +33,20 @@ pub(super) struct Destroy {
     pub(super) output: Output,
     #[command(flatten)]
     writing: Writing,
+    #[command(flatten)]
+    cutting: Cutting,
 }
 
 impl Destroy {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let format: Format = self.output.format;
+        let (writing, allowance) = (self.writing, self.cutting.allowance());
+        let errand = |target, loaded| Errand { command: "destroy", target, loaded, writing, allowance, format };
         if let Some(name) = self.topology {
             let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
-            return apply::carry_out(Target::Nothing(&name, None), &loaded, self.writing, format);
+            return errand(Target::Nothing(&name, None), &loaded).run(None);
         }
         let loaded = load(&self.paths)?;
-        let target = Target::Nothing(&loaded.topology.name, Some(&loaded.topology));
-        apply::carry_out(target, &loaded, self.writing, format)
+        errand(Target::Nothing(&loaded.topology.name, Some(&loaded.topology)), &loaded).run(None)
     }
 }

@@ -4,12 +4,17 @@
 
 mod apply;
 mod check;
+mod confirm;
 mod destroy;
 mod failure;
+mod guard;
+mod history;
 mod load;
+mod outcome;
 mod output;
 mod plan;
 mod rehearse;
+mod rollback;
 mod show;
 mod status;
 
@@ -20,6 +25,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::failure::Failure;
+use crate::apply::rails::Allowance;
+use crate::kernel::session;
 use crate::model::diagnostic::Diagnostic;
 
 /// How netrec ends (contract: DESIGN section 4).
@@ -40,10 +47,14 @@ pub enum Exit {
     Partial = 5,
     /// Applied but not converged or not verified, or something is waited for.
     NotConverged = 6,
-    /// Somebody else is writing.
+    /// Failed, and rolled back completely.
+    RolledBack = 7,
+    /// Somebody else is writing, or a confirm is pending.
     Busy = 8,
     /// Missing privilege or kernel feature, nothing touched.
     Unable = 10,
+    /// Failed, and the rollback is incomplete.
+    RollbackIncomplete = 11,
     /// Wrong arguments.
     Usage = 64,
 }
@@ -80,8 +91,10 @@ Exit codes:
   4   refused: it contradicts what is live, or somebody said no; nothing was touched
   5   some steps failed; the next apply goes on
   6   applied, but not converged, not verified, or something is waited for
-  8   busy: another netrec is writing
+  7   failed, and rolled back completely (only with --confirm)
+  8   busy: another netrec is writing, or what was applied waits to be confirmed
   10  a privilege or a feature of the kernel is missing; nothing was touched
+  11  failed, and the rollback is incomplete: look now
   64  wrong arguments";
 
 #[derive(Subcommand, Debug)]
@@ -93,6 +106,11 @@ enum Command {
     Status(status::Status),
     Show(show::Show),
     Rehearse(rehearse::Rehearse),
+    Confirm(confirm::Confirm),
+    Rollback(rollback::Rollback),
+    History(history::History),
+    #[command(hide = true)]
+    Guard(guard::Guard),
     /// Print the JSON Schema of topology files, for editors.
     #[command(after_help = "\
 Example, for editors that know Taplo or Even Better TOML:
@@ -122,7 +140,10 @@ impl Command {
             Self::Status(status) => status.input.output.format,
             Self::Show(show) => show.output.format,
             Self::Rehearse(rehearse) => rehearse.input.output.format,
-            Self::Schema | Self::Completions { .. } => Format::Text,
+            Self::Confirm(confirm) => confirm.output.format,
+            Self::Rollback(rollback) => rollback.output.format,
+            Self::History(history) => history.output.format,
+            Self::Guard(_) | Self::Schema | Self::Completions { .. } => Format::Text,
         }
     }
 
@@ -135,6 +156,10 @@ impl Command {
             Self::Status(status) => status.run(),
             Self::Show(show) => show.run(),
             Self::Rehearse(rehearse) => rehearse.run(),
+            Self::Confirm(confirm) => confirm.run(),
+            Self::Rollback(rollback) => rollback.run(),
+            Self::History(history) => history.run(),
+            Self::Guard(guard) => guard.run(),
             Self::Schema => {
                 output::say(&format!("{:#}\n", crate::model::schema::schema()));
                 Ok(Exit::Done)
@@ -185,6 +210,39 @@ struct Writing {
     /// Seconds to wait for another netrec that is writing.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     lock_timeout: u64,
+}
+
+/// What may be let through the safety rails.
+#[derive(Args, Clone, Copy, Debug)]
+struct Allowing {
+    /// Let so many networks, containers and endpoints go, or `all`.
+    #[arg(long, value_name = "N", value_parser = deletes)]
+    allow_deletes: Option<usize>,
+    #[command(flatten)]
+    cutting: Cutting,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+struct Cutting {
+    /// Let the SSH session be cut off that netrec is run in.
+    #[arg(long)]
+    allow_self_cut: bool,
+}
+
+impl Cutting {
+    fn allowance(self) -> Allowance {
+        Allowance { deletes: None, self_cut: self.allow_self_cut, sessions: session::find() }
+    }
+}
+
+impl Allowing {
+    fn allowance(self) -> Allowance {
+        Allowance { deletes: self.allow_deletes, ..self.cutting.allowance() }
+    }
+}
+
+fn deletes(text: &str) -> Result<usize, String> {
+    if text == "all" { Ok(usize::MAX) } else { text.parse().map_err(|_| "a number, or `all`".to_owned()) }
 }
 
 impl Writing {

@@ -4,8 +4,8 @@ use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
 use super::load::{Loaded, load};
-use super::{Exit, Format, output};
-use crate::apply::{Prepared, Target, prepare};
+use super::{Allowing, Exit, Format, output};
+use crate::apply::{NoPlan, Prepared, Target, look, rails};
 use crate::diff::render::{self, Context, Summary};
 use crate::diff::unified;
 use crate::kernel::linux::Linux;
@@ -34,6 +34,8 @@ pub(super) struct Plan {
     /// Plan the removal of everything that bears the topology's mark.
     #[arg(long)]
     destroy: bool,
+    #[command(flatten)]
+    allowing: Allowing,
 }
 
 /// Forms of a plan.
@@ -60,8 +62,12 @@ impl Plan {
         let topology = &loaded.topology;
         let target =
             if self.destroy { Target::Nothing(&topology.name, Some(topology)) } else { Target::Topology(topology) };
-        let prepared =
-            prepare(&mut Linux::default(), target).map_err(|no_plan| Failure::unplanned(no_plan, &loaded.sources))?;
+        let unplanned = |no_plan| Failure::unplanned(no_plan, &loaded.sources);
+        let prepared = look(&mut Linux::default(), target).map_err(unplanned)?;
+        let held = rails::check(&prepared, target, &self.allowing.allowance());
+        if let (Err(findings), Form::Json) = (held.clone(), self.format) {
+            return Err(unplanned(NoPlan::Refused(findings)));
+        }
         match self.format {
             Form::Json => output::say_json(&json(&prepared, &loaded)),
             Form::Text => output::say(&text(&prepared)),
@@ -70,6 +76,8 @@ impl Plan {
                 output::say(&output::coloured(&unified::text(states, &prepared.diff)));
             }
         }
+        // The plan is told all the same: it shows what the rails hold against.
+        held.map_err(|findings| unplanned(NoPlan::Refused(findings)))?;
         Ok(if self.exit_code && !prepared.diff.is_empty() { Exit::Differs } else { Exit::Done })
     }
 }

@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 use toml::Spanned;
 
-use super::apply::{Outcome, exit, run};
+use super::apply::{exit, run};
 use super::failure::{self, Failure};
 use super::load::{Loaded, load};
+use super::outcome::Outcome;
 use super::{Exit, Format, Input, output, plan};
 use crate::apply::{Report, Target, able, prepare};
 use crate::diff::render::{self, Summary};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::load::load;
 use super::{Exit, Format, Input, output, plan};
-use crate::apply::{Target, prepare};
+use crate::apply::{Target, look};
 use crate::kernel::linux::Linux;
 use crate::kernel::privilege;
 
@@ -42,7 +42,7 @@ impl Status {
         let format = self.input.output.format;
         let loaded = load(&self.input.paths)?;
         privilege::check()?;
-        let prepared = prepare(&mut Linux::default(), Target::Topology(&loaded.topology))
+        let prepared = look(&mut Linux::default(), Target::Topology(&loaded.topology))
             .map_err(|no_plan| Failure::unplanned(no_plan, &loaded.sources))?;
         let (drifted, waiting) = (!prepared.diff.is_empty(), !prepared.desired.pending.is_empty());
         let state = match (drifted, waiting) {

@@ -22,6 +22,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use super::netlink::{Protocol, Reply, Request, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
+use crate::model::lower::route_localnet;
 use crate::model::resource::{HOST, Text};
 use crate::model::wire::{Absent, AddressFacts, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
 
@@ -214,7 +215,7 @@ impl<'a> Look<'a> {
         for (name, value) in self.sysctls(HOST)? {
             facts.sysctls.insert((HOST.into(), name), value);
         }
-        for name in accept_ra(facts.host()) {
+        for name in accept_ra(facts.host()).into_iter().chain(self.route_localnet(facts.host())) {
             if let Some(value) = sysctl::read(&name)? {
                 facts.sysctls.insert((HOST.into(), name), value.into());
             }
@@ -324,6 +325,12 @@ impl<'a> Look<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The settings that let packets to the loopback be routed through our bridges, whatever these are called.
+    fn route_localnet(&self, host: &NetnsFacts) -> Vec<Text> {
+        let ours = host.links.iter().filter(|link| &*link.kind == "bridge" && self.scope.owner.owns(link));
+        ours.map(|link| route_localnet(&link.name)).collect()
     }
 
     /// Settings of the namespace that the calling thread is in.

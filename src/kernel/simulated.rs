@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Kernel, KernelError};
 use crate::model::kinds::sysctl::Sysctl;
+use crate::model::lower::route_localnet;
 use crate::model::observed::{Foreign, Observed};
 use crate::model::resource::{HOST, Kind, Op, Resource, Step, Text, Thing};
 use crate::model::simulate::{Refusal, Simulation};
@@ -38,6 +39,11 @@ impl Kernel for Simulated {
         }
         for (netns, key) in &scope.sysctls {
             if let Some(setting) = ours_setting(&self.ours, netns, key) {
+                ours.insert(setting);
+            }
+        }
+        for bridge in self.ours.resources().filter(|resource| matches!(resource, Resource::Bridge(_))) {
+            if let Some(setting) = ours_setting(&self.ours, &HOST.into(), &route_localnet(&bridge.id().name)) {
                 ours.insert(setting);
             }
         }
@@ -75,6 +81,11 @@ impl Kernel for Simulated {
 }
 
 impl Simulated {
+    /// How many steps were executed since the host was made.
+    pub fn executed(&self) -> usize {
+        self.executed
+    }
+
     /// Does behind netrec's back what a step would do. Others do not clear away first what stands upon a thing, and so
     /// it goes with it.
     ///

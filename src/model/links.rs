@@ -5,7 +5,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 
 use super::resource::{FieldChange, HOST, Text};
-use super::wire::{Body, LinkFacts, Lookup, Message, Missing, Place};
+use super::wire::{Body, Label, LinkFacts, Lookup, Message, Missing, Place};
 
 /// Flags of a request that makes something new and fails if it is there.
 pub const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -74,6 +74,19 @@ pub fn mark_change(field: &'static str, observed: &str, wanted: &str) -> Option<
         _ if observed == wanted => None,
         "" => Some(FieldChange::in_place(field, "missing", "set")),
         _ => Some(FieldChange::in_place(field, "outdated", "set")),
+    }
+}
+
+/// How a label that is not as it should be is told; nothing where it is, or where there is none.
+pub fn label_change(observed: &Label, wanted: &Label) -> Option<FieldChange> {
+    let on = |protected| if protected { "on" } else { "off" };
+    match observed {
+        _ if observed.name.is_empty() => None,
+        _ if observed.name != wanted.name => Some(FieldChange::in_place("name", &observed.name, &wanted.name)),
+        _ if observed.protected != wanted.protected => {
+            Some(FieldChange::in_place("protect", on(observed.protected), on(wanted.protected)))
+        }
+        _ => None,
     }
 }
 

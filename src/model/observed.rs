@@ -1,15 +1,20 @@
 //! What was seen, sorted: ours, which operations may touch, and foreign, which none accepts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::resource::{HOST, Resource, Text};
 use super::state::State;
-use super::wire::{Absent, ChainFacts, Facts, NetnsOrigin, Owner, RouteFacts};
+use super::wire::{Absent, AddressFacts, ChainFacts, Facts, NetnsFacts, NetnsOrigin, Owner, PROTOCOL, RouteFacts};
 
 /// `RTPROT_RA` (linux/rtnetlink.h): learnt from a router advertisement.
 const LEARNT: u8 = 9;
+/// `RTPROT_KERNEL` (linux/rtnetlink.h): made by the kernel for an address.
+const KERNEL: u8 = 2;
+/// `IFA_F_PERMANENT` (`linux/if_addr.h`): not learnt, and without a lifetime.
+const PERMANENT: u32 = 0x80;
 
 /// All that was seen of a host, as far as a topology is concerned.
 #[derive(Clone, Default, Debug)]
@@ -35,8 +40,20 @@ pub struct Foreign {
     pub routes: Vec<(Text, ForeignRoute)>,
     /// Base chains of other tables.
     pub chains: Vec<ChainFacts>,
+    /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
+    /// addresses and routes. It would go with the link.
+    pub users: BTreeMap<Text, Vec<String>>,
     /// Processes in namespaces of ours that the topology no longer has.
     pub processes: BTreeMap<Text, Vec<u32>>,
+}
+
+/// A connection that somebody works through: what netrec must not cut off while it runs at its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Session {
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
 }
 
 /// A link of somebody else's.
@@ -90,11 +107,41 @@ impl Observed {
                 foreign.processes.insert(netns.clone(), inside.processes.clone());
             }
         }
+        foreign.users = users(facts.host(), owner);
         let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
         let present = facts.namespaces.iter().filter(|(_, inside)| there(&inside.origin));
         let present = present.map(|(netns, _)| netns.clone()).collect();
         Self { ours, foreign, absent: facts.absent, present, looked: true }
     }
+}
+
+/// Who stands on links of ours without being ours.
+fn users(host: &NetnsFacts, owner: &Owner) -> BTreeMap<Text, Vec<String>> {
+    let mut users = BTreeMap::<Text, Vec<String>>::new();
+    let ours = |index: u32| host.link(index).filter(|link| owner.owns(link)).map(|link| link.name.clone());
+    let mut add = |link: Option<Text>, who: String| {
+        if let Some(link) = link {
+            users.entry(link).or_default().push(who);
+        }
+    };
+    for link in host.links.iter().filter(|link| !owner.owns(link)) {
+        add(link.master.and_then(ours), format!("port `{}`", link.name));
+        let parent = link.link.filter(|_| link.link_netnsid.is_none() && &*link.kind != "veth");
+        add(parent.and_then(ours), format!("link `{}`", link.name));
+    }
+    for it in host.addresses.iter().filter(|it| !is_automatic(it)) {
+        add(ours(it.link), format!("address {}", it.address));
+    }
+    for route in host.routes.iter().filter(|route| ![PROTOCOL, KERNEL, LEARNT].contains(&route.protocol)) {
+        add(route.link.and_then(ours), format!("the route to {}", route.destination));
+    }
+    users
+}
+
+/// Whether an address is ours, or one that the kernel gives by itself.
+fn is_automatic(it: &AddressFacts) -> bool {
+    let link_local = matches!(it.address.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    it.protocol == PROTOCOL || link_local || it.flags & PERMANENT == 0
 }
 
 fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {

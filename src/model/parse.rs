@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue, Error};
 use super::check::check;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Source, Span};
-use super::topology::{Container, Endpoint, File, Item, Network, Pools, Topology};
+use super::topology::{Container, Endpoint, File, Item, Network, Topology};
 
 /// Findings in one named table at most.
 const FINDINGS: usize = 100;
@@ -77,14 +77,33 @@ fn merge<T>(
     }
 }
 
+/// Takes what all files together may say once.
+fn once<T>(key: &str, into: &mut Option<Item<T>>, file: u32, value: Spanned<T>, findings: &mut Vec<Diagnostic>) {
+    let name = place(file, value.span());
+    if let Some(other) = into {
+        let finding = Diagnostic::at(name, format!("`{key}` is there twice")).label("again here");
+        findings.push(finding.related(other.name, "first here"));
+        return;
+    }
+    *into = Some(Item { value: value.into_inner(), file, name });
+}
+
 impl Merge {
     fn file(&mut self, file: u32, found: File) {
         if let Some(name) = found.topology {
             self.name(name.get_ref(), place(file, name.span()));
         }
         if let Some(pools) = found.pools {
-            self.pools(file, pools);
+            once("pools", &mut self.topology.pools, file, pools, &mut self.findings);
         }
+        if let Some(number) = found.allow_deletes {
+            once("allow_deletes", &mut self.topology.allow_deletes, file, number, &mut self.findings);
+        }
+        let moved = found.moved.into_iter().map(|moved| {
+            let name = place(file, moved.span());
+            Item { value: moved.into_inner(), file, name }
+        });
+        self.topology.moved.extend(moved);
         merge(&mut self.topology.networks, ("network", file), found.networks, &mut self.findings);
         merge(&mut self.topology.containers, ("container", file), found.containers, &mut self.findings);
         merge(&mut self.topology.endpoints, ("endpoint", file), found.endpoints, &mut self.findings);
@@ -107,16 +126,6 @@ impl Merge {
         }
     }
 
-    fn pools(&mut self, file: u32, pools: Spanned<Pools>) {
-        let name = place(file, pools.span());
-        if let Some(other) = &self.topology.pools {
-            let finding = Diagnostic::at(name, "`pools` is there twice").label("again here");
-            self.findings.push(finding.related(other.name, "first here"));
-            return;
-        }
-        self.topology.pools = Some(Item { value: pools.into_inner(), file, name });
-    }
-
     /// Reads what can be read of a file that is not right.
     fn damaged(&mut self, file: u32, source: &Source) {
         let (table, errors) = DeTable::parse_recoverable(&source.text);
@@ -135,13 +144,24 @@ impl Merge {
             match &**key.get_ref() {
                 "topology" => found.topology = self.value("topology", (file, source), value),
                 "pools" => found.pools = self.value("pools", (file, source), value),
+                "allow_deletes" => found.allow_deletes = self.value("allow_deletes", (file, source), value),
+                "moved" => found.moved = self.list("moved", (file, source), value),
                 "networks" => found.networks = self.tables::<Network>("networks", (file, source), value),
                 "containers" => found.containers = self.tables::<Container>("containers", (file, source), value),
                 "endpoints" => found.endpoints = self.tables::<Endpoint>("endpoints", (file, source), value),
                 "policies" => found.policies = self.list("policies", (file, source), value),
                 _ if !errors.is_empty() => {}
                 unknown => {
-                    let known = ["topology", "pools", "networks", "containers", "endpoints", "policies"];
+                    let known = [
+                        "topology",
+                        "pools",
+                        "allow_deletes",
+                        "moved",
+                        "networks",
+                        "containers",
+                        "endpoints",
+                        "policies",
+                    ];
                     let finding = Diagnostic::at(place(file, key.span()), format!("unknown key `{unknown}`"));
                     self.findings.push(finding.label("not a key of a topology").nearest(unknown, known));
                 }
@@ -237,8 +257,9 @@ impl Merge {
             Some((name, _)) => name,
             None => stem.unwrap_or_default().to_string_lossy().into_owned(),
         };
-        let Topology { name, networks, containers, endpoints, .. } = &self.topology;
-        if self.findings.is_empty() && networks.is_empty() && containers.is_empty() && endpoints.is_empty() {
+        let Topology { name, pools, allow_deletes, moved, .. } = &self.topology;
+        let says_nothing = pools.is_none() && allow_deletes.is_none() && moved.is_empty();
+        if self.findings.is_empty() && says_nothing && self.topology.is_empty() {
             let paths: Vec<&str> = sources.iter().map(|source| source.path.as_str()).collect();
             let hint = format!("to remove everything of it, run `netrec destroy --topology {name}`");
             let message = format!("`{}` declares no network, container or endpoint", paths.join("`, `"));
@@ -286,6 +307,7 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
         "endpoint" => ("an", subject),
         "pool" => ("", "pools"),
         "policie" => ("a", "policy"),
+        "moved" => ("an", "entry"),
         _ => ("a", subject),
     };
     if message.starts_with("unknown field") {
@@ -299,7 +321,7 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
         return finding.label(format!("every {subject} needs it")).hint(format!("add `{missing} = …`"));
     }
     let message = message.replace('\n', ", ").replace("expected u32", "expected a whole number");
-    match key.and_then(|key| shape(word, key)) {
+    match key.filter(|_| word != "moved").and_then(|key| shape(word, key)) {
         Some((noun, shape)) if message.starts_with("invalid IP address") => {
             Diagnostic::at(span, format!("{text} is not {noun}")).hint(shape)
         }

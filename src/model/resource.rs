@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use super::kinds::{KindName, Resource};
-use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
+use super::wire::{Facts, Label, Lookup, Message, Missing, Owner, Place};
 
 /// A short immutable string, cheap to clone: ids are cloned far more often than they are made.
 pub type Text = Arc<str>;
@@ -119,6 +119,27 @@ impl fmt::Display for FieldChange {
     }
 }
 
+/// What of the user's a resource stands for: what a deletion is counted by, and what can be protected.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// A network.
+    Network,
+    /// A container.
+    Container,
+    /// An endpoint, and the host's link that its network is.
+    Endpoint(Option<Text>),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Network => "network",
+            Self::Container => "container",
+            Self::Endpoint(_) => "endpoint",
+        })
+    }
+}
+
 /// A step on one resource.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op<R = Resource> {
@@ -216,6 +237,11 @@ pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
     /// What the kernel makes of it, as things stand: by default nothing else than what was asked for.
     fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
         let _ = is_there;
+    }
+
+    /// What of the user's it stands for, as its mark tells; most kinds are only parts of such a thing.
+    fn part(&self) -> Option<(Part, &Label)> {
+        None
     }
 
     /// Whether it is left as it is when nobody asks for it any more, as a sysctl others may rely on.

@@ -29,9 +29,35 @@ pub struct Topology {
     pub pools: Option<Item<Pools>>,
     /// In order: the first that matches wins.
     pub policies: Vec<Item<Policy>>,
+    /// How many networks, containers and endpoints one apply may remove; none: as the rails say.
+    pub allow_deletes: Option<Item<u32>>,
+    /// What was renamed.
+    pub moved: Vec<Item<Moved>>,
 }
 
 impl Topology {
+    /// Whether no network, container or endpoint is declared.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.containers.is_empty() && self.endpoints.is_empty()
+    }
+
+    /// What a thing was named before, if it was renamed: `table` is `networks`, `containers` or `endpoints`.
+    pub fn moved_from(&self, table: &str, name: &str) -> Option<&str> {
+        let is = |path: &str| path.split_once('.') == Some((table, name));
+        let moved = self.moved.iter().find(|moved| is(moved.to.get_ref()))?;
+        moved.from.get_ref().split_once('.').map(|(_, from)| from)
+    }
+
+    /// Whether a table of that name is there.
+    pub fn declares(&self, table: &str, name: &str) -> bool {
+        match table {
+            "networks" => self.networks.contains_key(name),
+            "containers" => self.containers.contains_key(name),
+            "endpoints" => self.endpoints.contains_key(name),
+            _ => false,
+        }
+    }
+
     /// Containers on a network of driver `host`: their namespace is the host's own.
     pub fn on_host(&self) -> BTreeSet<&str> {
         let is_host = |name: &str| self.networks.get(name).is_some_and(|network| network.driver.get_ref() == "host");
@@ -77,6 +103,13 @@ pub struct File {
     /// Where networks without `subnets` take theirs from.
     #[schemars(with = "Option<Pools>")]
     pub pools: Option<Spanned<Pools>>,
+    /// How many networks, containers and endpoints one apply may remove. Default: any number up to 5, more only up to
+    /// 30 % of those that are there, and never two or more that are all endpoints of a network.
+    #[schemars(with = "Option<u32>")]
+    pub allow_deletes: Option<Spanned<u32>>,
+    /// What was renamed since it was made: it lives on under its new name. An entry can go once it was applied.
+    #[schemars(with = "Vec<Moved>")]
+    pub moved: Vec<Spanned<Moved>>,
     /// Networks by name.
     #[schemars(with = "BTreeMap<String, Network>")]
     pub networks: BTreeMap<Spanned<String>, Network>,
@@ -110,6 +143,18 @@ pub struct Pools {
     /// Prefix length of a subnet cut from `ipv6`, 16 to 126. Default: 64.
     #[schemars(with = "Option<u8>")]
     pub ipv6_prefix: Option<Spanned<u8>>,
+}
+
+/// A network, container or endpoint that has another name than when it was made.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Moved {
+    /// What it was: `networks.NAME`, `containers.NAME` or `endpoints.NAME`.
+    #[schemars(with = "String")]
+    pub from: Spanned<String>,
+    /// What it is now, of the same table.
+    #[schemars(with = "String")]
+    pub to: Spanned<String>,
 }
 
 /// A network: endpoints of the same network reach each other, endpoints of different ones do not.
@@ -172,6 +217,10 @@ pub struct Network {
     /// Who may reach published ports of this network, in CIDR notation, besides the host itself. Default: everybody.
     #[schemars(with = "Option<Vec<String>>")]
     pub allow_from: Option<Vec<Spanned<IpNet>>>,
+    /// `true`: an apply or destroy that would remove or replace it is refused, also when no file names it any more; set
+    /// it to false and apply first. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub protect: Option<Spanned<bool>>,
     /// Options of the `bridge` driver.
     #[schemars(with = "Option<BridgeOptions>")]
     pub bridge: Option<Spanned<BridgeOptions>>,
@@ -207,6 +256,10 @@ pub struct Container {
     /// `false`: never create the named namespace, wait for it. Only with `netns`. Default: true.
     #[schemars(with = "Option<bool>")]
     pub create: Option<Spanned<bool>>,
+    /// `true`: an apply or destroy that would remove or replace it is refused, also when no file names it any more; set
+    /// it to false and apply first. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub protect: Option<Spanned<bool>>,
 }
 
 /// An endpoint joins one container to one network.
@@ -257,6 +310,10 @@ pub struct Endpoint {
     /// are dropped. An endpoint with IPv6 may also use the link-local address made of its hardware address.
     #[schemars(with = "Option<bool>")]
     pub anti_spoofing: Option<Spanned<bool>>,
+    /// `true`: an apply or destroy that would remove or replace it is refused, also when no file names it any more; set
+    /// it to false and apply first. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub protect: Option<Spanned<bool>>,
     /// Static routes of the container through this endpoint.
     #[serde(default)]
     pub routes: Vec<StaticRoute>,

@@ -65,6 +65,49 @@ impl Owner {
     }
 }
 
+/// What the user calls what a resource stands for: the tail of its mark, read when no file names it any more.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Label {
+    /// Its name in the topology; empty where the mark does not tell.
+    pub name: Text,
+    /// The name it was made under, from which its interface names and hardware addresses are derived: another one than
+    /// `name` once it was renamed.
+    pub born: Text,
+    /// Whether it must be neither removed nor replaced.
+    pub protected: bool,
+}
+
+impl Label {
+    /// The label of what is not renamed.
+    pub fn new(name: &str, protected: bool) -> Self {
+        Self { name: name.into(), born: name.into(), protected }
+    }
+
+    /// Reads the label of a mark ([`Owner::alias`]); what bears none has an empty one.
+    pub fn of(alias: &str) -> Self {
+        let Some((mark, label)) = alias.rsplit_once(':') else { return Self::default() };
+        let digest = mark.rsplit(':').next().unwrap_or_default();
+        if digest.len() != 8 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Self::default();
+        }
+        let mut words = label.split(',');
+        let mut read = Self::new(words.next().unwrap_or_default(), false);
+        for word in words {
+            match word.strip_prefix("born=") {
+                Some(born) => read.born = born.into(),
+                None => read.protected |= word == "protect",
+            }
+        }
+        read
+    }
+
+    /// A mark with this label.
+    pub fn on(&self, mark: &str) -> String {
+        let born = if self.born == self.name { String::new() } else { format!(",born={}", self.born) };
+        format!("{mark}:{}{born}{}", self.name, if self.protected { ",protect" } else { "" })
+    }
+}
+
 /// How to find a namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum NetnsRef {
@@ -386,4 +429,26 @@ pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, content))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::kinds::KindName;
+
+    #[test]
+    fn a_label_is_read_as_it_was_written() {
+        let owner = Owner::new("shop");
+        let mark = owner.alias(&ResourceId::new(&HOST.into(), KindName::Bridge, "br-front"), 0x1234_abcd);
+        for name in ["front", "a.b_c-d", "deadbeef"] {
+            for (born, protected) in [(name, false), (name, true), ("old", false), ("old", true)] {
+                let label = Label { born: born.into(), ..Label::new(name, protected) };
+                assert_eq!(Label::of(&label.on(&mark)), label);
+                assert_eq!(owner.marked(&label.on(&mark)), Some(true));
+            }
+        }
+        assert_eq!(Label::of(&mark), Label::default(), "a mark without one");
+        assert_eq!(Label::of("uplink: to the rack"), Label::default());
+        assert_eq!(Label::of(""), Label::default());
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use netrec::apply::{Prepared, Target};
+use netrec::apply::confirm::{Certainty, roll_back, undo};
+use netrec::apply::{Prepared, Target, execute};
 use netrec::diff::diff;
 use netrec::diff::render::text;
 use netrec::kernel::linux::Linux;
@@ -48,6 +49,28 @@ impl Teller for OnLinux {
         let results = self.kernel.execute(&[step], &mut |_| {});
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         self.shadow.drift(id, scope);
+    }
+
+    fn foreign(&mut self, what: &str, name: &str, link: &str) {
+        match what {
+            "port" => sh(&format!("ip link add {name} master {link} type veth peer name {name}-far")),
+            "address" => sh(&format!("ip address add {name} dev {link}")),
+            _ => sh(&format!("ip route add {name} dev {link}")),
+        };
+        self.shadow.foreign(what, name, link);
+    }
+
+    /// Every chapter is told twice: what was done the first time is rolled back before.
+    fn planned(&mut self, target: Target, prepared: &Prepared) {
+        let (before, certainty) = undo(prepared, target);
+        let scope = target.scope();
+        let _ = execute(&mut self.kernel, target, prepared.clone(), &mut |_, _| {});
+        let back = roll_back(&mut self.kernel, &before);
+        let there = self.kernel.observe(&scope).expect("a look").ours;
+        let difference = text(&diff(&lasting(&prepared.observed.ours), &lasting(&there)));
+        if !back.is_complete() || (certainty == Certainty::Exact && !difference.is_empty()) {
+            self.differences += &format!("not as it was ({certainty}): {back:?}\n{difference}");
+        }
     }
 
     fn reached(&mut self, target: Target, _: &Prepared) {

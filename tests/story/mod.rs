@@ -8,14 +8,16 @@ pub(crate) mod linux;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use netrec::apply::{NoPlan, Prepared, Report, Target, execute, prepare};
+use netrec::apply::confirm::{Before as Undo, undo};
+use netrec::apply::rails::Allowance;
+use netrec::apply::{NoPlan, Prepared, Report, Target, execute, prepare, prepare_within};
 use netrec::diff::render::{Summary, text};
 use netrec::kernel::Kernel;
 use netrec::kernel::simulated::Simulated;
 use netrec::model::diagnostic::render;
 use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
-use netrec::model::observed::{ForeignLink, ForeignRoute};
+use netrec::model::observed::{ForeignLink, ForeignRoute, Session};
 use netrec::model::parse::parse;
 use netrec::model::resource::{HOST, Resource};
 use netrec::model::source::{Source, Sources};
@@ -42,6 +44,10 @@ pub(crate) struct Before {
     pub drops: Vec<[String; 3]>,
     /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
     pub filters_bridged: bool,
+    /// Sessions that netrec is run in: where they come from, and our end.
+    pub sessions: Vec<[std::net::SocketAddr; 2]>,
+    /// The first chapter that they are there in.
+    pub sessions_since: usize,
 }
 
 /// A link of somebody else's.
@@ -91,6 +97,10 @@ pub(crate) trait Teller {
     fn kernel(&mut self) -> &mut Self::Kernel;
     /// Removes a resource behind netrec's back.
     fn drift(&mut self, id: &str, scope: &Scope);
+    /// Puts something of somebody else's on a link: `port NAME`, `address NET` or `route NET`.
+    fn foreign(&mut self, what: &str, name: &str, link: &str);
+    /// Called before each execution with what will be done.
+    fn planned(&mut self, _: Target, _: &Prepared) {}
     /// Called after each execution with what was reached.
     fn reached(&mut self, target: Target, prepared: &Prepared);
     /// How many things were written since the last call.
@@ -129,7 +139,11 @@ impl Story {
     pub(crate) fn tell(&self, teller: &mut impl Teller) -> String {
         let mut transcript = String::new();
         let mut last = (Topology::default(), Sources::new());
-        for chapter in &self.chapters {
+        let session = |[peer, local]: &[std::net::SocketAddr; 2]| Session { peer: *peer, local: *local };
+        let sessions: Vec<Session> = self.before.sessions.iter().map(session).collect();
+        let mut before = None;
+        for (at, chapter) in self.chapters.iter().enumerate() {
+            let sessions = if at + 1 < self.before.sessions_since { &[] } else { sessions.as_slice() };
             let name = chapter.file_name().expect("a name").to_string_lossy().into_owned();
             let _ = writeln!(transcript, "== {name}");
             let content = std::fs::read_to_string(chapter).expect("a chapter");
@@ -137,21 +151,29 @@ impl Story {
                 Some("drift") => {
                     let scope = netrec::model::lower::scope(&last.0);
                     for line in content.lines() {
-                        let id = line.strip_prefix("delete ").expect("`delete ID`");
-                        teller.drift(id, &scope);
+                        match line.split_whitespace().collect::<Vec<_>>()[..] {
+                            ["delete", id] => teller.drift(id, &scope),
+                            [what, name, "on", link] => teller.foreign(what, name, link),
+                            _ => panic!("`delete ID`, or `port NAME on LINK`, or with `address` or `route`: {line}"),
+                        }
                         let _ = writeln!(transcript, "{line}");
                     }
                 }
                 Some("destroy") => {
                     let target = Target::Nothing(&last.0.name, Some(&last.0));
-                    transcript += &chapter_text(teller, target, &last.1);
+                    transcript += &chapter_text(teller, (target, sessions), &last.1, &mut None);
+                }
+                Some("rollback") => {
+                    let before: Undo = before.take().expect("an apply to be rolled back");
+                    transcript += &chapter_text(teller, (Target::State(&before), sessions), &last.1, &mut None);
                 }
                 _ => {
                     let sources = vec![Source::new(name, content)];
                     match parse(&sources) {
                         Err(findings) => transcript += &(render(&findings, &sources) + "exit 3\n"),
                         Ok(topology) => {
-                            transcript += &chapter_text(teller, Target::Topology(&topology), &sources);
+                            transcript +=
+                                &chapter_text(teller, (Target::Topology(&topology), sessions), &sources, &mut before);
                             last = (topology, sources);
                         }
                     }
@@ -177,8 +199,14 @@ impl Story {
     }
 }
 
-fn chapter_text<T: Teller>(teller: &mut T, target: Target, sources: &Sources) -> String {
-    let prepared = match prepare(teller.kernel(), target) {
+fn chapter_text<T: Teller>(
+    teller: &mut T,
+    (target, sessions): (Target, &[Session]),
+    sources: &Sources,
+    before: &mut Option<Undo>,
+) -> String {
+    let allowance = Allowance { sessions: sessions.to_vec(), ..Allowance::default() };
+    let prepared = match prepare_within(teller.kernel(), target, &allowance) {
         Ok(prepared) => prepared,
         Err(no_plan) => return rejected(&no_plan, sources),
     };
@@ -191,6 +219,8 @@ fn chapter_text<T: Teller>(teller: &mut T, target: Target, sources: &Sources) ->
         let _ = writeln!(told, "pending: container {}: {}", pending.container, pending.reason);
     }
     if !prepared.diff.is_empty() {
+        *before = Some(undo(&prepared, target).0);
+        teller.planned(target, &prepared);
         match execute(teller.kernel(), target, prepared.clone(), &mut |_, _| {}) {
             Ok(report) => told += &outcome(&report),
             Err(no_plan) => told += &rejected(&no_plan, sources),
@@ -288,6 +318,15 @@ impl Teller for Simulation {
     fn drift(&mut self, id: &str, _: &Scope) {
         let op = deletion(&self.kernel.ours, id);
         self.kernel.drift(&op).expect("a drift that Linux allows");
+    }
+
+    fn foreign(&mut self, what: &str, name: &str, link: &str) {
+        let told = match what {
+            "port" => format!("port `{name}`"),
+            "address" => format!("address {name}"),
+            _ => format!("the route to {name}"),
+        };
+        self.kernel.foreign.users.entry(link.into()).or_default().push(told);
     }
 
     fn reached(&mut self, _: Target, _: &Prepared) {}

@@ -1,4 +1,4 @@
-//! A machine of its own for a test: fresh network and mount namespaces with an empty `/run`, on a thread that ends
+//! A machine of its own for a test: fresh network and mount namespaces with an empty `/run` and `/var/lib`, on a thread that ends
 //! with the test, so that tests of one process do not meet.
 //!
 //! A test on the kernel runs where it can: as root, or else as the root of a user namespace. One that cannot says so and
@@ -27,7 +27,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// How a world is made here, as `unshare` spells it; or why none can be.
 static WAY: LazyLock<Result<&str, String>> = LazyLock::new(|| {
-    let world = "mount --make-rprivate / && mount -t tmpfs t /run && ip link set lo up && nft list tables";
+    let world = "mount --make-rprivate / && mount -t tmpfs t /run && mount -t tmpfs t /var/lib && ip link set lo up && nft list tables";
     let attempt = |way: &str| {
         let output = Command::new("unshare").args([way, "sh", "-ec", world]).env("PATH", PATH).output();
         let output = output.map_err(|error| format!("unshare: {error}"))?;
@@ -80,6 +80,7 @@ pub(crate) fn run(test: impl FnOnce() + Send) {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
             mount(Some("netrec-test"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+            mount(Some("netrec-test"), "/var/lib", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
             sh("ip link set lo up");
             test();
         });

@@ -5,6 +5,7 @@
 
 mod containers;
 mod endpoints;
+mod moved;
 mod names;
 mod networks;
 mod policies;
@@ -34,6 +35,7 @@ pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
     checking.publishes();
     checking.routes();
     checking.policies();
+    checking.moved();
     checking.findings
 }
 

@@ -18,8 +18,9 @@ const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0
 pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering: &mut Lowering<'a>) {
     let topology = &lowering.topology.name;
     if !network.external {
-        let mac = bridge_mac(topology, network.name);
-        let bridge = Bridge::new(network.link.clone(), lowering.owner.clone(), mac, network.mtu);
+        let mac = bridge_mac(topology, &network.born);
+        let label = lowering.label(network.name, &network.born, network.item.protect.as_ref());
+        let bridge = Bridge { label, ..Bridge::new(network.link.clone(), lowering.owner.clone(), mac, network.mtu) };
         lowering.want(Resource::Bridge(bridge), network.item.name);
         let gateway = |subnet: &Subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok();
         let mut gateways: Vec<IpNet> = network.subnets.iter().filter_map(gateway).collect();
@@ -44,7 +45,8 @@ fn pair<'a>(network: &NetworkPlan<'a>, port: &Port<'a>, lowering: &Lowering<'a>)
     Veth {
         name: port.link.clone(),
         owner: lowering.owner.clone(),
-        host: End::new(host_mac(&lowering.topology.name, port.name), network.mtu),
+        label: lowering.label(port.name, &port.born, port.item.protect.as_ref()),
+        host: End::new(host_mac(&lowering.topology.name, &port.born), network.mtu),
         bridge: Some(network.link.clone()),
         isolated: !network.icc,
         hairpin: lowering.reflects(port),

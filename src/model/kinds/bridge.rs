@@ -7,9 +7,9 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessa
 
 use crate::model::hash;
 use crate::model::links;
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
 use crate::model::values::Mac;
-use crate::model::wire::{Facts, LinkFacts, Lookup, Message, Missing, Owner, Place};
+use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
 /// A bridge that netrec made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,8 @@ pub struct Bridge {
     pub name: Text,
     /// Whose it is.
     pub owner: Owner,
+    /// The network it is.
+    pub label: Label,
     /// Its hardware address.
     pub mac: Mac,
     /// In bytes.
@@ -35,18 +37,20 @@ pub struct Bridge {
 impl Bridge {
     /// A bridge as netrec makes them: up and marked.
     pub fn new(name: Text, owner: Owner, mac: Mac, mtu: u32) -> Self {
-        Self { name, owner, mac, mtu, up: true, link_local: false, alias: None, grouped: true }
+        let label = Label::default();
+        Self { name, owner, label, mac, mtu, up: true, link_local: false, alias: None, grouped: true }
     }
 
     fn mark(&self) -> String {
         let digest = hash::of(&(&self.name, self.mac, self.mtu));
-        self.owner.alias(&self.id(), digest)
+        self.label.on(&self.owner.alias(&self.id(), digest))
     }
 
     fn observed(link: &LinkFacts, owner: &Owner) -> Self {
         let mut bridge = Self::new(link.name.clone(), owner.clone(), link.mac, link.mtu);
         bridge.up = link.up;
         bridge.link_local = links::makes_link_local(link);
+        bridge.label = Label::of(&link.alias);
         bridge.alias = Some(link.alias.clone());
         bridge.grouped = link.group == owner.group;
         bridge
@@ -126,10 +130,15 @@ impl Kind for Bridge {
         if self.grouped != observed.grouped {
             changes.push(FieldChange::in_place("group", "doomed", "ours"));
         }
+        changes.extend(links::label_change(&observed.label, &self.label));
         if let (true, Some(alias)) = (changes.is_empty(), &observed.alias) {
             changes.extend(links::mark_change("mark", alias, &self.mark()));
         }
         changes
+    }
+
+    fn part(&self) -> Option<(Part, &Label)> {
+        Some((Part::Network, &self.label))
     }
 
     fn summary(&self) -> String {

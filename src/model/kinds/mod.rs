@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::resource::{FieldChange, Kind, Need, Op, ResourceId, Thing, Wire};
-use super::wire::{Facts, Lookup, Message, Missing, Owner, Place};
+use super::resource::{FieldChange, Kind, Need, Op, Part, ResourceId, Thing, Wire};
+use super::wire::{Facts, Label, Lookup, Message, Missing, Owner, Place};
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $module:ident :: $kind:ident = $word:literal),* $(,)?) => {
@@ -86,6 +86,9 @@ macro_rules! kinds {
             }
             fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
                 match self { $(Self::$kind(it) => it.settle(is_there)),* }
+            }
+            fn part(&self) -> Option<(Part, &Label)> {
+                match self { $(Self::$kind(it) => it.part()),* }
             }
             fn stays(&self) -> bool {
                 match self { $(Self::$kind(it) => it.stays()),* }

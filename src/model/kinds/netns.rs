@@ -7,8 +7,9 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
 use crate::model::hash;
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
-use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NetnsFacts, NetnsOrigin, Owner, Place};
+use crate::model::links;
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
+use crate::model::wire::{Body, Facts, Label, Lookup, Message, Missing, NetnsFacts, NetnsOrigin, Owner, Place};
 
 /// A named network namespace that netrec made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +18,8 @@ pub struct Netns {
     pub name: Text,
     /// Whose it is.
     pub owner: Owner,
+    /// The container it is.
+    pub label: Label,
     /// Whether a namespace is bound over the name; a kill can leave the bare file.
     pub bound: bool,
     /// Whether its `lo` is up.
@@ -25,8 +28,12 @@ pub struct Netns {
 
 impl Netns {
     /// A namespace as netrec makes them.
-    pub fn new(name: &Text, owner: &Owner) -> Self {
-        Self { name: name.clone(), owner: owner.clone(), bound: true, lo_up: true }
+    pub fn new(name: &Text, owner: &Owner, label: Label) -> Self {
+        Self { name: name.clone(), owner: owner.clone(), label, bound: true, lo_up: true }
+    }
+
+    fn mark(&self) -> String {
+        self.label.on(&self.owner.alias(&self.id(), hash::words(&[&self.name])))
     }
 
     fn lo(&self) -> LinkMessage {
@@ -34,7 +41,7 @@ impl Netns {
         lo.header.index = 1;
         lo.header.flags = LinkFlags::Up;
         lo.header.change_mask = LinkFlags::Up;
-        lo.attributes.push(LinkAttribute::IfAlias(self.owner.alias(&self.id(), hash::words(&[&self.name]))));
+        lo.attributes.push(LinkAttribute::IfAlias(self.mark()));
         lo
     }
 
@@ -47,7 +54,8 @@ impl Netns {
             NetnsOrigin::Unbound(content) => (content.as_str(), false, false),
             NetnsOrigin::Host | NetnsOrigin::Given => return None,
         };
-        owner.marked(mark)?.then(|| Self { name: name.clone(), owner: owner.clone(), bound, lo_up })
+        let observed = || Self { bound, lo_up, ..Self::new(name, owner, Label::of(mark)) };
+        owner.marked(mark)?.then(observed)
     }
 }
 
@@ -70,8 +78,15 @@ impl Kind for Netns {
             changes.push(FieldChange::replaces("namespace", "none behind its name", "its own"));
         } else if self.lo_up != observed.lo_up {
             changes.push(FieldChange::in_place("lo", "down", "up"));
+        } else if self.label != observed.label {
+            let outdated = || FieldChange::in_place("mark", "outdated", "set");
+            changes.push(links::label_change(&observed.label, &self.label).unwrap_or_else(outdated));
         }
         changes
+    }
+
+    fn part(&self) -> Option<(Part, &Label)> {
+        Some((Part::Container, &self.label))
     }
 
     fn summary(&self) -> String {

@@ -32,9 +32,13 @@ impl Kind for Sysctl {
     }
 
     fn needs(&self) -> Vec<Need> {
-        // Drops stand before anything begins to forward.
-        let mut needs = vec![Need::After(Thing::Firewall)];
-        if &*self.key == "net.ipv6.conf.all.forwarding" {
+        let mut needs = Vec::new();
+        let (on, accept_ra) = (&*self.value != "0", !self.provides().is_empty());
+        if on && !accept_ra {
+            // Drops stand before anything begins to forward, and until it has ended.
+            needs.push(Need::After(Thing::Firewall));
+        }
+        if on && &*self.key == "net.ipv6.conf.all.forwarding" {
             needs.push(Need::After(Thing::AcceptRa(self.netns.clone())));
         }
         needs.extend(self.link().map(|link| Need::Inside(Thing::Link(self.netns.clone(), link))));

@@ -12,9 +12,9 @@ use rtnetlink::packet_route::link::{
 
 use crate::model::hash;
 use crate::model::links;
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
 use crate::model::values::Mac;
-use crate::model::wire::{attributes, Facts, LinkFacts, Lookup, Message, Missing, Owner, Place};
+use crate::model::wire::{attributes, Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
 /// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` (`linux/if_link.h`).
 const BRPORT_HAIRPIN: u16 = 4;
@@ -27,6 +27,8 @@ pub struct Veth {
     pub name: Text,
     /// Whose it is.
     pub owner: Owner,
+    /// The endpoint it is.
+    pub label: Label,
     /// The host's end.
     pub host: End,
     /// The bridge that the host's end is a port of; none if it was taken out.
@@ -134,7 +136,7 @@ impl Veth {
     fn mark(&self) -> String {
         let bridge = (&self.bridge, self.isolated, self.hairpin);
         let ends = (self.host.mac, self.host.mtu, self.peer.mac, self.peer.mtu);
-        self.owner.alias(&self.id(), hash::of(&(bridge, &self.netns, &self.ifname, ends)))
+        self.label.on(&self.owner.alias(&self.id(), hash::of(&(bridge, &self.netns, &self.ifname, ends))))
     }
 
     fn port_data(&self) -> LinkAttribute {
@@ -217,6 +219,7 @@ impl Veth {
         Self {
             name: link.name.clone(),
             owner: owner.clone(),
+            label: Label::of(&link.alias),
             host: End::observed(link, owner),
             bridge: link.master.and_then(|master| facts.host().link(master)).map(|bridge| bridge.name.clone()),
             isolated: port.contains(&BRPORT_ISOLATED),
@@ -295,13 +298,19 @@ impl Kind for Veth {
             &observed.peer,
             ["peer address", "peer mtu", "peer state", "peer addrgenmode", "peer group"],
         ));
+        changes.extend(links::label_change(&observed.label, &self.label));
         if changes.is_empty() {
             let mark = self.mark();
             for (field, end) in [("mark", &observed.host), ("peer mark", &observed.peer)] {
                 changes.extend(end.alias.as_ref().and_then(|alias| links::mark_change(field, alias, &mark)));
             }
+
         }
         changes
+    }
+
+    fn part(&self) -> Option<(Part, &Label)> {
+        Some((Part::Endpoint(self.bridge.clone()), &self.label))
     }
 
     fn summary(&self) -> String {

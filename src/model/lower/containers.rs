@@ -55,7 +55,8 @@ impl<'a> Lowering<'a> {
             self.missing((name, container), missing, on_host.contains(name.as_str()));
             // One that was made stays while a container is in it, even if it would not be made again.
             if (makes && !present) || (named && ours && present) {
-                self.want(Resource::Netns(Netns::new(&netns, &self.owner)), container.name);
+                let label = self.label(name, &name.as_str().into(), container.protect.as_ref());
+                self.want(Resource::Netns(Netns::new(&netns, &self.owner, label)), container.name);
             }
             sandboxes.insert(name.as_str(), Sandbox { netns, there: missing.is_none() });
         }

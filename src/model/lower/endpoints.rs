@@ -42,15 +42,17 @@ impl<'a> Lowering<'a> {
             // The address of an endpoint that is waited for is kept for it.
             let addresses = self.addresses(name, item, plan, &mut taken);
             if sandbox.there {
+                let born = self.born("endpoints", name);
                 ports.push(Port {
                     name,
                     item,
                     network,
                     netns: sandbox.netns.clone(),
-                    link: veth_name(&topology.name, name),
+                    link: veth_name(&topology.name, &born),
                     ifname: Text::default(),
-                    mac: item.mac.as_ref().map_or_else(|| endpoint_mac(&topology.name, name), |mac| *mac.get_ref()),
+                    mac: item.mac.as_ref().map_or_else(|| endpoint_mac(&topology.name, &born), |mac| *mac.get_ref()),
                     addresses,
+                    born,
                 });
             }
         }

@@ -6,6 +6,7 @@
 
 mod containers;
 mod endpoints;
+mod labels;
 mod names;
 mod networks;
 mod policies;
@@ -19,8 +20,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use containers::scope;
+pub use labels::table;
 pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
+pub use settings::route_localnet;
 
+use self::labels::Labels;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
 use super::observed::Observed;
@@ -73,6 +77,7 @@ pub struct Lowering<'a> {
     held: BTreeMap<(Text, Text), Vec<IpNet>>,
     /// As they were asked for; of two with one id the last is meant.
     wanted: Vec<(Resource, Span)>,
+    labels: Labels,
     desired: Desired,
     invalid: Vec<Diagnostic>,
     refused: Vec<Diagnostic>,
@@ -94,6 +99,8 @@ pub struct NetworkPlan<'a> {
     pub name: &'a str,
     /// What the user wrote.
     pub item: &'a Item<Network>,
+    /// The name that its own names are derived from ([`Label::born`](super::wire::Label)).
+    pub born: Text,
     /// Name of its link.
     pub link: Text,
     /// Whether the link is somebody else's.
@@ -124,6 +131,8 @@ pub struct Port<'a> {
     pub name: &'a str,
     /// What the user wrote.
     pub item: &'a Item<Endpoint>,
+    /// The name that its own names are derived from ([`Label::born`](super::wire::Label)).
+    pub born: Text,
     /// Its network's name.
     pub network: &'a str,
     /// Its container's namespace.
@@ -172,6 +181,7 @@ impl<'a> Lowering<'a> {
             observed,
             held,
             wanted: Vec::new(),
+            labels: Labels::of(&observed.ours),
             desired: Desired { topology: topology.name.clone(), ..Desired::default() },
             invalid: Vec::new(),
             refused: Vec::new(),

@@ -69,13 +69,16 @@ impl<'a> Lowering<'a> {
     fn network(&self, name: &'a str, item: &'a Item<Network>) -> NetworkPlan<'a> {
         let options = item.bridge.as_ref().map(Spanned::get_ref);
         let own_name = options.and_then(|options| options.name.as_ref());
-        let link = own_name.map_or_else(|| bridge_name(&self.topology.name, name), |own| own.get_ref().as_str().into());
+        let born = self.born("networks", name);
+        let link =
+            own_name.map_or_else(|| bridge_name(&self.topology.name, &born), |own| own.get_ref().as_str().into());
         let external = is(options.and_then(|options| options.external.as_ref()), false);
         let theirs = self.observed.foreign.host_link(&link).filter(|_| external).map(|bridge| bridge.mtu);
         let subnets = item.subnets.iter().flatten();
         NetworkPlan {
             name,
             item,
+            born,
             link,
             external,
             subnets: subnets.map(|net| Subnet { net: *net.get_ref(), gateway: None }).collect(),
@@ -123,7 +126,8 @@ impl<'a> Lowering<'a> {
 
     /// The addresses that an endpoint has in the kernel, wherever it is attached.
     pub(super) fn held_addresses(&self, endpoint: &str) -> &[IpNet] {
-        match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, endpoint)) {
+        let born = self.born("endpoints", endpoint);
+        match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, &born)) {
             Some(Resource::Veth(veth)) => veth.ifname.as_ref().map_or(&[], |ifname| self.held(&veth.netns, ifname)),
             _ => &[],
         }

@@ -28,7 +28,7 @@ pub(super) fn all(topology: &Topology) -> Vec<(Text, Text)> {
 }
 
 /// Lets packets to 127.0.0.0/8 be routed through the link: what a port published to the host's loopback needs.
-fn route_localnet(link: &str) -> Text {
+pub fn route_localnet(link: &str) -> Text {
     format!("net.ipv4.conf.{}.route_localnet", link.replace('.', "/")).into()
 }
 

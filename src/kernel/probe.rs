@@ -1,0 +1,161 @@
+//! What must be reachable before an apply and after it.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, socket};
+
+/// How long one try waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Port that nobody is asked at: a datagram socket that is connected asks for the route only (RFC 863, discard).
+const DISCARD: u16 = 9;
+
+/// Something that answers, or a destination that has a route.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// A TCP connection comes about: host and port.
+    Tcp(String),
+    /// A host answers an echo request (RFC 792, RFC 4443).
+    Ping(String),
+    /// The kernel has a route to an address.
+    Route(IpAddr),
+}
+
+impl FromStr for Probe {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, what) = text.split_once(':').unwrap_or((text, ""));
+        match kind {
+            "tcp"
+                if what
+                    .rsplit_once(':')
+                    .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) =>
+            {
+                Ok(Self::Tcp(what.into()))
+            }
+            "ping" if !what.is_empty() => Ok(Self::Ping(what.into())),
+            "route" => what.parse().map(Self::Route).map_err(|_| format!("`{what}` is not an address")),
+            _ => Err("a probe is written `tcp:HOST:PORT`, `ping:HOST` or `route:ADDRESS`".into()),
+        }
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(to) => write!(f, "tcp:{to}"),
+            Self::Ping(to) => write!(f, "ping:{to}"),
+            Self::Route(to) => write!(f, "route:{to}"),
+        }
+    }
+}
+
+impl Probe {
+    /// Tries once.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not succeed.
+    pub fn run(&self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(to) => TcpStream::connect_timeout(&resolve(to)?, PATIENCE).map(drop),
+            Self::Ping(to) => ping(resolve(&format!("{}:0", bracketed(to)))?),
+            Self::Route(to) => {
+                let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+                UdpSocket::bind((any, 0))?.connect((*to, DISCARD))
+            }
+        }
+    }
+
+    /// Tries until it succeeds or time is up: after a change neighbours must be found anew.
+    ///
+    /// # Errors
+    ///
+    /// Why the last try did not succeed.
+    pub fn run_within(&self, time: Duration) -> std::io::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            match self.run() {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+fn resolve(to: &str) -> std::io::Result<SocketAddr> {
+    to.to_socket_addrs()?.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+}
+
+/// One echo request over a raw socket, which gets the kernel's copies of all answers of that address: ours is the one
+/// with our process number. The kernel writes the checksum of `ICMPv6` itself.
+fn ping(to: SocketAddr) -> std::io::Result<()> {
+    let (family, protocol, request, reply) = match to {
+        SocketAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
+        SocketAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),
+    };
+    let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+    connect(raw.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let id = (std::process::id() as u16).to_be_bytes();
+    let mut echo = [request, 0, 0, 0, id[0], id[1], 0, 1];
+    let sum = echo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    echo[2..4].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    // The standard library reads, writes and waits on whatever connected socket it is given.
+    let mut raw = TcpStream::from(raw);
+    raw.set_read_timeout(Some(PATIENCE))?;
+    raw.write_all(&echo)?;
+    let until = Instant::now() + PATIENCE;
+    let mut packet = [0; 1500];
+    while Instant::now() < until {
+        let length = raw.read(&mut packet)?;
+        // IPv4 comes with its header, whose length is in its first byte in words.
+        let header = if to.is_ipv4() { usize::from(packet[0] & 15) * 4 } else { 0 };
+        let message = packet.get(header..length).unwrap_or_default();
+        if message.len() >= 8 && message[0] == reply && message[4..6] == id {
+            return Ok(());
+        }
+    }
+    Err(std::io::ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn probes_are_read_as_they_are_written() {
+        for text in ["tcp:example.org:22", "tcp:[fd00::1]:22", "ping:fd00::1", "ping:gateway", "route:192.0.2.1"] {
+            assert_eq!(text.parse::<Probe>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "tcp", "tcp:", "tcp:host", "tcp::22", "tcp:host:99999", "ping:", "route:host", "exec:true"] {
+            assert!(wrong.parse::<Probe>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_port_answers_as_long_as_somebody_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let probe: Probe = format!("tcp:{}", listener.local_addr().unwrap()).parse().unwrap();
+        assert!(probe.run().is_ok());
+        drop(listener);
+        assert!(probe.run_within(Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn the_loopback_has_a_route() {
+        assert!(Probe::Route([127, 0, 0, 1].into()).run().is_ok());
+    }
+}

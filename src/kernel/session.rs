@@ -1,0 +1,114 @@
+//! The connections that this program is run through: what the SSH server says in the environment, and established TCP
+//! connections of the processes above this one, as sudo(8) clears the environment.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+
+use crate::model::observed::Session;
+
+/// Processes above this one that are looked at, at most.
+const ANCESTORS: usize = 64;
+
+/// `TCP_ESTABLISHED` as /proc/net/tcp writes it (`net/tcp_states.h`).
+const ESTABLISHED: &str = "01";
+
+/// All of them that end in the network namespace of the calling thread.
+pub fn find() -> Vec<Session> {
+    let told = std::env::var("SSH_CONNECTION").ok().and_then(|said| told(&said));
+    let mut sockets = BTreeSet::new();
+    let mut pid = std::process::id();
+    for _ in 0..ANCESTORS {
+        sockets.extend(sockets_of(pid));
+        match parent(pid) {
+            Some(parent) if parent > 1 => pid = parent,
+            _ => break,
+        }
+    }
+    let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].into_iter();
+    let held = tables.flat_map(|table| established(&fs::read_to_string(table).unwrap_or_default(), &sockets));
+    let all: BTreeSet<Session> = told.into_iter().chain(held).collect();
+    all.into_iter().collect()
+}
+
+/// `SSH_CONNECTION` of sshd(8): client address and port, server address and port.
+fn told(said: &str) -> Option<Session> {
+    let mut words = said.split_whitespace();
+    let mut next = || {
+        let address: IpAddr = words.next()?.parse().ok()?;
+        Some(SocketAddr::new(address.to_canonical(), words.next()?.parse().ok()?))
+    };
+    Some(Session { peer: next()?, local: next()? })
+}
+
+/// Its parent: the fourth field of `proc_pid_stat(5)`; the second is in brackets and may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Inodes of the sockets that a process holds.
+fn sockets_of(pid: u32) -> Vec<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let sockets = entries.filter(|entry| {
+        fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+    });
+    sockets.filter_map(|entry| Some(fs::metadata(entry.path()).ok()?.ino())).collect()
+}
+
+/// The established connections of those sockets in the text of `/proc/net/tcp` or `tcp6` (`proc_pid_net`(5)).
+fn established(table: &str, sockets: &BTreeSet<u64>) -> Vec<Session> {
+    let session = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (local, peer, state, inode) = (words.get(1)?, words.get(2)?, words.get(3)?, words.get(9)?);
+        let ours = *state == ESTABLISHED && sockets.contains(&inode.parse().ok()?);
+        ours.then(|| Some(Session { peer: end(peer)?, local: end(local)? })).flatten()
+    };
+    table.lines().skip(1).filter_map(session).collect()
+}
+
+/// `0100007F:0016`: the address in words of the machine's byte order, the port as a number.
+fn end(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words: Option<Vec<u32>> =
+        (0..address.len() / 8).map(|at| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok()).collect();
+    let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let address = match bytes.len() {
+        4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address.to_canonical(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_the_ssh_server_says_is_read() {
+        let session = told("192.0.2.9 50022 ::ffff:198.51.100.1 22").unwrap();
+        assert_eq!(session.peer, "192.0.2.9:50022".parse().unwrap());
+        assert_eq!(session.local, "198.51.100.1:22".parse().unwrap());
+        for wrong in ["", "192.0.2.9", "192.0.2.9 x 198.51.100.1 22", "192.0.2.9 1 198.51.100.1"] {
+            assert_eq!(told(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_this_process_holds_is_found() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(any) else { continue };
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let session = Session { peer: client.peer_addr().unwrap(), local: client.local_addr().unwrap() };
+            assert!(find().contains(&session), "{session:?} of {}", client.as_raw_fd());
+            drop(client);
+            assert!(!find().contains(&session));
+        }
+    }
+}
