@@ -58,9 +58,9 @@ impl Bridge {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
         // An MTU given at birth is not taken for the user's: the bridge would follow its smallest port, and go back to 1500
-        // with the last one (`br_mtu_auto_adjust`).
-        let after =
-            vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
+        // with the last one (`br_mtu_auto_adjust`). Its link-local address is kept, unlike that of an endpoint: on behalf
+        // of packets that it forwards the host asks for a neighbour with no other source (`ndisc_solicit`).
+        let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu)];
         let host = HOST.into();
         // Up when its ports are there: what containers announce while they are made would go to every port.
         vec![
