@@ -14,8 +14,8 @@ use rtnetlink::packet_route::link::InfoKind;
 use super::lane::Lane;
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found};
-use super::nft::Nft;
-use super::{Kernel, KernelError, feature, read, stop, sysctl};
+use super::nft::{self, Nft};
+use super::{Kernel, KernelError, conntrack, feature, read, stop, sysctl};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Lookup, Message, NetnsRef, Owner, Place, Scope};
@@ -275,11 +275,25 @@ impl Run<'_> {
         }
     }
 
+    /// Each of our own transactions makes the next generation: whatever else does is seen by the one after.
     fn netfilter(&mut self, tasks: Vec<Task>) {
+        let mut generation = self.linux.generation;
         for (at, body) in self.messages(tasks) {
-            let Body::Nft(messages) = body else { unreachable!("only nftables is said there: Wire::places") };
-            self.results[at] =
-                Nft::open().and_then(|mut nft| nft.commit(&messages, self.linux.generation)).map_err(Into::into);
+            if self.results[at].is_err() {
+                continue;
+            }
+            self.results[at] = match body {
+                Body::Nft(messages) if messages.is_empty() => Ok(()),
+                Body::Nft(messages) => {
+                    let committed = Nft::open().and_then(|mut nft| nft.commit(&messages, generation));
+                    if committed.is_ok() {
+                        generation = generation.map(nft::next);
+                    }
+                    committed.map_err(Into::into)
+                }
+                Body::Forget(flows) => conntrack::forget(&flows).map(drop),
+                _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
+            };
         }
     }
 

@@ -16,6 +16,7 @@ use crate::model::observed::Observed;
 use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
+pub mod conntrack;
 pub mod decode;
 pub mod feature;
 mod lane;

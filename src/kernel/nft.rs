@@ -76,6 +76,11 @@ pub enum NftError {
     Restless,
 }
 
+/// The generation that a transaction makes of one: the next, and never 0 (`nf_tables_commit`).
+pub fn next(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
 /// A connection to nftables of the namespace it was opened in.
 #[derive(Debug)]
 pub struct Nft {

@@ -10,8 +10,9 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::hash;
+use super::kinds::firewall::Flows;
 use super::resource::{HOST, ResourceId, Text};
-use super::values::Mac;
+use super::values::{Mac, Protocol};
 
 /// Route, rule and address protocol of everything netrec makes: free in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 78;
@@ -292,12 +293,29 @@ pub struct ChainFacts {
     pub drops: bool,
 }
 
+/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as published ports are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowFacts {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Where its first packet was sent to.
+    pub destination: (IpAddr, u16),
+    /// Who is to answer: the source of the reply tuple.
+    pub answers: (IpAddr, u16),
+    /// `IPS_DST_NAT`: whether its destination was changed.
+    pub mapped: bool,
+    /// `IPS_ASSURED`: whether both sides have been heard, and TCP stands.
+    pub assured: bool,
+    /// Whether `destination` is an address of the host.
+    pub local: bool,
+}
+
 /// Where a message is to be said; messages to one place are said in order, to several at once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Place {
     /// The names under `/run/netns`.
     Namespaces,
-    /// nfnetlink, one transaction.
+    /// nfnetlink: nftables, each message a transaction, and conntrack.
     Netfilter,
     /// rtnetlink in that namespace.
     Netns(Text),
@@ -345,6 +363,8 @@ pub enum Body {
     DeleteNetns(Text),
     /// Messages of one nftables transaction, without its begin and end.
     Nft(Vec<NftMessage>),
+    /// Removal of the conntrack entries that are stale.
+    Forget(Flows),
 }
 
 /// One message of an nftables transaction.
