@@ -49,9 +49,28 @@ pub enum Rules {
 }
 
 impl Firewall {
+    /// What the names of all topologies' tables begin with.
+    pub const PREFIX: &str = "netrec-";
+
     /// Name of the tables of a topology.
     pub fn table_name(topology: &str) -> String {
-        format!("netrec-{topology}")
+        format!("{}{topology}", Self::PREFIX)
+    }
+
+    /// Names of the maps that published ports stand in.
+    pub fn published_in() -> impl Iterator<Item = String> {
+        let stems = ["publish", "ranges"].into_iter();
+        stems.flat_map(|stem| ["4", "6", "4_at", "6_at"].map(|at| format!("{stem}{at}")))
+    }
+
+    /// The ports that the table of any topology publishes, as far as it can be read.
+    pub fn published(table: &TableFacts) -> Vec<Mapping> {
+        let in_set = |set: String| {
+            let lists = table.elements.iter().filter(|list| attribute::text(list, 2) == set);
+            wire::decode(&set, lists.map(Vec::as_slice)).unwrap_or_default()
+        };
+        let mapping = |element| if let Element::Publish(mapping) = element { Some(mapping) } else { None };
+        Self::published_in().flat_map(in_set).filter_map(mapping).collect()
     }
 
     /// Both tables as nft would list them, to be read, and to be loaded by `nft -f`.
