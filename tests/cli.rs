@@ -233,10 +233,14 @@ fn a_signal_ends_an_apply_between_steps_and_the_next_one_finishes() {
 /// Whether a traced netlink request only asks: strace spells out its type, or shows its bytes. Types of rtnetlink come
 /// in fours: new, del, get, set (linux/rtnetlink.h).
 fn asks(request: &str) -> bool {
-    let Some((_, bytes)) = request.split_once("iov_base=\"") else { return request.contains("_GET") };
+    let Some((_, bytes)) = request.split_once("iov_base=\"") else {
+        return request.contains("_GET") || request.contains("SOCK_DIAG_BY_FAMILY");
+    };
     let bytes: Vec<u32> =
         bytes.split("\\x").skip(1).take(6).filter_map(|byte| u32::from_str_radix(&byte[..2], 16).ok()).collect();
-    bytes.len() == 6 && (bytes[4] + 256 * bytes[5]) % 4 == 2
+    let kind = bytes.get(4).zip(bytes.get(5)).map(|(low, high)| low + 256 * high);
+    // The one of sock_diag(7) only asks whatever it is.
+    kind.is_some_and(|kind| kind % 4 == 2 || kind == 20)
 }
 
 #[test]

@@ -101,7 +101,8 @@ fn what_is_said_is_what_changes() {
                 "again" => assert_eq!((few.writes, many.writes), (0, 0)),
                 "one endpoint more" | "one endpoint less" | "one port changed" => {
                     assert_eq!(few.writes, many.writes, "{what}");
-                    assert!(many.writes <= 16, "{what}: {many:?}");
+                    // Four of them are the notes of flows, put in and taken out again, a family each.
+                    assert!(many.writes <= 20, "{what}: {many:?}");
                 }
                 _ => {}
             }

@@ -11,22 +11,9 @@
 mod lab;
 
 use lab::{PATIENCE, SILENCE, ask_tcp, ask_udp, attempt, run, serve, wire};
-use netrec::kernel::nft::Nft;
 use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
-use netrec::model::resource::{Op, Wire};
+use netrec::model::resource::Op;
 use netrec::model::values::Protocol::{Tcp, Udp};
-use netrec::model::wire::{Body, Lookup};
-
-struct Nobody;
-
-impl Lookup for Nobody {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
-        None
-    }
-}
 
 /// The host is the test's own namespace; `lan` and `evil` are on its uplinks, the others on bridges.
 fn build() {
@@ -136,10 +123,7 @@ fn behind_the_wall(bridged_frames_too: bool, test: fn()) {
         let set = format!("for f in {file}tables {file}6tables; do test ! -e $f || echo {value} > $f; done");
         run(&set);
         build();
-        let wall = wall();
-        let mut messages = Firewall::encode(&Op::Create(&wall), &mut Nobody).unwrap();
-        let Body::Nft(batch) = messages.remove(0).body else { panic!("not for nftables") };
-        Nft::open().unwrap().commit(&batch, None).unwrap();
+        lab::take(&Op::Create(&wall()), None).unwrap();
         if bridged_frames_too {
             // netrec sets it then: a container's own published port comes back through its own port.
             run("for p in vc1 vc2 vc5; do bridge link set dev $p hairpin on; done");

@@ -18,25 +18,7 @@ use netrec::model::kinds::firewall::{Firewall, Guard, NetworkRules, Policy, Publ
 use netrec::model::resource::{Kind, Op, Wire};
 use netrec::model::values::Protocol::{Sctp, Tcp, Udp};
 use netrec::model::values::{Ports, Protocol};
-use netrec::model::wire::{Body, Facts, Lookup, NetnsFacts, NftMessage, Owner, TableFacts};
-
-struct Nobody;
-
-impl Lookup for Nobody {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
-        None
-    }
-}
-
-fn batch(op: &Op<&Firewall>) -> Vec<NftMessage> {
-    let mut messages = Firewall::encode(op, &mut Nobody).unwrap();
-    assert_eq!(messages.len(), 1);
-    let Body::Nft(batch) = messages.remove(0).body else { panic!("not for nftables") };
-    batch
-}
+use netrec::model::wire::{Body, Facts, NetnsFacts, Owner, TableFacts};
 
 fn observe(nft: &mut Nft) -> Option<Firewall> {
     let owner = Owner::new("shop");
@@ -222,7 +204,7 @@ fn netrec_sends_what_nft_compiles() {
     lab::in_private_namespaces(|| {
         let wanted = shop();
         let mut nft = Nft::open().unwrap();
-        nft.commit(&batch(&Op::Create(&wanted)), None).unwrap();
+        lab::take(&Op::Create(&wanted), None).unwrap();
         let ours = dump();
         assert_eq!(observe(&mut nft).as_ref(), Some(&wanted));
         let listed = lab::run("nft list ruleset");
@@ -247,12 +229,12 @@ fn netrec_sends_what_nft_compiles() {
 fn after(vandalism: &str) -> Option<Rules> {
     let mut nft = Nft::open().unwrap();
     lab::attempt("nft delete table inet netrec-shop; nft delete table bridge netrec-shop");
-    nft.commit(&batch(&Op::Create(&shop())), None).unwrap();
+    lab::take(&Op::Create(&shop()), None).unwrap();
     lab::run(vandalism);
     let found = observe(&mut nft)?;
     if found != shop() {
         // Whatever was done, one update undoes it.
-        nft.commit(&batch(&Op::Update { from: &found, to: &shop() }), None).unwrap();
+        lab::take(&Op::Update { from: &found, to: &shop() }, None).unwrap();
         assert_eq!(observe(&mut nft), Some(shop()), "{vandalism}");
     }
     Some(found.rules)
@@ -304,7 +286,7 @@ fn elements_change_in_place_and_the_rest_stays() {
     lab::in_private_namespaces(|| {
         lab::nft("table inet other { chain forward { type filter hook forward priority 5; policy drop; }\n}");
         let (mut nft, from) = (Nft::open().unwrap(), shop());
-        nft.commit(&batch(&Op::Create(&from)), None).unwrap();
+        lab::take(&Op::Create(&from), None).unwrap();
         let rules = || lab::run("nft -a list chain inet netrec-shop between");
         let before = rules();
 
@@ -327,16 +309,16 @@ fn elements_change_in_place_and_the_rest_stays() {
         assert!(changes.iter().all(|change| change.in_place));
 
         let generation = nft.generation().unwrap();
-        let update = batch(&Op::Update { from: &from, to: &to });
-        assert!(matches!(nft.commit(&update, Some(generation - 1)), Err(NftError::Stale)));
+        let update = Op::Update { from: &from, to: &to };
+        assert!(matches!(lab::take(&update, Some(generation - 1)), Err(NftError::Stale)));
         assert_eq!(observe(&mut nft).as_ref(), Some(&from));
-        nft.commit(&update, Some(generation)).unwrap();
+        lab::take(&update, Some(generation)).unwrap();
         assert_eq!(observe(&mut nft).as_ref(), Some(&to));
         assert_eq!(rules(), before);
 
         // Said twice, it deletes what is not there: the message is named and nothing happens.
-        assert!(matches!(nft.commit(&update, None), Err(NftError::Refused { message: Some(_), .. })));
-        assert!(matches!(nft.commit(&batch(&Op::Create(&to)), None), Err(NftError::Refused { message: Some(0), .. })));
+        assert!(matches!(lab::take(&update, None), Err(NftError::Refused { message: Some(_), .. })));
+        assert!(matches!(lab::take(&Op::Create(&to), None), Err(NftError::Refused { message: Some(0), .. })));
         assert_eq!(observe(&mut nft).as_ref(), Some(&to));
         let chains = nft.chains(&Owner::new("shop")).unwrap();
         assert_eq!(chains.len(), 1);
@@ -345,7 +327,7 @@ fn elements_change_in_place_and_the_rest_stays() {
         );
         assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 10);
 
-        nft.commit(&batch(&Op::Delete(&to)), None).unwrap();
+        lab::take(&Op::Delete(&to), None).unwrap();
         assert_eq!(lab::run("nft list tables"), "table inet other\n");
         assert_eq!(observe(&mut nft), None);
     });
@@ -375,7 +357,7 @@ fn ten_thousand_ports_are_elements() {
         };
         let mut nft = Nft::open().unwrap();
         let started = std::time::Instant::now();
-        nft.commit(&batch(&Op::Create(&wanted(1))), None).unwrap();
+        lab::take(&Op::Create(&wanted(1)), None).unwrap();
         let made = started.elapsed();
         let found = observe(&mut nft).unwrap();
         let read = started.elapsed().checked_sub(made).unwrap();
@@ -383,7 +365,7 @@ fn ten_thousand_ports_are_elements() {
         let to = wanted(2);
         let started = std::time::Instant::now();
         assert_eq!(to.changes(&found).len(), 10_000);
-        nft.commit(&batch(&Op::Update { from: &found, to: &to }), None).unwrap();
+        lab::take(&Op::Update { from: &found, to: &to }, None).unwrap();
         assert_eq!(observe(&mut nft), Some(to));
         eprintln!("made in {made:?}, read in {read:?}, all changed in {:?}", started.elapsed());
     });
@@ -392,11 +374,10 @@ fn ten_thousand_ports_are_elements() {
 #[test]
 fn the_number_of_rules_never_grows() {
     lab::in_private_namespaces(|| {
-        let mut nft = Nft::open().unwrap();
-        let mut rules = |firewall: &Firewall| {
-            nft.commit(&batch(&Op::Create(firewall)), None).unwrap();
+        let rules = |firewall: &Firewall| {
+            lab::take(&Op::Create(firewall), None).unwrap();
             let count: Vec<usize> = dump().iter().map(|table| table.rules.len()).collect();
-            nft.commit(&batch(&Op::Delete(firewall)), None).unwrap();
+            lab::take(&Op::Delete(firewall), None).unwrap();
             count
         };
         let range = |first: u16| {
@@ -420,7 +401,7 @@ fn one_port_more_is_one_element_more() {
         Firewall::new("shop", &[network("br-front")], &all.collect::<Vec<_>>())
     };
     let (from, to) = (wanted(20_000), wanted(20_001));
-    let update = batch(&Op::Update { from: &from, to: &to });
+    let Body::Nft(update) = lab::messages(&Op::Update { from: &from, to: &to }).remove(0).body else { panic!("rules") };
     assert_eq!((update.len(), to.changes(&from).len()), (1, 1));
     assert!(update[0].attributes.len() < 120, "{} bytes", update[0].attributes.len());
 }

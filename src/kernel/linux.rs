@@ -4,7 +4,7 @@
 //! namespaces, the settings. Each stage of a plan opens its lanes, says what is to be said in batches and closes them
 //! again, as an open socket keeps a namespace alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -14,11 +14,14 @@ use rtnetlink::packet_route::link::InfoKind;
 use super::lane::Lane;
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
-use super::nft::Nft;
-use super::{Kernel, KernelError, feature, read, stop, sysctl};
+use super::nft::{self, Nft, NftError};
+use super::{Kernel, KernelError, conntrack, feature, listeners, neighbours, read, stop, sysctl};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, Lookup, Message, NetnsRef, Owner, Place, Scope};
+use crate::model::wire::{Body, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope, TableFacts};
+
+/// How often a transaction is tried while others change theirs.
+const COMMITS: usize = 20;
 
 /// The kernel this program runs on, seen from its own network namespace.
 #[derive(Default, Debug)]
@@ -27,6 +30,8 @@ pub struct Linux {
     owner: Option<Owner>,
     /// nftables generation of the last look: a transaction is refused if it has passed.
     generation: Option<u32>,
+    /// Our tables in that look.
+    tables: Vec<TableFacts>,
 }
 
 impl Kernel for Linux {
@@ -35,8 +40,10 @@ impl Kernel for Linux {
         let mut netfilter = Nft::open().map_err(feature::nftables)?;
         netfilter.generation().map_err(feature::nftables)?;
         let (tables, generation) = netfilter.tables(&scope.owner)?;
+        self.tables.clone_from(&tables);
         facts.tables = tables;
-        facts.chains = netfilter.chains(&scope.owner)?;
+        (facts.chains, facts.topologies) = neighbours::look(&mut netfilter, &scope.owner)?;
+        facts.listeners = listeners::all()?;
         self.generation = Some(generation);
         self.containers = scope.containers.clone();
         let found = facts.namespaces.iter();
@@ -288,11 +295,43 @@ impl Run<'_> {
     }
 
     fn netfilter(&mut self, tasks: Vec<Task>) {
+        let mut generation = self.linux.generation;
+        let mut begun = BTreeSet::new();
         for (at, body) in self.messages(tasks) {
-            let Body::Nft(messages) = body else { unreachable!("only nftables is said there: Wire::places") };
-            self.results[at] =
-                Nft::open().and_then(|mut nft| nft.commit(&messages, self.linux.generation)).map_err(Into::into);
+            if self.results[at].is_err() {
+                continue;
+            }
+            self.results[at] = match body {
+                Body::Nft(messages) if messages.is_empty() => Ok(()),
+                // What follows the first transaction of a step only takes out what that one put in.
+                Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
+                Body::Nft(messages) => self.commit(&messages, &mut None),
+                Body::Forget(flows) => conntrack::forget(&flows).map(drop),
+                _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
+            };
         }
+    }
+
+    /// A transaction of the generation that was looked at, or of a later one in which our tables are still as they were:
+    /// others may be busy with theirs.
+    fn commit(&self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
+        let mut nft = Nft::open()?;
+        for _ in 0..COMMITS {
+            match nft.commit(messages, *generation) {
+                Err(NftError::Stale) => {}
+                committed => {
+                    *generation = generation.filter(|_| committed.is_ok()).map(nft::next);
+                    return committed.map_err(Into::into);
+                }
+            }
+            let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
+            let (tables, now) = nft.tables(owner)?;
+            if tables != self.linux.tables {
+                break;
+            }
+            *generation = Some(now);
+        }
+        Err(NftError::Stale.into())
     }
 
     fn settings(&mut self, netns: &Text, tasks: Vec<Task>) {

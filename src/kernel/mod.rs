@@ -16,11 +16,14 @@ use crate::model::observed::Observed;
 use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
+pub mod conntrack;
 pub mod decode;
 pub mod feature;
 mod lane;
 pub mod linux;
+pub mod listeners;
 pub mod lock;
+mod neighbours;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

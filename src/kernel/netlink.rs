@@ -106,6 +106,8 @@ pub enum Protocol {
     Route,
     /// nfnetlink: nftables, conntrack.
     Netfilter,
+    /// Sockets: `sock_diag(7)`.
+    SockDiag,
 }
 
 /// One request of any family, encoded but for its netlink header.
@@ -163,6 +165,7 @@ impl Socket {
         let family = match protocol {
             Protocol::Route => libc::NETLINK_ROUTE,
             Protocol::Netfilter => libc::NETLINK_NETFILTER,
+            Protocol::SockDiag => libc::NETLINK_SOCK_DIAG,
         };
         // nix has no nfnetlink number that its socket() takes on every target.
         #[expect(unsafe_code, reason = "socket(2) with a plain protocol number")]

@@ -76,6 +76,35 @@ pub enum NftError {
     Restless,
 }
 
+/// The generation that a transaction makes of one: the next, and never 0 (`nf_tables_commit`).
+pub fn next(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
+/// What is asked about others' tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question<'a> {
+    /// The rules of a chain, in order.
+    Rules {
+        /// `ip`, `inet` and the like.
+        family: &'a str,
+        /// Its table.
+        table: &'a str,
+        /// Its name.
+        chain: &'a str,
+    },
+    /// The elements of a set of an inet table.
+    Elements {
+        /// Its table.
+        table: &'a str,
+        /// Its name.
+        set: &'a str,
+    },
+}
+
+/// Address families of tables (`NFPROTO_*`).
+const FAMILIES: [(u8, &str); 5] = [(1, "inet"), (2, "ip"), (3, "arp"), (7, "bridge"), (10, "ip6")];
+
 /// A connection to nftables of the namespace it was opened in.
 #[derive(Debug)]
 pub struct Nft {
@@ -176,6 +205,29 @@ impl Nft {
         })
     }
 
+    /// What others have of a sort, as attributes; nothing where it is not there.
+    pub(super) fn listed(&mut self, what: Question<'_>) -> Result<Vec<Vec<u8>>, NftError> {
+        let name = |kind, name: &str| nla(kind, &[name.as_bytes(), &[0]].concat());
+        let (kind, family, filter) = match what {
+            Question::Rules { family, table, chain } => {
+                let family = FAMILIES.into_iter().find(|(_, word)| *word == family).map_or(0, |(number, _)| number);
+                (GET_RULE, family, [name(1, table), name(2, chain)].concat())
+            }
+            Question::Elements { table, set } => (GET_ELEMENTS, INET, [name(1, table), name(2, set)].concat()),
+        };
+        let listed = match self.ask((kind, NLM_F_DUMP), family, &filter) {
+            Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed?,
+        };
+        let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
+        Ok(match what {
+            Question::Rules { table, chain, .. } => {
+                attributes.filter(|it| string(it, 1) == table && string(it, 2) == chain).collect()
+            }
+            Question::Elements { .. } => attributes.collect(),
+        })
+    }
+
     /// Base chains of all tables but the topology's, at hooks where they could drop what it accepts.
     pub fn chains(&mut self, owner: &Owner) -> Result<Vec<ChainFacts>, NftError> {
         let name = Firewall::table_name(&owner.topology);
@@ -189,7 +241,10 @@ impl Nft {
     }
 
     /// Looks until nothing was changed meanwhile.
-    fn steadily<T>(&mut self, mut look: impl FnMut(&mut Self) -> Result<T, NftError>) -> Result<(T, u32), NftError> {
+    pub(super) fn steadily<T>(
+        &mut self,
+        mut look: impl FnMut(&mut Self) -> Result<T, NftError>,
+    ) -> Result<(T, u32), NftError> {
         for _ in 0..LOOKS {
             let before = self.generation()?;
             match look(self) {
@@ -361,7 +416,6 @@ fn string(bytes: &[u8], kind: u16) -> &str {
 }
 
 fn base_chain(family: u8, attributes: &[u8]) -> Option<ChainFacts> {
-    const FAMILIES: [(u8, &str); 5] = [(1, "inet"), (2, "ip"), (3, "arp"), (7, "bridge"), (10, "ip6")];
     const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
     let (_, family) = FAMILIES.into_iter().find(|(number, _)| *number == family)?;
     let number = |bytes, kind| attribute(bytes, kind).and_then(|it| it.try_into().ok()).map(u32::from_be_bytes);
@@ -375,5 +429,7 @@ fn base_chain(family: u8, attributes: &[u8]) -> Option<ChainFacts> {
         hook: (*if family == "arp" { ["input", "output"].get(at) } else { HOOKS.get(at) }?).to_owned(),
         priority: number(hook, 2)?.cast_signed(),
         drops: number(attributes, 5) == Some(0),
+        maps: string(attributes, 7) == "nat",
+        rules: Vec::new(),
     })
 }

@@ -12,6 +12,7 @@ pub mod ipam;
 pub mod kinds;
 pub mod links;
 pub mod lower;
+pub mod neighbours;
 pub mod numbers;
 pub mod observed;
 pub mod parse;

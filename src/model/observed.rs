@@ -5,9 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::kinds::firewall::Firewall;
 use super::resource::{HOST, Resource, Text};
 use super::state::State;
-use super::wire::{Absent, AddressFacts, ChainFacts, Facts, NetnsFacts, NetnsOrigin, Owner, PROTOCOL, RouteFacts};
+use super::values::{Ports, Protocol};
+use super::wire::{
+    Absent, AddressFacts, ChainFacts, Does, Facts, ForeignRule, NetnsFacts, NetnsOrigin, Owner, PROTOCOL, RouteFacts,
+};
 
 /// `RTPROT_RA` (linux/rtnetlink.h): learnt from a router advertisement.
 const LEARNT: u8 = 9;
@@ -43,6 +47,8 @@ pub struct Foreign {
     /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
     /// addresses and routes. It would go with the link.
     pub users: BTreeMap<Text, Vec<String>>,
+    /// Ports of the host that others have.
+    pub claims: Vec<Claim>,
     /// Processes in namespaces of ours that the topology no longer has.
     pub processes: BTreeMap<Text, Vec<u32>>,
 }
@@ -84,11 +90,74 @@ pub struct ForeignRoute {
     pub learnt: bool,
 }
 
+/// Ports of the host that somebody else has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Claim {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Whether in IPv6; none: in both families.
+    pub ipv6: Option<bool>,
+    /// At which address; none: at every one.
+    pub address: Option<IpAddr>,
+    /// The ports.
+    pub ports: Ports,
+    /// Who has them, for a person.
+    pub holder: String,
+}
+
+fn claims(facts: &Facts) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for listener in &facts.listeners {
+        claims.push(Claim {
+            protocol: listener.protocol,
+            ipv6: Some(listener.address.is_ipv6()),
+            address: Some(listener.address).filter(|address| !address.is_unspecified()),
+            ports: Ports { first: listener.port, last: listener.port },
+            holder: "a process of the host listens".into(),
+        });
+    }
+    for table in &facts.topologies {
+        let topology = table.name.trim_start_matches(Firewall::PREFIX);
+        claims.extend(Firewall::published(table).into_iter().map(|mapping| Claim {
+            protocol: mapping.protocol,
+            ipv6: Some(mapping.target.is_ipv6()),
+            address: mapping.listen,
+            ports: mapping.ports,
+            holder: format!("topology `{topology}` publishes"),
+        }));
+    }
+    for chain in facts.chains.iter().filter(|chain| chain.maps) {
+        let holder = format!("table {} {} maps elsewhere what comes", chain.family, chain.table);
+        redirects(&chain.rules, &mut |protocol, ports| {
+            let ipv6 = match &*chain.family {
+                "ip" => Some(false),
+                "ip6" => Some(true),
+                _ => None,
+            };
+            claims.push(Claim { protocol, ipv6, address: None, ports, holder: holder.clone() });
+        });
+    }
+    claims.sort_unstable();
+    claims.dedup();
+    claims
+}
+
+fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
+    for rule in rules {
+        if let (true, Some(protocol), Some(ports)) = (rule.maps, rule.protocol, rule.ports) {
+            each(protocol, ports);
+        }
+        if let Does::Call { rules, .. } = &rule.does {
+            redirects(rules, each);
+        }
+    }
+}
+
 impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: Facts, owner: &Owner) -> Self {
         let ours: State = Resource::observe_all(&facts, owner).into_iter().collect();
-        let mut foreign = Foreign { chains: facts.chains.clone(), ..Foreign::default() };
+        let mut foreign = Foreign { chains: facts.chains.clone(), claims: claims(&facts), ..Foreign::default() };
         for (netns, inside) in &facts.namespaces {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
                 let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();

@@ -10,8 +10,9 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::hash;
+use super::kinds::firewall::Flows;
 use super::resource::{HOST, ResourceId, Text};
-use super::values::Mac;
+use super::values::{Mac, Ports, Protocol};
 
 /// Route, rule and address protocol of everything netrec makes: free in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 78;
@@ -143,6 +144,10 @@ pub struct Facts {
     pub tables: Vec<TableFacts>,
     /// Base chains of other tables that could drop what we accept.
     pub chains: Vec<ChainFacts>,
+    /// What listens on the host.
+    pub listeners: Vec<ListenerFacts>,
+    /// Tables of other topologies: only the elements that publish ports.
+    pub topologies: Vec<TableFacts>,
 }
 
 impl Facts {
@@ -333,6 +338,91 @@ pub struct ChainFacts {
     pub priority: i32,
     /// Whether what no rule decides is dropped.
     pub drops: bool,
+    /// Whether it is of type `nat`.
+    pub maps: bool,
+    /// Its rules, where they were asked for.
+    pub rules: Vec<ForeignRule>,
+}
+
+/// A rule of somebody else's, as far as links decide it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct ForeignRule {
+    /// The links that it is for.
+    pub links: Vec<LinkMatch>,
+    /// Whether it is only for what was mapped, that is for published ports.
+    pub mapped: bool,
+    /// Whether it asks for more, so that it may hold or not.
+    pub depends: bool,
+    /// The one protocol that it is for, if that is known.
+    pub protocol: Option<Protocol>,
+    /// The destination ports that it is for, if they are known.
+    pub ports: Option<Ports>,
+    /// Whether it changes the destination.
+    pub maps: bool,
+    /// What it does besides.
+    pub does: Does,
+}
+
+/// A comparison with the name of the link that a packet came or leaves by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkMatch {
+    /// Whether it leaves by it.
+    pub out: bool,
+    /// Whether it must be another one.
+    pub not: bool,
+    /// The beginning of its name in a field of 16 bytes: with the NUL it is the whole name.
+    pub name: Vec<u8>,
+}
+
+/// What a rule does with a packet.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub enum Does {
+    /// Goes on.
+    #[default]
+    Nothing,
+    /// Ends this table's judgement.
+    Accept,
+    /// Drops or rejects it.
+    Drop,
+    /// Goes back to whoever called.
+    Return,
+    /// Asks another chain.
+    Call {
+        /// Its name.
+        chain: String,
+        /// Whether it goes on behind this rule if that one does not decide.
+        returns: bool,
+        /// Its rules.
+        rules: Vec<ForeignRule>,
+    },
+}
+
+/// A socket of the host that waits for whoever comes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ListenerFacts {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Its address; unspecified: every one of the family.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as published ports are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowFacts {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Where its first packet was sent to.
+    pub destination: (IpAddr, u16),
+    /// Who is to answer: the source of the reply tuple.
+    pub answers: (IpAddr, u16),
+    /// `IPS_DST_NAT`: whether its destination was changed.
+    pub mapped: bool,
+    /// `IPS_ASSURED`: whether both sides have been heard, and TCP stands.
+    pub assured: bool,
+    /// Whether `destination` is an address of the host.
+    pub local: bool,
 }
 
 /// Where a message is to be said; messages to one place are said in order, to several at once.
@@ -340,7 +430,7 @@ pub struct ChainFacts {
 pub enum Place {
     /// The names under `/run/netns`.
     Namespaces,
-    /// nfnetlink, one transaction.
+    /// nfnetlink: nftables, each message a transaction, and conntrack.
     Netfilter,
     /// rtnetlink in that namespace.
     Netns(Text),
@@ -388,6 +478,8 @@ pub enum Body {
     DeleteNetns(Text),
     /// Messages of one nftables transaction, without its begin and end.
     Nft(Vec<NftMessage>),
+    /// Removal of the conntrack entries that are stale.
+    Forget(Flows),
 }
 
 /// One message of an nftables transaction.

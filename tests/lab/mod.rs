@@ -8,10 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::time::Duration;
 
 use netrec::apply::{Target, execute, prepare};
+use netrec::kernel::conntrack;
 use netrec::kernel::linux::Linux;
+use netrec::kernel::nft::{self, Nft, NftError};
 use netrec::model::diagnostic::render;
+use netrec::model::kinds::firewall::Firewall;
 use netrec::model::parse::parse;
+use netrec::model::resource::{Op, Wire};
 use netrec::model::source::Source;
+use netrec::model::wire::{Body, Lookup, Message};
 use nix::sched::{CloneFlags, setns};
 
 #[path = "../world/mod.rs"]
@@ -31,6 +36,37 @@ pub(crate) fn wire(name: &str, outside: &str, addresses: &str) {
     run(&format!("ip netns add {name}; ip -n {name} link set lo up"));
     run(&format!("ip link add {outside} up type veth peer name eth0 netns {name}; ip -n {name} link set eth0 up"));
     run(&format!("for a in {addresses}; do ip -n {name} addr add $a dev eth0 nodad; done"));
+}
+
+struct Nobody;
+
+impl Lookup for Nobody {
+    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
+        None
+    }
+    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
+
+/// What is said for a step of a firewall.
+pub(crate) fn messages(op: &Op<&Firewall>) -> Vec<Message> {
+    Firewall::encode(op, &mut Nobody).expect("a firewall looks nothing up")
+}
+
+/// Takes a step of a firewall, as of a generation.
+pub(crate) fn take(op: &Op<&Firewall>, mut generation: Option<u32>) -> Result<(), NftError> {
+    for message in messages(op) {
+        match message.body {
+            Body::Nft(batch) => {
+                Nft::open()?.commit(&batch, generation)?;
+                generation = generation.map(nft::next);
+            }
+            Body::Forget(flows) => drop(conntrack::forget(&flows).expect("flows can be forgotten")),
+            other => panic!("not for netfilter: {other:?}"),
+        }
+    }
+    Ok(())
 }
 
 /// Feeds nft.

@@ -292,7 +292,16 @@ impl Simulation {
         }
         for [family, table, chain] in before.drops.clone() {
             let hook = "forward".into();
-            kernel.foreign.chains.push(ChainFacts { family, table, chain, hook, priority: 0, drops: true });
+            kernel.foreign.chains.push(ChainFacts {
+                family,
+                table,
+                chain,
+                hook,
+                priority: 0,
+                drops: true,
+                maps: false,
+                rules: Vec::new(),
+            });
         }
         if before.filters_bridged {
             let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };

@@ -4,10 +4,12 @@
 //! uplink's MTU, live routes), then by a hash of the name. So the same file and the same host give the same state, and
 //! an edit of one thing does not move another.
 
+mod conflicts;
 mod containers;
 mod endpoints;
 mod labels;
 mod names;
+mod neighbours;
 mod networks;
 mod policies;
 mod publish;
@@ -61,7 +63,8 @@ pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Reject
     lowering.firewall(&ports, &networks);
     lowering.settings(&ports, &networks);
     lowering.isolation_notes(&ports, &networks);
-    lowering.neighbours_notes();
+    lowering.taken_ports(&ports, &networks);
+    lowering.neighbours_notes(&networks);
     lowering.finish()
 }
 

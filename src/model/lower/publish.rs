@@ -166,22 +166,4 @@ impl Lowering<'_> {
             ));
         }
     }
-
-    /// Says which chains of others will stop what this topology accepts: an accept is not final across tables.
-    pub(super) fn neighbours_notes(&mut self) {
-        let drops = self.observed.foreign.chains.iter().filter(|chain| chain.drops && chain.hook == "forward");
-        let notes: Vec<String> = drops
-            .map(|chain| {
-                format!(
-                    "chain {} of table {} {} drops what its rules do not accept, also what netrec forwards: \
-                     accept there what this topology is to forward",
-                    chain.chain, chain.family, chain.table
-                )
-            })
-            .collect();
-        let forwards = self.wanted.iter().any(|(resource, _)| matches!(resource, Resource::Firewall(_)));
-        for note in notes.into_iter().filter(|_| forwards) {
-            self.note(note);
-        }
-    }
 }

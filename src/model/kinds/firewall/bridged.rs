@@ -10,7 +10,7 @@ use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4A
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::rules::{ACCEPT, DROP, Expr, Matching, Skeleton};
-use super::PREFIX;
+use super::Firewall;
 use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, meta, passage, payload, update};
 use crate::model::wire::{DOOMED, Owner};
 
@@ -45,7 +45,7 @@ impl Skeleton {
     /// have from birth, or right before they die, so that none is ever without its guard.
     fn honesty(&mut self, table: &str) {
         let at = |what| concat(vec![iifname(), what]);
-        let own = Owner::new(table.strip_prefix(PREFIX).unwrap_or(table)).group;
+        let own = Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group;
         for group in [own, DOOMED] {
             let group = Expression::String(group.to_string().into());
             let ours = is(meta(MetaKey::Iifgroup), group);

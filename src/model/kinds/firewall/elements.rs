@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::flows::Stale;
 use super::wire;
 use crate::model::resource::{FieldChange, Text};
 use crate::model::values::{Mac, Ports, Protocol};
@@ -139,6 +140,8 @@ pub enum Element {
     Mac(Text, Mac),
     /// An address that it may send from.
     Source(Text, IpAddr),
+    /// A note that flows may be stale; never wanted, and gone once they are forgotten.
+    Stale(Stale),
 }
 
 /// Elements of all sets, sorted, none twice.
@@ -181,6 +184,11 @@ impl Elements {
     /// How many ports of bridges that send as themselves only.
     pub fn guarded(&self) -> usize {
         self.0.iter().filter(|element| matches!(element, Element::Mac(..))).count()
+    }
+
+    /// The notes of flows that may be stale.
+    pub(super) fn notes(&self) -> impl Iterator<Item = &Stale> {
+        self.0.iter().filter_map(|element| if let Element::Stale(note) = element { Some(note) } else { None })
     }
 
     /// What is here and not in the other, in linear time.
@@ -309,6 +317,7 @@ impl Element {
             Self::Loose(_) => "loose",
             Self::Mac(..) => "macs",
             Self::Source(_, address) => family(address, "sources4", "sources6"),
+            Self::Stale(Stale { at, .. }) => family(at, "stale4", "stale6"),
         }
     }
 
@@ -348,6 +357,7 @@ impl Element {
             Self::Policy(Verdict::DenyWithin, _) => "deny within",
             Self::Loose(_) => "loose",
             Self::Mac(..) | Self::Source(..) => "guard",
+            Self::Stale(_) => "stale flows",
         }
     }
 
@@ -386,6 +396,9 @@ impl Element {
                 let port = port.map(|port| format!(" . {port}")).unwrap_or_default();
                 format!("{at}{protocol} . {ports} : {target}{port}")
             }
+            Self::Stale(Stale { protocol, at, ports, to }) => {
+                format!("{at} . {protocol} . {} . {} . {to}", ports.first, ports.last)
+            }
         }
     }
 }
@@ -406,6 +419,7 @@ impl fmt::Display for Element {
             Self::Policy(_, passage) => passage.fmt(f),
             Self::Mac(_, mac) => mac.fmt(f),
             Self::Source(_, address) => address.fmt(f),
+            Self::Stale(note) => note.fmt(f),
             Self::Publish(Mapping { listen, protocol, ports, target, port }) => {
                 write!(f, "{protocol} ")?;
                 match listen {

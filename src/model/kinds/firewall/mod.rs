@@ -10,6 +10,7 @@ mod compare;
 mod compile;
 mod definition;
 mod elements;
+mod flows;
 mod policies;
 mod rules;
 mod text;
@@ -19,6 +20,7 @@ mod wire;
 use nftables::schema::NfListObject;
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
+pub use self::flows::{Flows, Stale};
 pub use self::policies::{Policy, TooMany, policies};
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use self::attribute::Attr;
@@ -26,8 +28,6 @@ use self::rules::Skeleton;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
 
-/// What names of tables begin with.
-const PREFIX: &str = "netrec-";
 
 /// The two tables of a topology.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,9 +50,28 @@ pub enum Rules {
 }
 
 impl Firewall {
+    /// What the names of all topologies' tables begin with.
+    pub const PREFIX: &str = "netrec-";
+
     /// Name of the tables of a topology.
     pub fn table_name(topology: &str) -> String {
-        format!("{PREFIX}{topology}")
+        format!("{}{topology}", Self::PREFIX)
+    }
+
+    /// Names of the maps that published ports stand in.
+    pub fn published_in() -> impl Iterator<Item = String> {
+        let stems = ["publish", "ranges"].into_iter();
+        stems.flat_map(|stem| ["4", "6", "4_at", "6_at"].map(|at| format!("{stem}{at}")))
+    }
+
+    /// The ports that the table of any topology publishes, as far as it can be read.
+    pub fn published(table: &TableFacts) -> Vec<Mapping> {
+        let in_set = |set: String| {
+            let lists = table.elements.iter().filter(|list| attribute::text(list, 2) == set);
+            wire::decode(&set, lists.map(Vec::as_slice)).unwrap_or_default()
+        };
+        let mapping = |element| if let Element::Publish(mapping) = element { Some(mapping) } else { None };
+        Self::published_in().flat_map(in_set).filter_map(mapping).collect()
     }
 
     /// Both tables as nft would list them, to be read, and to be loaded by `nft -f`.
@@ -82,6 +101,38 @@ impl Firewall {
         }
         let rules = altered.map_or(Rules::Intact, Rules::Altered);
         Self { table: name.into(), rules, elements: found.into_iter().collect() }
+    }
+
+    /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
+    /// of the flows they leave stale, those flows, and the notes again.
+    fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
+        let nothing = Elements::default();
+        let there = from.map_or(&nothing, |from| &from.elements);
+        let notes = flows::stale(there, &to.elements);
+        let flows = Flows::new(&notes, &to.elements);
+        let notes: Elements = notes.into_iter().map(Element::Stale).collect();
+        let elements: Elements = to.elements.iter().chain(notes.iter()).cloned().collect();
+        let with_notes = Self { elements, ..to.clone() };
+        let mut rules = Vec::new();
+        match from {
+            None => with_notes.create(CREATE | EXCLUSIVE, &mut rules),
+            Some(from) if from.rules != Rules::Intact => {
+                from.delete(&mut rules);
+                with_notes.create(CREATE, &mut rules);
+            }
+            Some(from) => {
+                let gone = from.elements.without(&with_notes.elements);
+                rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
+                let new = with_notes.elements.without(&from.elements);
+                rules.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
+            }
+        }
+        let mut said = vec![Body::Nft(rules)];
+        if notes.iter().next().is_some() {
+            said.push(Body::Forget(flows));
+            said.push(Body::Nft(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, notes.iter())));
+        }
+        said.into_iter().map(|body| Message { place: Place::Netfilter, body }).collect()
     }
 
     fn delete(&self, out: &mut Vec<NftMessage>) {
@@ -186,22 +237,21 @@ impl Wire for Firewall {
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
-        let mut out = Vec::new();
-        match op {
-            Op::Create(to) => to.create(CREATE | EXCLUSIVE, &mut out),
-            Op::Delete(from) => from.delete(&mut out),
-            Op::Update { from, to } if from.rules != Rules::Intact => {
-                from.delete(&mut out);
-                to.create(CREATE, &mut out);
+        Ok(match op {
+            Op::Create(to) => Self::replace(None, to),
+            Op::Update { from, to } => Self::replace(Some(from), to),
+            Op::Delete(from) => {
+                // The notes need a table to stand in, so it first publishes nothing any more.
+                let maps = |element: &&Element| matches!(element, Element::Publish(_) | Element::Stale(_));
+                let elements: Elements = from.elements.iter().filter(|element| !maps(element)).cloned().collect();
+                let closed = Self { rules: Rules::Intact, elements, ..(*from).clone() };
+                let closed = from.elements.iter().any(|element| maps(&element)).then(|| Self::replace(Some(from), &closed));
+                let mut tables = Vec::new();
+                from.delete(&mut tables);
+                let gone = Message { place: Place::Netfilter, body: Body::Nft(tables) };
+                closed.into_iter().flatten().chain([gone]).collect()
             }
-            Op::Update { from, to } => {
-                let gone = from.elements.without(&to.elements);
-                out.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
-                let new = to.elements.without(&from.elements);
-                out.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
-            }
-        }
-        Ok(vec![Message { place: Place::Netfilter, body: Body::Nft(out) }])
+        })
     }
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {

@@ -76,6 +76,7 @@ impl Skeleton {
             self.set(name("subnets", ""), &[address], Matching::Interval);
             self.set(name("hairpin", ""), &[Ifname, address], Matching::Interval);
             self.map(name("snat", ""), &[Ifname], &[address], Matching::Exact);
+            self.set(name("stale", ""), &[address, InetProto, InetService, InetService, address], Matching::Exact);
             for (at, key) in [("_at", vec![address, InetProto, InetService]), ("", vec![InetProto, InetService])] {
                 self.map(name("publish", at), &key, &[address, InetService], Matching::Exact);
                 self.map(name("ranges", at), &key, &[address], Matching::Interval);

@@ -12,6 +12,7 @@ use nftables::types::NfFamily;
 use super::attribute::{self, Attr};
 use super::compile::{self, interface};
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
+use super::flows::Stale;
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 use crate::model::wire::NftMessage;
@@ -104,6 +105,10 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
             let target = Key::default().address(mapping.target);
             let target = mapping.port.map_or_else(|| target.clone(), |port| target.clone().port(port));
             node(out, &key(mapping.ports.first), last, with_data.then_some(target));
+        }
+        Element::Stale(Stale { protocol, at, ports, to }) => {
+            let key = Key::default().address(*at).protocol(*protocol).port(ports.first).port(ports.last);
+            node(out, &key.address(*to), None, None);
         }
     }
 }
@@ -216,6 +221,12 @@ impl<'a> Node<'a> {
         let mut data = Fields(self.data.unwrap_or_default());
         if set.starts_with("snat") {
             return Some(Element::Snat(key.link()?, data.address(ipv4)?));
+        }
+        if set.starts_with("stale") {
+            let (at, protocol) = (key.address(ipv4)?, key.protocol()?);
+            let ports = Ports { first: key.port()?, last: key.port()? };
+            let to = key.address(ipv4)?;
+            return (ports.first <= ports.last).then_some(Element::Stale(Stale { protocol, at, ports, to }));
         }
         let mut last = Fields(self.last.unwrap_or(self.key));
         if set.starts_with("hairpin") {

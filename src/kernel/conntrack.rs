@@ -1,0 +1,110 @@
+//! conntrack over nfnetlink (`linux/netfilter/nfnetlink_conntrack.h`): flows are looked through, and forgotten one by one.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+
+use super::netlink::{Protocol as Family, Reply, Request, Socket, attributes};
+use super::{KernelError, read};
+use crate::model::kinds::firewall::Flows;
+use crate::model::values::Protocol;
+use crate::model::wire::FlowFacts;
+
+const SUBSYSTEM: u16 = 1 << 8;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+
+const ASSURED: u32 = 1 << 2;
+const DST_NAT: u32 = 1 << 5;
+
+/// Messages in one send.
+const BATCH: usize = 256;
+
+/// Forgets the stale ones among the flows of the calling thread's namespace, and says how many there were.
+///
+/// # Errors
+///
+/// When the flows could not be read, or one of them not be removed; one that has gone meanwhile is no error.
+pub fn forget(flows: &Flows) -> Result<usize, KernelError> {
+    let local = read::addresses(&mut Socket::open(Family::Route)?)?;
+    let local: BTreeSet<IpAddr> = local.iter().map(|facts| facts.address.addr()).collect();
+    let mut socket = Socket::open(Family::Netfilter)?;
+    let mut stale = Vec::new();
+    // Of any family, version 0, no resource.
+    let every = Request { kind: SUBSYSTEM | GET, flags: 0, payload: vec![0; 4] };
+    socket.dump(&every, |reply: Reply<'_>| {
+        if flow(reply.payload, &local).is_some_and(|flow| flows.is_stale(&flow)) {
+            stale.push(deletion(reply.payload));
+        }
+        Ok(())
+    })?;
+    for batch in stale.chunks(BATCH) {
+        for ended in socket.transact(batch, batch.len() - 1) {
+            match ended {
+                Ok(()) | Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    tracing::debug!(forgotten = stale.len(), "conntrack");
+    Ok(stale.len())
+}
+
+fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).map_while(Result::ok).find(|(found, _)| *found == kind).map(|(_, content)| content)
+}
+
+/// A flow of a protocol that ports can be published of.
+fn flow(message: &[u8], local: &BTreeSet<IpAddr>) -> Option<FlowFacts> {
+    let message = message.get(4..)?;
+    let (original, reply) = (get(message, ORIGINAL)?, get(message, REPLY)?);
+    let number = get(get(original, 2)?, 1)?.first()?;
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == *number)?;
+    let status = get(message, STATUS)?.first_chunk().map(|status| u32::from_be_bytes(*status))?;
+    let destination = (address(original, true)?, port(original, true)?);
+    Some(FlowFacts {
+        protocol,
+        destination,
+        answers: (address(reply, false)?, port(reply, false)?),
+        mapped: status & DST_NAT != 0,
+        assured: status & ASSURED != 0,
+        local: local.contains(&destination.0) || destination.0.is_loopback(),
+    })
+}
+
+/// `CTA_TUPLE_IP`.
+fn address(tuple: &[u8], destination: bool) -> Option<IpAddr> {
+    let addresses = get(tuple, 1)?;
+    let (four, six) = if destination { (2, 4) } else { (1, 3) };
+    let four = get(addresses, four).and_then(|bytes| bytes.first_chunk::<4>()).map(|bytes| IpAddr::from(*bytes));
+    four.or_else(|| get(addresses, six)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)))
+}
+
+/// `CTA_TUPLE_PROTO`.
+fn port(tuple: &[u8], destination: bool) -> Option<u16> {
+    let port = get(get(tuple, 2)?, if destination { 3 } else { 2 })?;
+    port.first_chunk().map(|port| u16::from_be_bytes(*port))
+}
+
+/// The removal of just that flow: by what its packets look like, and by its number, as another may look the same by now.
+fn deletion(message: &[u8]) -> Request {
+    const NESTED: u16 = 0x8000;
+    let (header, body) = message.split_at(message.len().min(4));
+    let mut payload = header.to_vec();
+    for (kind, content) in
+        attributes(body).map_while(Result::ok).filter(|(kind, _)| [ORIGINAL, ID, ZONE].contains(kind))
+    {
+        payload.extend((content.len() as u16 + 4).to_ne_bytes());
+        payload.extend((if kind == ORIGINAL { kind | NESTED } else { kind }).to_ne_bytes());
+        payload.extend(content);
+        payload.resize(payload.len().next_multiple_of(4), 0);
+    }
+    Request { kind: SUBSYSTEM | DELETE, flags: 0, payload }
+}

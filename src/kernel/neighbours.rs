@@ -1,0 +1,201 @@
+//! Tables of others: their base chains with all that these call, read as far as is needed to tell what becomes of packets
+//! of our links; and the ports that other topologies publish. They are never written.
+
+use std::collections::BTreeSet;
+
+use super::netlink::attributes;
+use super::nft::{Nft, NftError, Question};
+use crate::model::kinds::firewall::Firewall;
+use crate::model::values::{Ports, Protocol};
+use crate::model::wire::{ChainFacts, Does, ForeignRule, LinkMatch, Owner, TableFacts};
+
+/// Rules that are read in one look at most, and calls that are followed: what is beyond is as if it were not there.
+const RULES: usize = 4096;
+const DEPTH: usize = 8;
+
+/// Base chains of all other tables, sorted, with the rules of those that judge or map what is forwarded; and the maps of
+/// published ports of other topologies.
+pub(super) fn look(nft: &mut Nft, owner: &Owner) -> Result<(Vec<ChainFacts>, Vec<TableFacts>), NftError> {
+    let (neighbours, _) = nft.steadily(|nft| {
+        let (mut chains, mut topologies, mut left) = (nft.chains(owner)?, BTreeSet::new(), RULES);
+        for chain in &mut chains {
+            let judges = ["forward", "input"].contains(&&*chain.hook) || chain.hook == "prerouting" && chain.maps;
+            if chain.table.starts_with(Firewall::PREFIX) {
+                topologies.insert(chain.table.clone());
+            } else if judges {
+                let place = (chain.family.clone(), chain.table.clone());
+                chain.rules = rules(nft, &place, &chain.chain, (DEPTH, &mut left))?;
+            }
+        }
+        let topologies: Result<Vec<_>, _> = topologies.into_iter().map(|name| published(nft, name)).collect();
+        Ok((chains, topologies?))
+    })?;
+    Ok(neighbours)
+}
+
+fn published(nft: &mut Nft, name: String) -> Result<TableFacts, NftError> {
+    let mut elements = Vec::new();
+    for set in Firewall::published_in() {
+        elements.extend(nft.listed(Question::Elements { table: &name, set: &set })?);
+    }
+    Ok(TableFacts { family: 1, name, elements, ..TableFacts::default() })
+}
+
+fn rules(
+    nft: &mut Nft,
+    place: &(String, String),
+    chain: &str,
+    (depth, left): (usize, &mut usize),
+) -> Result<Vec<ForeignRule>, NftError> {
+    let (family, table) = place;
+    let listed = nft.listed(Question::Rules { family, table, chain })?;
+    let mut rules = Vec::new();
+    for bytes in listed {
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
+        let mut read = Reading::default();
+        let expressions = get(&bytes, 4).unwrap_or_default();
+        attributes(expressions).map_while(Result::ok).for_each(|(_, expression)| read.expression(expression));
+        let mut rule = read.rule;
+        if let Does::Call { chain, rules: called, .. } = &mut rule.does
+            && depth > 0
+        {
+            *called = self::rules(nft, place, chain, (depth - 1, left))?;
+        }
+        rules.push(rule);
+    }
+    Ok(rules)
+}
+
+fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).map_while(Result::ok).find(|(found, _)| *found == kind).map(|(_, content)| content)
+}
+
+fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+    get(bytes, kind)?.first_chunk().map(|number| u32::from_be_bytes(*number))
+}
+
+fn text(bytes: &[u8], kind: u16) -> String {
+    let content = get(bytes, kind).unwrap_or_default();
+    String::from_utf8_lossy(content.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
+}
+
+/// What was loaded last.
+#[derive(Clone, Copy, PartialEq, Default)]
+enum Loaded {
+    Link {
+        out: bool,
+    },
+    Protocol,
+    Port,
+    Status,
+    #[default]
+    Other,
+}
+
+/// A rule on its way, expression by expression (`linux/netfilter/nf_tables.h`).
+#[derive(Default)]
+struct Reading {
+    rule: ForeignRule,
+    loaded: Loaded,
+}
+
+impl Reading {
+    fn expression(&mut self, expression: &[u8]) {
+        let data = get(expression, 2).unwrap_or_default();
+        match &*text(expression, 1) {
+            "meta" => {
+                self.loaded = match number(data, 2) {
+                    Some(6) => Loaded::Link { out: false },
+                    Some(7) => Loaded::Link { out: true },
+                    Some(16) => Loaded::Protocol,
+                    _ => Loaded::Other,
+                }
+            }
+            "payload" => {
+                self.loaded = match (number(data, 2), number(data, 3), number(data, 4)) {
+                    (Some(2), Some(2), Some(2)) => Loaded::Port,
+                    (Some(1), Some(9), Some(1)) => Loaded::Protocol,
+                    _ => Loaded::Other,
+                }
+            }
+            "ct" if number(data, 2) == Some(2) => self.loaded = Loaded::Status,
+            "bitwise" if self.loaded == Loaded::Status => {
+                // `enum ip_conntrack_status`, in the host's order: IPS_DST_NAT.
+                let mask = get(get(data, 4).unwrap_or_default(), 1).unwrap_or_default();
+                self.loaded = if mask == (1_u32 << 5).to_ne_bytes() { Loaded::Status } else { Loaded::Other };
+                self.rule.depends |= self.loaded == Loaded::Other;
+            }
+            "cmp" => self.compare(data),
+            "range" => {
+                let port = |kind| get(get(data, kind)?, 1)?.first_chunk().map(|port| u16::from_be_bytes(*port));
+                let ports = port(3).zip(port(4)).filter(|_| self.loaded == Loaded::Port && number(data, 2) == Some(0));
+                self.rule.ports = ports.map(|(first, last)| Ports { first, last });
+                self.rule.depends = true;
+            }
+            "immediate" if number(data, 1) == Some(0) => self.verdict(get(get(data, 2).unwrap_or_default(), 2)),
+            "immediate" | "counter" | "log" | "notrack" => {}
+            "reject" => self.rule.does = Does::Drop,
+            "nat" => self.rule.maps |= number(data, 1) == Some(1),
+            "redir" => self.rule.maps = true,
+            "target" => match &*text(data, 1) {
+                "REJECT" => self.rule.does = Does::Drop,
+                "DNAT" | "REDIRECT" => self.rule.maps = true,
+                _ => {}
+            },
+            "match" => self.extension(data),
+            _ => (self.rule.depends, self.loaded) = (true, Loaded::Other),
+        }
+    }
+
+    fn compare(&mut self, data: &[u8]) {
+        let value = get(get(data, 3).unwrap_or_default(), 1).unwrap_or_default().to_vec();
+        let not = number(data, 2) == Some(1);
+        match self.loaded {
+            Loaded::Link { out } if number(data, 2) <= Some(1) => {
+                self.rule.links.push(LinkMatch { out, not, name: value });
+                return;
+            }
+            Loaded::Status if not && value == [0; 4] => {
+                self.rule.mapped = true;
+                return;
+            }
+            Loaded::Protocol => {
+                let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+                self.rule.protocol = known.into_iter().find(|it| value.first() == Some(&(*it as u8)) && !not);
+            }
+            Loaded::Port if !not => {
+                let port = value.first_chunk().map(|port| u16::from_be_bytes(*port));
+                self.rule.ports = port.map(|port| Ports { first: port, last: port });
+            }
+            _ => {}
+        }
+        self.rule.depends = true;
+    }
+
+    fn verdict(&mut self, verdict: Option<&[u8]>) {
+        let Some(verdict) = verdict else { return };
+        let chain = text(verdict, 2);
+        self.rule.does = match number(verdict, 1).map(u32::cast_signed) {
+            Some(0) => Does::Drop,
+            Some(1) => Does::Accept,
+            Some(-5) => Does::Return,
+            Some(-3) => Does::Call { chain, returns: true, rules: Vec::new() },
+            Some(-4) => Does::Call { chain, returns: false, rules: Vec::new() },
+            _ => Does::Nothing,
+        };
+    }
+
+    /// Matches of xtables: of `struct xt_tcp` and `struct xt_udp` the ports are known, which stand alike in both.
+    fn extension(&mut self, data: &[u8]) {
+        let name = text(data, 1);
+        let port = |at: usize| get(data, 3)?.get(at..)?.first_chunk().map(|port| u16::from_ne_bytes(*port));
+        if let ("tcp" | "udp", Some(first), Some(last)) = (&*name, port(4), port(6)) {
+            self.rule.protocol = Some(if name == "tcp" { Protocol::Tcp } else { Protocol::Udp });
+            self.rule.ports = (0 < first && first <= last).then_some(Ports { first, last });
+        }
+        self.rule.depends |= name != "comment";
+    }
+}

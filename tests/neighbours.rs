@@ -1,0 +1,222 @@
+//! What others have on the host, and what netrec says of it before it writes: ports that are taken, tables that drop what
+//! it accepts. Real listeners, a real docker, a real firewalld, each in namespaces of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test may end at once and speak for itself"
+)]
+
+mod lab;
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+
+use lab::{attempt, in_private_namespaces, run};
+
+/// A topology of one network and one container.
+fn topology(name: &str, subnet: u8, publish: &str) -> String {
+    format!(
+        "topology = \"{name}\"\n[networks.front]\ndriver = \"bridge\"\nsubnets = [\"10.{subnet}.0.0/24\", \
+         \"fd{subnet}::/64\"]\nbridge.name = \"br-{name}\"\n[containers.{name}]\nnetns = \"{name}\"\n[endpoints.{name}]\n\
+         container = \"{name}\"\nnetwork = \"front\"\naddresses = [\"10.{subnet}.0.10\", \"fd{subnet}::10\"]\n\
+         publish = [{publish}]\n"
+    )
+}
+
+/// Runs netrec on a topology: its exit code and all it says.
+fn netrec(verb: &str, topology: &str) -> (i32, String) {
+    fs::write("/run/t.toml", topology).unwrap();
+    let output = attempt(&format!("{} {verb} /run/t.toml", env!("CARGO_BIN_EXE_netrec")));
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.code().unwrap(), said)
+}
+
+#[track_caller]
+fn refused(publish: &str, because: &str) {
+    let before = run("nft list ruleset; ip -o link | cut -d: -f2; ip netns");
+    let (exit, said) = netrec("apply --yes", &topology("shop", 10, publish));
+    assert!(exit == 4 && said.contains(because), "{publish}: {exit} {said}");
+    assert!(said.contains("/run/t.toml:12:12") && said.contains(publish), "the place is shown: {said}");
+    assert_eq!(run("nft list ruleset; ip -o link | cut -d: -f2; ip netns"), before);
+}
+
+#[track_caller]
+fn applied(topology: &str) -> String {
+    let (exit, said) = netrec("apply --yes", topology);
+    assert_eq!(exit, 0, "{said}");
+    said
+}
+
+#[test]
+fn a_port_that_something_listens_on_is_refused() {
+    in_private_namespaces(|| {
+        run("ip link add up0 up type veth peer name far; ip addr add 192.0.2.1/24 dev up0");
+        let _every = TcpListener::bind("[::]:8080").unwrap();
+        let _four = TcpListener::bind("127.0.0.1:8081").unwrap();
+        let _datagrams = UdpSocket::bind("192.0.2.1:5300").unwrap();
+        let client = UdpSocket::bind("192.0.2.1:5400").unwrap();
+        client.connect("192.0.2.1:9").unwrap();
+        refused(r#""8080:80""#, "port 8080/tcp is taken: a process of the host listens there");
+        refused(r#""192.0.2.1:8000-8090:8000-8090""#, "port 8080/tcp is taken");
+        refused(r#""[::]:8080:80""#, "port 8080/tcp is taken");
+        refused(r#""8081:80""#, "port 127.0.0.1:8081/tcp is taken");
+        refused(r#""5300:53/udp""#, "port 192.0.2.1:5300/udp is taken");
+        // Another address, family or protocol, and a client's own port, are none of it.
+        applied(&topology("shop", 10, r#""192.0.2.1:8081:80", "[::]:5300:53/udp", "8080:80/udp", "5400:53/udp""#));
+    });
+}
+
+#[test]
+fn whoever_comes_to_a_port_that_is_published_is_told_of() {
+    in_private_namespaces(|| {
+        let published = topology("shop", 10, r#""8080:80""#);
+        applied(&published);
+        let (exit, said) = netrec("plan --exit-code", &published);
+        assert!(exit == 0 && said == "nothing to do\n", "{exit} {said}");
+        let _late = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let (exit, said) = netrec("plan --exit-code", &published);
+        assert!(exit == 0 && said.contains("note: port 8080/tcp is taken: a process"), "{exit} {said}");
+    });
+}
+
+#[test]
+fn a_port_that_another_topology_publishes_is_refused() {
+    in_private_namespaces(|| {
+        applied(&topology("other", 20, r#""8080:80", "127.0.0.1:9000-9010:9000-9010/udp""#));
+        refused(r#""8080:80""#, "port 8080/tcp is taken: topology `other` publishes there");
+        refused(r#""9005:80/udp""#, "port 127.0.0.1:9000-9010/udp is taken: topology `other`");
+        applied(&topology("shop", 10, r#""8081:80", "8080:80/udp""#));
+    });
+}
+
+#[test]
+fn a_port_that_another_table_maps_is_refused() {
+    in_private_namespaces(|| {
+        lab::nft(
+            "table ip nat { chain DOCKER { iifname != docker0 tcp dport 8080 counter dnat to 172.17.0.2:80; }
+             chain PREROUTING { type nat hook prerouting priority -100; fib daddr type local counter jump DOCKER; }; }",
+        );
+        run("iptables -t nat -A DOCKER -p udp --dport 5000:5010 -j DNAT --to-destination 172.17.0.3");
+        refused(r#""8080:80""#, "port 8080/tcp is taken: table ip nat maps elsewhere what comes there");
+        refused(r#""5005:80/udp""#, "port 5000-5010/udp is taken: table ip nat maps");
+        applied(&topology("shop", 10, r#""[::]:8080:80", "8080:80/udp""#));
+    });
+}
+
+/// A program of others that runs in the world of the test, ended with it.
+struct Neighbour(std::process::Child);
+
+impl Neighbour {
+    /// Starts it and waits until a shell line succeeds.
+    fn start(program: &str, arguments: &[&str], until: &str) -> Self {
+        let log = fs::File::create(format!("/run/{program}.log")).unwrap();
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{program} is to be installed: {error}"));
+        let neighbour = Self(child);
+        for _ in 0..600 {
+            if attempt(until).status.success() {
+                return neighbour;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{program}: {}", fs::read_to_string(format!("/run/{program}.log")).unwrap());
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        // Asked nicely, so that it takes along what it started.
+        attempt(&format!("kill {}", self.0.id()));
+        let _ = self.0.wait();
+    }
+}
+
+/// A LAN with a neighbour who asks for the published port.
+fn lan() {
+    run("ip netns add lan; ip link add up0 up type veth peer name eth0 netns lan; ip -n lan link set eth0 up
+         ip addr add 192.0.2.1/24 dev up0; ip -n lan addr add 192.0.2.2/24 dev eth0
+         ip route add default via 192.0.2.2");
+}
+
+#[track_caller]
+fn reached(yes: bool, from: &str, to: &str) {
+    let patience = if yes { lab::PATIENCE } else { lab::SILENCE };
+    assert_eq!(lab::ask_tcp(from, to, patience).is_some(), yes, "from {from} to {to}");
+}
+
+/// Does what the note about a chain says, as a person would: what stands in backquotes.
+fn follow(said: &str, about: &str) {
+    let note = said.lines().find(|line| line.contains(about)).unwrap_or_else(|| panic!("{about}: {said}"));
+    note.split('`').skip(1).step_by(2).for_each(|line| drop(run(line)));
+}
+
+#[test]
+fn docker_drops_what_is_forwarded_and_is_told_of() {
+    in_private_namespaces(|| {
+        lan();
+        let arguments =
+            ["--data-root", "/run/d", "--exec-root", "/run/e", "--pidfile", "/run/p", "-H", "unix:///run/s"];
+        let _docker = Neighbour::start("dockerd", &arguments, "docker -H unix:///run/s info");
+        let foreign = || run("nft -s list table ip filter; nft -s list table ip nat");
+        let before = foreign();
+        assert!(before.contains("policy drop"), "docker drops what it does not know: {before}");
+
+        let shop = topology("shop", 10, r#""8080:80""#);
+        let said = applied(&shop);
+        lab::serve("shop", 80);
+        lab::serve("lan", 80);
+        assert_eq!(foreign(), before);
+        reached(false, "lan", "192.0.2.1:8080");
+        reached(false, "shop", "192.0.2.2:80");
+        assert!(said.contains("chain FORWARD of table ip filter drops frames between endpoints of one bridge, too"));
+
+        follow(&said, "drops what its rules do not accept");
+        reached(true, "lan", "192.0.2.1:8080");
+        reached(true, "shop", "192.0.2.2:80");
+        let (exit, said) = netrec("plan --exit-code", &shop);
+        assert!(exit == 0 && said == "nothing to do\n", "{exit} {said}");
+        // Docker does not touch what stands in there, and netrec neither.
+        assert_eq!(netrec("destroy --yes", &shop).0, 0);
+        assert_eq!(foreign().lines().filter(|line| line.contains("br-shop")).count(), 2);
+    });
+}
+
+#[test]
+fn firewalld_rejects_what_is_forwarded_and_is_told_of() {
+    in_private_namespaces(|| {
+        lan();
+        // Its settings are the machine's, so they are changed in a copy.
+        run("mkdir -p /run/dbus /run/firewalld /run/upper /run/work
+             mount -t overlay overlay -o lowerdir=/etc/firewalld,upperdir=/run/upper,workdir=/run/work /etc/firewalld");
+        let bus = "test -S /run/dbus/system_bus_socket";
+        let _bus = Neighbour::start("dbus-daemon", &["--system", "--nofork", "--nopidfile"], bus);
+        let _firewalld = Neighbour::start("firewalld", &["--nofork", "--nopid"], "firewall-cmd --state");
+
+        let shop = topology("shop", 10, r#""8080:80""#);
+        let said = applied(&shop);
+        lab::serve("shop", 80);
+        lab::serve("lan", 80);
+        // It accepts what is mapped and rejects all else that no zone of its own lets out.
+        reached(true, "lan", "192.0.2.1:8080");
+        reached(false, "shop", "192.0.2.2:80");
+        assert!(said.contains("chain filter_INPUT of table inet firewalld, which guards the host, does not see them"));
+
+        follow(&said, "chain filter_FORWARD of table inet firewalld drops what its rules do not accept");
+        let ours = || run("nft -s list table inet netrec-shop; nft -s list table bridge netrec-shop");
+        let before = ours();
+        run("firewall-cmd --reload");
+        assert_eq!(ours(), before, "a reload leaves our tables alone");
+        reached(true, "shop", "192.0.2.2:80");
+        let (exit, said) = netrec("plan --exit-code", &shop);
+        assert!(exit == 0 && !said.contains("filter_FORWARD"), "{exit} {said}");
+
+        // Its service, as that of nftables, may flush everything: what was ours comes back whole.
+        run("nft flush ruleset");
+        assert_eq!(netrec("status --exit-code", &shop).0, 2);
+        applied(&shop);
+        assert_eq!(ours(), before);
+    });
+}
