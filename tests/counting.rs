@@ -15,7 +15,8 @@ mod world;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use netrec::apply::{Target, execute, prepare};
+use netrec::apply::rails::Allowance;
+use netrec::apply::{Target, execute, prepare_within};
 use netrec::kernel::linux::Linux;
 use netrec::kernel::netlink::{Counters, counters};
 use netrec::model::parse::parse;
@@ -38,7 +39,7 @@ fn apply(text: &str) -> Counters {
 
 fn run(target: Target) -> Counters {
     let (mut kernel, before) = (Linux::default(), counters());
-    let prepared = prepare(&mut kernel, target).unwrap();
+    let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
     let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap();
     assert!(report.failed.is_empty() && report.is_converged(), "{:?}", report.failed);
     let after = counters();
