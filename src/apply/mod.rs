@@ -7,6 +7,7 @@
 pub mod confirm;
 pub mod history;
 pub mod rails;
+pub mod watch;
 
 use std::collections::BTreeSet;
 
@@ -35,13 +36,15 @@ pub enum Target<'a> {
     Nothing(&'a str, Option<&'a Topology>),
     /// What was there before.
     State(&'a Before),
+    /// What a topology asks for, but these are left as they are for now, and so is what cannot be without them.
+    Except(&'a Topology, &'a BTreeSet<ResourceId>),
 }
 
 impl Target<'_> {
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Topology(topology) => lower::scope(topology),
+            Self::Topology(topology) | Self::Except(topology, _) => lower::scope(topology),
             Self::Nothing(name, topology) => {
                 let owner = Owner::new(name);
                 // Named namespaces of ours are found by their mark, and only what is not asked for is looked at for
@@ -56,7 +59,7 @@ impl Target<'_> {
 
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
         match self {
-            Self::Topology(topology) => lower::lower(topology, observed),
+            Self::Topology(topology) | Self::Except(topology, _) => lower::lower(topology, observed),
             Self::Nothing(name, _) => {
                 let notes = never_applied(name, observed).into_iter().collect();
                 Ok(Desired { topology: (*name).to_owned(), notes, ..Desired::default() })
@@ -151,12 +154,22 @@ pub fn prepare_within(kernel: &mut impl Kernel, target: Target, allowance: &Allo
 ///
 /// See [`NoPlan`]; nothing was touched.
 pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan> {
-    let scope = target.scope();
-    let observed = kernel.observe(&scope).map_err(NoPlan::Unseen)?;
-    let desired = target.desired(&observed).map_err(|rejection| match rejection {
+    decide(target, kernel.observe(&target.scope()).map_err(NoPlan::Unseen)?)
+}
+
+/// Plans what is to be done about what was seen, whether or not it may; the plan has proved itself.
+///
+/// # Errors
+///
+/// See [`NoPlan`].
+pub fn decide(target: Target, mut observed: Observed) -> Result<Prepared, NoPlan> {
+    let mut desired = target.desired(&observed).map_err(|rejection| match rejection {
         Rejection::Invalid(findings) => NoPlan::Invalid(findings),
         Rejection::Refused(findings) => NoPlan::Refused(findings),
     })?;
+    if let Target::Except(_, held) = target {
+        watch::hold::leave(&mut desired.state, &mut observed.ours, held);
+    }
     let diff = diff(&desired.state, &observed.ours);
     let plan = plan(&diff).map_err(NoPlan::Flawed)?;
     plan.prove(&desired.state, &observed.ours).map_err(NoPlan::Flawed)?;

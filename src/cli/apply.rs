@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::confirm::{self, Confirming, Settled};
+use super::control;
 use super::failure::Failure;
 use super::load::{Loaded, load};
 use super::outcome::{Applied, Outcome};
@@ -13,12 +14,14 @@ use super::{Allowing, Exit, Format, Input, Writing, plan};
 use crate::apply::confirm::memory::{self, Memory};
 use crate::apply::history::{History, Record};
 use crate::apply::rails::{self, Allowance};
+use crate::apply::watch::Content;
 use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, look};
 use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
 use crate::kernel::probe::Probe;
-use crate::kernel::{lock, privilege, stop};
+use crate::kernel::{KernelError, lock, privilege, stop};
 use crate::model::diagnostic::Diagnostic;
+use crate::model::resource::ResourceId;
 
 /// Make the kernel hold what the topology says: plan, execute, verify.
 ///
@@ -104,8 +107,10 @@ impl Errand<'_> {
     /// Plans, shows, asks, executes, verifies and tells: what `apply` and `destroy` do.
     pub(super) fn run(self, apply: Option<&Apply>) -> Result<Exit, Failure> {
         privilege::check()?;
-        let lock = lock::acquire(self.writing.timeout())?.ok_or_else(busy)?;
         let topology = self.topology();
+        let watched = self.is_watched(apply.is_some_and(|apply| apply.confirm.is_some()))?;
+        // A watcher that is to do the work takes the lock itself.
+        let lock = if watched { None } else { Some(lock::acquire(self.writing.timeout())?.ok_or_else(busy)?) };
         confirm::is_free(&topology)?;
         let mut kernel = Linux::default();
         let unplanned = |no_plan| Failure::unplanned(no_plan, &self.loaded.sources);
@@ -130,7 +135,11 @@ impl Errand<'_> {
         }
         let mut record = self.record(&prepared);
         let confirming = confirming.map(Confirming::begin).transpose()?;
-        let report = run(&mut kernel, self.target, prepared);
+        let report = if watched {
+            Ok(self.through_watcher(&mut kernel, &prepared)?)
+        } else {
+            run(&mut kernel, self.target, prepared)
+        };
         drop(lock);
         let settled = confirming.map(|confirming| confirming.settle(&report));
         if apply.is_some() && settled.is_none() && report.as_ref().is_ok_and(Report::is_converged) {
@@ -140,6 +149,28 @@ impl Errand<'_> {
         History::default().add(&record);
         self.tell(plan, &report, settled.as_ref());
         Ok(settled_exit(&report, settled.as_ref()))
+    }
+
+    /// Whether a watcher is to do the work; what it would undo is refused.
+    fn is_watched(&self, confirming: bool) -> Result<bool, Failure> {
+        let topology = self.topology();
+        let watched = control::active(&topology)?.is_some();
+        if watched && (confirming || !matches!(self.target, Target::Topology(_))) {
+            let finding = Diagnostic::new(format!("topology {topology} is watched, and its watcher would go on"));
+            return Err(Failure::new(Exit::Busy, finding.hint("end its watcher first, or suspend it")));
+        }
+        Ok(watched)
+    }
+
+    /// Has the topology's watcher do it, and looks for ourselves what came of it.
+    fn through_watcher(&self, kernel: &mut Linux, prepared: &Prepared) -> Result<Report, Failure> {
+        let sources = &self.loaded.sources;
+        let answer = control::apply(&self.loaded.topology.name, Content::digest(sources))?;
+        let after = look(kernel, self.target).map_err(|it| Failure::unverified(it, sources))?;
+        let failure = |id: &ResourceId| answer.standing.failed.get(&id.to_string()).cloned();
+        let failed = after.diff.keys().filter_map(|id| Some((id.clone(), KernelError::Missing(failure(id)?))));
+        let done = prepared.diff.keys().filter(|id| !after.diff.contains_key(*id)).count();
+        Ok(Report { done, failed: failed.collect(), residual: after.diff, desired: after.desired, rounds: 1 })
     }
 
     pub(super) fn topology(&self) -> String {

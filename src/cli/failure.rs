@@ -110,8 +110,13 @@ impl Failure {
 
     /// Tells people.
     pub(super) fn complain(&self) {
+        output::complain(&self.text());
+    }
+
+    /// What people are told.
+    pub(super) fn text(&self) -> String {
         let findings: Vec<Diagnostic> = self.errors.iter().map(|error| error.finding.clone()).collect();
-        output::complain(&diagnostic::render(&findings.into(), &self.sources));
+        diagnostic::render(&findings.into(), &self.sources)
     }
 
     /// The errors for programs.

@@ -24,6 +24,11 @@ pub(super) struct Loaded {
 
 /// Reads files, and the `*.toml` of directories in the order of their names, as one topology.
 pub(super) fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
+    understand(read_all(paths)?)
+}
+
+/// The text of all files, complete or not at all.
+pub(super) fn read_all(paths: &[PathBuf]) -> Result<Sources, Failure> {
     let mut files = Vec::new();
     let mut findings = Vec::new();
     for path in paths {
@@ -43,16 +48,19 @@ pub(super) fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
             Err(error) => findings.push(Diagnostic::new(error)),
         }
     }
-    if !findings.is_empty() {
-        return Err(Failure::invalid(findings.into(), &sources));
-    }
+    if findings.is_empty() { Ok(sources) } else { Err(Failure::invalid(findings.into(), &sources)) }
+}
+
+/// What the text says.
+pub(super) fn understand(sources: Sources) -> Result<Loaded, Failure> {
     match parse(&sources) {
         Ok(topology) => Ok(Loaded { topology, sources }),
         Err(findings) => Err(Failure::invalid(findings, &sources)),
     }
 }
 
-fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
+/// The files that a path stands for: itself, or those of a directory.
+pub(super) fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

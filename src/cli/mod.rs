@@ -5,7 +5,9 @@
 mod apply;
 mod check;
 mod confirm;
+mod control;
 mod destroy;
+mod duration;
 mod failure;
 mod guard;
 mod history;
@@ -14,9 +16,13 @@ mod outcome;
 mod output;
 mod plan;
 mod rehearse;
+mod resume;
 mod rollback;
 mod show;
 mod status;
+mod suspend;
+mod wait;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -81,6 +87,7 @@ Examples:
   netrec plan shop.toml       what would change on this host?
   netrec apply shop.toml      change it, and look again
   netrec status shop.toml     is it still so?
+  netrec watch shop.toml      keep it so
   netrec destroy shop.toml    take it all away again
 
 Exit codes:
@@ -93,6 +100,7 @@ Exit codes:
   6   applied, but not converged, not verified, or something is waited for
   7   failed, and rolled back completely (only with --confirm)
   8   busy: another netrec is writing, or what was applied waits to be confirmed
+  8   busy: another netrec is writing, or watches the topology
   10  a privilege or a feature of the kernel is missing; nothing was touched
   11  failed, and the rollback is incomplete: look now
   64  wrong arguments";
@@ -111,6 +119,10 @@ enum Command {
     History(history::History),
     #[command(hide = true)]
     Guard(guard::Guard),
+    Watch(watch::Watch),
+    Suspend(suspend::Suspend),
+    Resume(resume::Resume),
+    Wait(wait::Wait),
     /// Print the JSON Schema of topology files, for editors.
     #[command(after_help = "\
 Example, for editors that know Taplo or Even Better TOML:
@@ -144,6 +156,10 @@ impl Command {
             Self::Rollback(rollback) => rollback.output.format,
             Self::History(history) => history.output.format,
             Self::Guard(_) | Self::Schema | Self::Completions { .. } => Format::Text,
+            Self::Watch(watch) => watch.input.output.format,
+            Self::Suspend(suspend) => suspend.watched.output.format,
+            Self::Resume(resume) => resume.watched.output.format,
+            Self::Wait(wait) => wait.watched.output.format,
         }
     }
 
@@ -160,6 +176,10 @@ impl Command {
             Self::Rollback(rollback) => rollback.run(),
             Self::History(history) => history.run(),
             Self::Guard(guard) => guard.run(),
+            Self::Watch(watch) => watch.run(),
+            Self::Suspend(suspend) => suspend.run(),
+            Self::Resume(resume) => resume.run(),
+            Self::Wait(wait) => wait.run(),
             Self::Schema => {
                 output::say(&format!("{:#}\n", crate::model::schema::schema()));
                 Ok(Exit::Done)

@@ -3,17 +3,20 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::control::{self, Answer, PATIENCE, Question, Verb};
 use super::failure::Failure;
 use super::load::load;
 use super::{Exit, Format, Input, output, plan};
-use crate::apply::{Target, look};
+use crate::apply::watch::standing::State;
+use crate::apply::{Target, look, watch};
 use crate::kernel::linux::Linux;
 use crate::kernel::privilege;
 
 /// Compare with the live kernel and say whether it is in sync.
 ///
 /// `in sync`: nothing to do. `drifted`: the kernel holds something else, or nothing yet. `pending`: all is there but for
-/// containers that have not come.
+/// containers that have not come. Of a topology that is watched, its watcher may know more: `failed`, `contested`,
+/// `degraded` or `suspended`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -32,8 +35,10 @@ pub(super) struct Status {
 struct Standing<'a> {
     version: u32,
     topology: &'a str,
-    state: &'static str,
+    state: &'a str,
     pending: Vec<&'a str>,
+    /// What its watcher says, if it is watched.
+    watcher: Option<&'a Answer>,
     drift: serde_json::Value,
 }
 
@@ -51,9 +56,13 @@ impl Status {
             (false, false) => "in sync",
         };
         let name = &loaded.topology.name;
+        let watcher = control::ask(name, &Question::new(Verb::Status), PATIENCE)?;
+        let stand = watcher.as_ref().map(|answer| &answer.standing).filter(|standing| is_worse(standing.state));
+        let state = stand.map_or_else(|| state.to_owned(), |standing| standing.state.to_string());
         match format {
             Format::Text => {
                 let mut text = format!("topology {name}: {state}\n");
+                text += &watcher.as_ref().map(|answer| watched(&answer.standing)).unwrap_or_default();
                 if drifted || waiting || !prepared.desired.notes.is_empty() {
                     text += &plan::text(&prepared);
                 }
@@ -62,11 +71,36 @@ impl Status {
             Format::Json => output::say_json(&Standing {
                 version: 1,
                 topology: name,
-                state,
+                state: &state,
+                watcher: watcher.as_ref(),
                 pending: prepared.desired.pending.iter().map(|it| it.container.as_str()).collect(),
                 drift: serde_json::to_value(plan::json(&prepared, &loaded)).expect("our own types have string keys"),
             }),
         }
-        Ok(if self.exit_code && (drifted || waiting) { Exit::Differs } else { Exit::Done })
+        Ok(if self.exit_code && (drifted || waiting || stand.is_some()) { Exit::Differs } else { Exit::Done })
     }
+}
+
+/// Whether a watcher's state says what a look cannot see.
+fn is_worse(state: State) -> bool {
+    matches!(state, State::Failed | State::Contested | State::Degraded | State::Suspended)
+}
+
+/// What a watcher has to say, for people.
+fn watched(standing: &watch::standing::Standing) -> String {
+    let counters = &standing.counters;
+    let mut text = format!("watched: {} changes healed, {} asked for\n", counters.corrective, counters.intentional);
+    if let Some(reason) = &standing.reason {
+        text += &format!("degraded: {}\n", reason.trim_end());
+    }
+    for id in &standing.contested {
+        text += &format!("contested: {id}\n");
+    }
+    for (id, why) in &standing.failed {
+        text += &format!("failed: {id}: {why}\n");
+    }
+    if let Some(left) = standing.until_s {
+        text += &format!("{}: for {left} s more\n", standing.state);
+    }
+    text
 }

@@ -81,6 +81,22 @@ impl Change {
         }
     }
 
+    /// What is done, in a word.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Update { .. } => "update",
+            Self::Replace { .. } => "replace",
+            Self::Delete { .. } => "delete",
+        }
+    }
+
+    /// Whether it only follows from another change.
+    pub fn is_consequence(&self) -> bool {
+        self.implied().is_some()
+            || matches!(self, Self::Update { why: Why::Lost(_), .. } | Self::Replace { why: Why::Lost(_), .. })
+    }
+
     /// Whether what is there goes, for good or for a moment.
     fn removes(&self) -> bool {
         matches!(self, Self::Replace { .. } | Self::Delete { .. })

@@ -191,12 +191,7 @@ pub fn json<'a>(diff: &Diff, context: &Context<'a>) -> Json<'a> {
         .map(|(id, change)| JsonChange {
             id: id.to_string(),
             kind: id.kind.word(),
-            action: match change {
-                Change::Create { .. } => "create",
-                Change::Update { .. } => "update",
-                Change::Replace { .. } => "replace",
-                Change::Delete { .. } => "delete",
-            },
+            action: change.action(),
             reason: reason(change),
             origin: change.to().and_then(|_| context.origins.get(id)).map(|span| span.origin(context.sources)),
             fields: json_fields(change),

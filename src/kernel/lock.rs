@@ -1,7 +1,8 @@
-//! One writer at a time on a host: flock(2) on a directory, which the kernel releases when its holder dies, however.
+//! One writer at a time on a host, one watcher a topology: flock(2), which the kernel releases when the holder dies,
+//! however.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::KernelError;
 
-/// The directory that is locked. An empty one: its existence is all there is to it.
-const DIRECTORY: &str = "/run/netrec";
+/// The directory that is locked: for writers its existence is all there is to it. Watchers have their locks and sockets
+/// in it.
+pub const DIRECTORY: &str = "/run/netrec";
 
 /// How often a lock that somebody holds is asked for again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -28,12 +30,32 @@ pub struct Lock {
 ///
 /// When the directory cannot be made or locked.
 pub fn acquire(timeout: Duration) -> Result<Option<Lock>, KernelError> {
-    let until = Instant::now() + timeout;
-    let failed = |error: &std::io::Error| KernelError::io(DIRECTORY, error);
-    if !Path::new(DIRECTORY).is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY).map_err(|error| failed(&error))?;
+    make_directory()?;
+    wait_for(File::open(DIRECTORY).map_err(|error| KernelError::io(DIRECTORY, &error))?, timeout)
+}
+
+/// The right to watch a topology, which one process at a time has; none if another one has it.
+///
+/// # Errors
+///
+/// As [`acquire`].
+pub fn watch(topology: &str) -> Result<Option<Lock>, KernelError> {
+    make_directory()?;
+    let path = Path::new(DIRECTORY).join(format!("{topology}.lock"));
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    wait_for(file.map_err(|error| KernelError::io(path.display().to_string(), &error))?, Duration::ZERO)
+}
+
+fn make_directory() -> Result<(), KernelError> {
+    if Path::new(DIRECTORY).is_dir() {
+        return Ok(());
     }
-    let mut directory = File::open(DIRECTORY).map_err(|error| failed(&error))?;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY);
+    made.map_err(|error| KernelError::io(DIRECTORY, &error))
+}
+
+fn wait_for(mut directory: File, timeout: Duration) -> Result<Option<Lock>, KernelError> {
+    let until = Instant::now() + timeout;
     loop {
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(held) => return Ok(Some(Lock { _held: held })),

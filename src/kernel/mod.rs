@@ -9,6 +9,7 @@
 //! - [`sysctl`]: settings under `/proc/sys/net`.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
+//! - [`events`]: what Linux announces, and who did it.
 
 use nix::errno::Errno;
 
@@ -18,6 +19,7 @@ use crate::model::wire::Scope;
 
 pub mod conntrack;
 pub mod decode;
+pub mod events;
 pub mod feature;
 mod lane;
 pub mod linux;

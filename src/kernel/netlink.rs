@@ -18,6 +18,7 @@ use super::{KernelError, netns};
 use frame::{Answer, ask_acknowledgement, begin, done, verdict};
 
 mod frame;
+mod multicast;
 #[cfg(test)]
 mod tests;
 
@@ -139,6 +140,8 @@ pub struct Reply<'a> {
     pub flags: u16,
     /// `nlmsg_seq`.
     pub sequence: u32,
+    /// `nlmsg_pid`. Of a notification: the port of the socket whose request made the change, 0 for the kernel's own.
+    pub port: u32,
     /// The family's header and the attributes.
     pub payload: &'a [u8],
 }

@@ -75,6 +75,23 @@ pub fn identity(netns: BorrowedFd<'_>) -> Result<Identity, KernelError> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// The identity of a namespace without opening it, if one stands there: cheap enough to ask often.
+pub fn glance(netns: &NetnsRef) -> Option<Identity> {
+    // All namespaces live in one file system, so whatever is on the device of our own is one of some kind.
+    let device = fs::metadata(OWN).ok()?.dev();
+    let found = fs::metadata(file_of(netns)?).ok()?;
+    (found.dev() == device).then(|| (found.dev(), found.ino()))
+}
+
+/// The file that stands for a namespace, there or not; none for a name that cannot be one.
+pub fn file_of(netns: &NetnsRef) -> Option<PathBuf> {
+    match netns {
+        NetnsRef::Named(name) => path_of(name).ok(),
+        NetnsRef::Path(path) => Some(PathBuf::from(path)),
+        NetnsRef::Pid(pid) => Some(PathBuf::from(format!("/proc/{pid}/ns/net"))),
+    }
+}
+
 /// Processes by the namespace of their first thread. Reads `/proc` once; processes that end meanwhile, or that we may
 /// not look into, are left out.
 pub fn processes() -> Result<BTreeMap<Identity, Vec<u32>>, KernelError> {

@@ -116,6 +116,7 @@ impl<'a> Iterator for Replies<'a> {
                 kind: u16_at(rest, 4)?,
                 flags: u16_at(rest, 6)?,
                 sequence: u32_at(rest, 8)?,
+                port: u32_at(rest, 12)?,
                 payload: rest.get(HEADER..length)?,
             };
             self.rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();

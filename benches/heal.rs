@@ -1,0 +1,232 @@
+//! How soon `netrec watch` heals, and what it costs when nothing happens: `cargo bench --bench heal [-- DRIFTS]`, as root.
+//!
+//! Random drifts on 100 endpoints, one after the other, each timed from before the command that makes it to the
+//! watcher's word that all is well, which it says after another look. Then the time and memory of a watcher of 1,000
+//! endpoints in which nothing drifts. Runs in network and mount namespaces of its own.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use netrec::apply::{Target, prepare};
+use netrec::kernel::linux::Linux;
+use netrec::model::hash;
+use netrec::model::parse::parse;
+use netrec::model::source::Source;
+use netrec::model::topology::Topology;
+
+#[path = "workload/mod.rs"]
+mod workload;
+
+const DRIFTS: usize = 1_000;
+const ENDPOINTS: usize = 100;
+/// Of them, those of containers with two.
+const TWOFOLD: usize = 20;
+/// Who undoes one object more often than that is fought with, which is another matter.
+const SPACING: Duration = Duration::from_secs(11);
+/// What takes longer was not healed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn main() {
+    if std::env::var_os("NETREC_BENCH_INSIDE").is_none() {
+        let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+        let mut inside = Command::new("unshare");
+        inside.arg("-nm").arg(std::env::current_exe().expect("a program")).args(arguments);
+        let status = inside.env("NETREC_BENCH_INSIDE", "1").status().expect("unshare starts");
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up");
+    let drifts = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(DRIFTS);
+    heal(drifts);
+    idle();
+}
+
+/// Containers with one endpoint each, and some with two, which have rules.
+fn topology(endpoints: usize) -> String {
+    let mut text = workload::topology(endpoints - TWOFOLD);
+    text += "[networks.second]\ndriver = \"bridge\"\nsubnets = [\"10.200.0.0/24\"]\nmtu = 1500\n";
+    for n in 0..TWOFOLD / 2 {
+        text += &format!("[containers.m{n}]\nnetns = \"m{n}\"\n");
+        for network in ["n0", "second"] {
+            text += &format!("[endpoints.m{n}-{network}]\ncontainer = \"m{n}\"\nnetwork = \"{network}\"\n");
+        }
+    }
+    text
+}
+
+fn heal(drifts: usize) {
+    let mut watched = Watched::start(&topology(ENDPOINTS));
+    let commands = commands();
+    let mut last: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    let (mut seed, mut missed) = (1_u64, 0);
+    for _ in 0..drifts {
+        let (kind, object, command) = loop {
+            seed = hash::of(&seed);
+            let pick = &commands[seed as usize % commands.len()];
+            if last.get(&pick.1).is_none_or(|at| at.elapsed() > SPACING) {
+                break pick;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        last.insert(object.clone(), Instant::now());
+        let began = Instant::now();
+        sh(command);
+        if let Some(at) = watched.healed() {
+            times.entry(kind).or_default().push(at - began);
+        } else {
+            println!("not healed: {command}");
+            missed += 1;
+        }
+    }
+    println!("{:<12} {:>6} {:>9} {:>9} {:>9}", "drift", "times", "p50 ms", "p99 ms", "max ms");
+    let mut all: Vec<Duration> = Vec::new();
+    for (kind, mut of_kind) in times {
+        all.extend(&of_kind);
+        report(kind, &mut of_kind);
+    }
+    report("all", &mut all);
+    println!("not healed: {missed}");
+    assert_eq!(missed, 0, "every drift is healed");
+}
+
+fn report(kind: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let at = |percent: usize| times.get(times.len() * percent / 100).or(times.last()).map_or(0.0, ms);
+    println!("{kind:<12} {:>6} {:>9.1} {:>9.1} {:>9.1}", times.len(), at(50), at(99), at(100));
+}
+
+fn ms(time: &Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// What can drift: the kind, the object, and how.
+fn commands() -> Vec<(&'static str, String, String)> {
+    let mut all = Vec::new();
+    let mut add = |kind, object: &str, command: String| all.push((kind, object.to_owned(), command));
+    for n in 0..ENDPOINTS - TWOFOLD {
+        let (c, host) = (format!("c{n}"), n + 2);
+        add("link", &c, format!("ip -n {c} link delete eth0"));
+        add("link", &c, format!("ip -n {c} link set eth0 down"));
+        add("link", &c, format!("ip -n {c} link set eth0 address 02:00:00:00:00:01"));
+        add("address", &c, format!("ip -n {c} address delete 10.0.0.{host}/16 dev eth0"));
+        add("address", &c, format!("ip -n {c} address delete fd00::{host:x}/64 dev eth0"));
+        add("route", &c, format!("ip -n {c} route delete default"));
+        add("route", &c, format!("ip -n {c} -6 route delete default"));
+        add("namespace", &c, format!("ip netns delete {c}"));
+    }
+    for n in 0..TWOFOLD / 2 {
+        let rules = sh(&format!("ip -n m{n} rule | grep 'proto 78'"));
+        for rule in rules.lines() {
+            let words: Vec<&str> = rule.split_whitespace().collect();
+            let priority = words[0].trim_end_matches(':');
+            add("rule", &format!("m{n}"), format!("ip -n m{n} rule delete priority {priority} from {}", words[2]));
+        }
+    }
+    for port in sh("ip -br link show type veth | sed 's/@.*//'").lines() {
+        add("port", port.trim(), format!("ip link set {port} nomaster"));
+    }
+    let bridge = sh("ip -br link show type bridge | head -1 | cut -d' ' -f1");
+    add("bridge", "bridge", format!("ip link set {} address 02:00:00:00:00:02", bridge.trim()));
+    add("element", "firewall", "nft flush map inet netrec-w publish4".into());
+    add("table", "firewall", "nft delete table inet netrec-w".into());
+    add("table", "firewall", "nft flush ruleset".into());
+    add("sysctl", "ip_forward", "echo 0 > /proc/sys/net/ipv4/ip_forward".into());
+    all
+}
+
+fn idle() {
+    const TIME: Duration = Duration::from_secs(30);
+    sh("ip netns | cut -d' ' -f1 | xargs -n1 ip netns delete; for b in $(ip -br link show type bridge | cut -d' ' -f1); do
+        ip link delete $b; done; nft flush ruleset");
+    let watched = Watched::start(&workload::topology(1_000));
+    std::thread::sleep(Duration::from_secs(5));
+    let before = watched.cpu();
+    std::thread::sleep(TIME);
+    let used = watched.cpu() - before;
+    println!("idle at 1000 endpoints: {:.3} % of a CPU, {}", used / TIME.as_secs_f64() * 100.0, watched.memory());
+}
+
+/// A watcher and what it says.
+struct Watched {
+    child: Child,
+    changes: Receiver<Instant>,
+    topology: Topology,
+    kernel: Linux,
+}
+
+impl Watched {
+    /// Starts one and waits until it has converged.
+    fn start(text: &str) -> Self {
+        fs::write("/run/w.toml", text).expect("/run is ours");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_netrec"))
+            .args(["watch", "--format", "json", "/run/w.toml"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("netrec starts");
+        let stdout = child.stdout.take().expect("a pipe");
+        let (tell, changes) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if line.contains("\"event\":\"changed\"") {
+                    let _ = tell.send(Instant::now());
+                } else if line.contains("contested") || line.contains("failed") {
+                    println!("{line}");
+                }
+            }
+        });
+        let topology = parse(&[Source::new("w.toml", text)]).expect("a valid topology");
+        let mut watched = Self { child, changes, topology, kernel: Linux::default() };
+        assert!(watched.changes.recv_timeout(Duration::from_mins(2)).is_ok() && watched.is_right(), "it converges");
+        watched
+    }
+
+    fn is_right(&mut self) -> bool {
+        prepare(&mut self.kernel, Target::Topology(&self.topology)).is_ok_and(|prepared| prepared.diff.is_empty())
+    }
+
+    /// When all was right again: the watcher's last word, once a look of ours confirms it.
+    fn healed(&mut self) -> Option<Instant> {
+        let until = Instant::now() + PATIENCE;
+        let mut said = self.changes.recv_timeout(PATIENCE).ok()?;
+        while !self.is_right() {
+            if Instant::now() > until {
+                return None;
+            }
+            said = self.changes.recv_timeout(Duration::from_millis(5)).unwrap_or(said);
+        }
+        Some(said)
+    }
+
+    /// Seconds of CPU time so far.
+    fn cpu(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: f64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<f64>().ok()).sum();
+        ticks / 100.0
+    }
+
+    fn memory(&self) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let lines = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("Threads"));
+        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn sh(script: &str) -> String {
+    let output = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).output().expect("sh starts");
+    assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

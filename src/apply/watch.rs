@@ -1,0 +1,498 @@
+//! The loop after each event, at our own pace: when to look, what to leave alone meanwhile, what to tell.
+//!
+//! [`Watcher`] decides and does nothing else: it is told what happened and what time it is, and says what comes next. It
+//! opens nothing and waits for nothing, so that all of it is tested on the simulated kernel with a clock that is a
+//! number. Whoever runs it ([`cli`](crate::cli)) brings the files, the kernel's announcements and the time.
+
+pub mod event;
+pub mod hold;
+pub mod pace;
+pub mod reading;
+pub mod round;
+pub mod standing;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::event::Event;
+use self::pace::{Budget, Pace, Verdict};
+use self::round::{Fix, Round};
+use self::standing::{Standing, State};
+use super::NoPlan;
+use crate::kernel::KernelError;
+use crate::kernel::events::{Author, Heard};
+use crate::model::hash;
+use crate::model::resource::ResourceId;
+use crate::model::source::{Source, Sources};
+use crate::model::topology::Topology;
+
+/// Time since the watcher was started, on a clock that never goes back.
+pub type Clock = Duration;
+
+/// Events that nobody has fetched; beyond that the oldest are dropped.
+const EVENTS: usize = 1_000;
+/// Authors of changes kept in mind.
+const AUTHORS: usize = 64;
+/// After a look that was not possible the next one waits, each time twice as long, from this on.
+const BLIND_FIRST: Duration = Duration::from_millis(100);
+/// At most that long.
+const BLIND_MAX: Duration = Duration::from_secs(30);
+
+/// What the watcher keeps to.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Between two looks that nothing asked for; a quarter more or less.
+    pub slow: Duration,
+    /// Sets hosts apart that run the same topology.
+    pub seed: u64,
+}
+
+/// What the files say.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// What they mean.
+    pub topology: Topology,
+    /// Their text.
+    pub sources: Sources,
+    /// Digest of their text.
+    pub digest: String,
+}
+
+impl Content {
+    /// Files that were read and understood.
+    pub fn new(topology: Topology, sources: Sources) -> Self {
+        let digest = Self::digest(&sources);
+        Self { topology, sources, digest }
+    }
+
+    /// 16 hexadecimal digits, the same for the same text in the same order, wherever the files are.
+    pub fn digest(sources: &[Source]) -> String {
+        let text: Vec<&str> = sources.iter().map(|source| source.text.as_str()).collect();
+        format!("{:016x}", hash::words(&text))
+    }
+}
+
+/// What comes next.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// A round, to be answered with [`Watcher::looked`].
+    Look(Order),
+    /// Nothing before that time, unless something happens; none: nothing at all.
+    Wait(Option<Clock>),
+}
+
+/// A round to be made.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What is to be reached.
+    pub content: Arc<Content>,
+    /// What is to be left as it is.
+    pub held: BTreeSet<ResourceId>,
+    /// Whether something may be written.
+    pub write: bool,
+}
+
+/// How an order was carried out.
+#[derive(Debug)]
+pub struct Sight {
+    /// When it began.
+    pub began: Clock,
+    /// When the last look began: what was announced before is seen.
+    pub seen: Clock,
+    /// How long the round took.
+    pub took: Duration,
+    /// Whether there are namespaces since then of which nothing was heard before.
+    pub deaf: bool,
+    /// What came of it; or why there was none, and the same for people, with places in the files.
+    pub result: Result<Round, (NoPlan, String)>,
+}
+
+/// The watcher's mind.
+#[expect(clippy::struct_excessive_bools, reason = "each is true or not for reasons of its own")]
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    limits: Limits,
+    pace: Pace,
+    budget: Budget,
+    /// What is kept up: it was followed at least once.
+    good: Option<Arc<Content>>,
+    /// What is to be followed next.
+    candidate: Option<Arc<Content>>,
+    /// What cannot be followed for now, tried again at the slow look.
+    rejected: Option<Arc<Content>>,
+    trying: bool,
+    suspended: bool,
+    flips: Option<Clock>,
+    /// From when to when something was announced that no look has seen.
+    dirty: Option<(Clock, Clock)>,
+    looking: bool,
+    /// No look before that.
+    not_before: Clock,
+    /// A look at that time at the latest.
+    slow: Clock,
+    blind: u32,
+    /// Whether the last round changed something.
+    wrote: bool,
+    /// What differs as of the last look and is left.
+    left: BTreeSet<ResourceId>,
+    /// Why the files are not followed.
+    files: Option<String>,
+    /// Why the content, though well-formed, is not followed, or cannot be kept up.
+    held_up: Option<String>,
+    authors: VecDeque<Author>,
+    /// When all was seen to be as it should be.
+    converged: Option<Clock>,
+    standing: Standing,
+    /// The state that was told last.
+    told: State,
+    events: VecDeque<Event>,
+}
+
+impl Watcher {
+    /// Starts with nothing to keep up.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            pace: Pace::new(limits.seed),
+            budget: Budget::default(),
+            good: None,
+            candidate: None,
+            rejected: None,
+            trying: false,
+            suspended: false,
+            flips: None,
+            dirty: None,
+            looking: false,
+            not_before: Clock::ZERO,
+            slow: Clock::ZERO,
+            blind: 0,
+            wrote: false,
+            left: BTreeSet::new(),
+            files: None,
+            held_up: None,
+            authors: VecDeque::new(),
+            converged: None,
+            standing: Standing::default(),
+            told: State::Starting,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The files say this, completely and stably.
+    pub fn accept(&mut self, content: Content, now: Clock) {
+        if self.files.take().is_some() {
+            self.tell(Event::Recovered);
+        }
+        let known = [&self.candidate, &self.good].into_iter().flatten().next();
+        if known.is_some_and(|known| known.digest == content.digest) && self.rejected.is_none() {
+            self.restate();
+            return;
+        }
+        self.candidate = Some(Arc::new(content));
+        self.rejected = None;
+        // Whoever changed the files may have ended a quarrel.
+        self.pace = Pace::new(self.limits.seed);
+        self.disturbed(now);
+        self.restate();
+    }
+
+    /// The files cannot be read, or say nothing that can be followed.
+    pub fn reject(&mut self, reason: String) {
+        if self.files.as_ref() == Some(&reason) {
+            return;
+        }
+        self.standing.counters.rejected += 1;
+        self.tell(Event::Rejected { reason: reason.clone(), kept: self.good.is_some() });
+        self.files = Some(reason);
+        self.restate();
+    }
+
+    /// The kernel announced something at that time or before.
+    pub fn heard(&mut self, heard: &Heard, at: Clock) {
+        self.standing.counters.announcements += heard.messages;
+        if heard.overflow {
+            self.standing.counters.overflows += 1;
+            self.tell(Event::Overflow);
+        }
+        for author in &heard.authors {
+            self.authors.push_back(author.clone());
+            if self.authors.len() > AUTHORS {
+                self.authors.pop_front();
+            }
+        }
+        if heard.changed || heard.overflow {
+            self.disturbed(at);
+        }
+    }
+
+    /// Something may have changed: whoever says so wants a look.
+    pub fn disturbed(&mut self, at: Clock) {
+        self.dirty = Some(self.dirty.map_or((at, at), |(first, last)| (first, last.max(at))));
+    }
+
+    /// Somebody wants a look now, and what was rejected tried again.
+    pub fn urge(&mut self, now: Clock) {
+        self.candidate = self.candidate.take().or(self.rejected.take());
+        self.disturbed(now);
+        self.not_before = now;
+        self.budget = Budget::default();
+    }
+
+    /// Stops writing, or goes on with it; for that long, or until told otherwise.
+    pub fn suspend(&mut self, suspended: bool, time: Option<Duration>, now: Clock) {
+        self.flips = time.map(|time| now + time);
+        if self.suspended != suspended {
+            self.suspended = suspended;
+            self.disturbed(now);
+        }
+        self.restate();
+    }
+
+    /// What comes next.
+    pub fn next(&mut self, now: Clock) -> Next {
+        if self.flips.is_some_and(|at| at <= now) {
+            self.suspend(!self.suspended, None, now);
+        }
+        if self.looking {
+            return Next::Wait(None);
+        }
+        if now >= self.slow && self.candidate.is_none() {
+            self.candidate = self.rejected.take();
+        }
+        let at = self.time_of_look(now);
+        let candidate = self.candidate.as_ref().filter(|_| !self.suspended);
+        let trying = candidate.is_some();
+        let content = candidate.or(self.good.as_ref()).cloned();
+        match content.filter(|_| at <= now) {
+            Some(content) => {
+                (self.looking, self.trying) = (true, trying);
+                Next::Look(Order { content, held: self.pace.held(now), write: !self.suspended })
+            }
+            None => Next::Wait([Some(at).filter(|at| *at > now), self.flips].into_iter().flatten().min()),
+        }
+    }
+
+    fn time_of_look(&mut self, now: Clock) -> Clock {
+        let woken = self.dirty.map(|_| self.not_before.max(self.budget.ready(now)));
+        let retry = if self.suspended { None } else { self.pace.due(&self.left).map(|due| due.max(self.not_before)) };
+        let wanted = self.candidate.as_ref().filter(|_| !self.suspended).map(|_| self.not_before);
+        [woken, retry, wanted].into_iter().flatten().min().unwrap_or(self.slow).min(self.slow)
+    }
+
+    /// What came of the look that [`next`](Self::next) asked for.
+    pub fn looked(&mut self, sight: Sight, now: Clock) {
+        self.looking = false;
+        self.standing.counters.looks += 1;
+        self.standing.counters.looks_us += sight.took.as_micros() as u64;
+        let since = self.dirty.map_or(now, |(first, _)| first);
+        // What was announced before the last look began has been seen by it.
+        self.dirty = self.dirty.filter(|(_, last)| *last > sight.seen).map(|(_, last)| (last, last));
+        if sight.deaf {
+            self.disturbed(now);
+        }
+        let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
+        self.slow = now + self.limits.slow * jitter as u32 / 100;
+        // A look takes no more than half of the time, whatever happens.
+        self.not_before = now + sight.took.min(Duration::from_millis(250));
+        match sight.result {
+            Ok(round) => {
+                self.blind = 0;
+                let idle = round.fixes.is_empty();
+                if idle {
+                    self.not_before = now;
+                }
+                // Own changes are announced as well, so the look after one is free.
+                if idle && !self.wrote {
+                    self.budget.spend(sight.took, now);
+                }
+                self.wrote = !idle;
+                self.followed();
+                self.digest(round, since, now);
+            }
+            Err((why, text)) => {
+                self.budget.spend(sight.took, now);
+                self.hindered(&why, text, now);
+            }
+        }
+        self.restate();
+    }
+
+    /// A round was possible, so what it was for can be followed.
+    fn followed(&mut self) {
+        if let Some(content) = self.candidate.take_if(|_| self.trying) {
+            self.standing.counters.accepted += 1;
+            self.tell(Event::Accepted { digest: content.digest.clone() });
+            self.good = Some(content);
+        }
+        if self.held_up.is_some() && self.rejected.is_none() {
+            self.held_up = None;
+            self.tell(Event::Recovered);
+        }
+    }
+
+    fn hindered(&mut self, why: &NoPlan, text: String, now: Clock) {
+        let unseen = matches!(why, NoPlan::Unseen(_));
+        if self.held_up.as_ref() != Some(&text) {
+            let kept = self.good.is_some() && !unseen;
+            self.tell(Event::Rejected { reason: text.clone(), kept });
+            if self.trying && !unseen {
+                self.standing.counters.rejected += 1;
+            }
+            self.held_up = Some(text);
+        }
+        if self.trying && !unseen {
+            self.rejected = self.candidate.take();
+            self.disturbed(now);
+        } else {
+            // Not the content's fault, or not of the files' making: the same again, ever later.
+            let pause = BLIND_FIRST.saturating_mul(1 << self.blind.min(16)).min(BLIND_MAX);
+            self.blind += 1;
+            self.not_before = now + pause;
+            self.disturbed(now);
+        }
+    }
+
+    fn digest(&mut self, round: Round, since: Clock, now: Clock) {
+        let Round { fixes, failed, left, converged, pending, wanted } = round;
+        let failed: BTreeMap<&ResourceId, &KernelError> = failed.iter().map(|(id, why)| (id, why)).collect();
+        self.note_changes(&fixes, &failed, now.saturating_sub(since));
+        self.note_tries(&fixes, &failed, now);
+        let mut wrong = left.clone();
+        wrong.extend(failed.into_keys().cloned());
+        for id in self.pace.settle(&wrong, now) {
+            self.tell(Event::Settled { id: id.to_string() });
+        }
+        let pending: BTreeMap<String, String> = pending.into_iter().map(|it| (it.container, it.reason)).collect();
+        self.note_pending(&pending);
+        if !converged {
+            // Something moved under us: look again, at the usual pace.
+            self.disturbed(now);
+        }
+        self.standing.pending = pending;
+        self.standing.resources = wanted.len();
+        self.standing.drifted = wrong.len();
+        if converged && wrong.is_empty() {
+            self.converged = Some(now);
+        }
+        self.left = wrong;
+    }
+
+    fn note_changes(&mut self, fixes: &[Fix], failed: &BTreeMap<&ResourceId, &KernelError>, took: Duration) {
+        let done = || fixes.iter().filter(|fix| !failed.contains_key(&fix.id));
+        let intentional = done().filter(|fix| fix.intentional).count();
+        let corrective = done().count() - intentional;
+        self.standing.counters.intentional += intentional as u64;
+        self.standing.counters.corrective += corrective as u64;
+        self.standing.counters.failed += failed.len() as u64;
+        // One that is contested already is not told each time it is tried.
+        let contested: BTreeSet<&ResourceId> = self.pace.contested().collect();
+        let (roots, followers): (Vec<_>, Vec<_>) =
+            done().filter(|fix| !contested.contains(&fix.id)).partition(|fix| !fix.follows);
+        if roots.is_empty() && followers.is_empty() {
+            return;
+        }
+        let objects = Event::named(roots.into_iter().chain(followers).map(|fix| &fix.id));
+        self.tell(Event::Changed { corrective, intentional, objects, took_ms: took.as_millis() as u64 });
+    }
+
+    fn note_tries(&mut self, fixes: &[Fix], failed: &BTreeMap<&ResourceId, &KernelError>, now: Clock) {
+        for fix in fixes.iter().filter(|fix| !failed.contains_key(&fix.id)) {
+            if fix.intentional {
+                self.pace.forget(&fix.id);
+            } else if !fix.follows && self.pace.tried(&fix.id, Ok(()), now) == Verdict::Contested {
+                let by = self.suspect(&fix.id);
+                self.tell(Event::Contested { id: fix.id.to_string(), by });
+            }
+        }
+        let follows: BTreeSet<&ResourceId> = fixes.iter().filter(|fix| fix.follows).map(|fix| &fix.id).collect();
+        let alone = failed.keys().all(|id| follows.contains(id));
+        for (id, error) in failed {
+            // What fails because that fails from which it follows is held with it.
+            if error.is_consequence() || (follows.contains(id) && !alone) {
+                continue;
+            }
+            let error = error.to_string();
+            if self.pace.tried(id, Err(error.clone()), now) == Verdict::Failing {
+                self.tell(Event::Failed { id: id.to_string(), error });
+            }
+        }
+    }
+
+    /// Who changed things of that kind most often lately.
+    fn suspect(&self, id: &ResourceId) -> Option<String> {
+        let mut counts = BTreeMap::<(&str, bool), (usize, &Author)>::new();
+        for author in self.authors.iter().filter(|author| author.kind == id.kind) {
+            let count = counts.entry((author.name.as_str(), author.name.is_empty())).or_insert((0, author));
+            *count = (count.0 + 1, author);
+        }
+        counts.into_values().max_by_key(|(count, _)| *count).map(|(_, author)| event::author(author))
+    }
+
+    fn note_pending(&mut self, pending: &BTreeMap<String, String>) {
+        let before = std::mem::take(&mut self.standing.pending);
+        for (container, reason) in pending.iter().filter(|(container, _)| !before.contains_key(*container)) {
+            self.tell(Event::Pending { container: container.clone(), reason: reason.clone() });
+        }
+        for container in before.into_keys().filter(|container| !pending.contains_key(container)) {
+            self.tell(Event::Attached { container });
+        }
+    }
+
+    /// Works out how it stands now, and tells if that is new.
+    fn restate(&mut self) {
+        let standing = &mut self.standing;
+        standing.reason = self.files.clone().or_else(|| self.held_up.clone());
+        standing.digest = self.good.as_ref().map(|content| content.digest.clone());
+        standing.contested = self.pace.contested().map(ToString::to_string).collect();
+        standing.failed = self.pace.failing().map(|(id, why)| (id.to_string(), why.to_owned())).collect();
+        let to = match () {
+            () if self.suspended => State::Suspended,
+            () if standing.reason.is_some() => State::Degraded,
+            () if self.good.is_none() => State::Starting,
+            () if !standing.contested.is_empty() => State::Contested,
+            () if !standing.failed.is_empty() => State::Failed,
+            () if standing.drifted > 0 => State::Drifted,
+            () if !standing.pending.is_empty() => State::Pending,
+            () => State::InSync,
+        };
+        standing.state = to;
+        // A drift is about to be put right, which is told by itself.
+        if to != State::Drifted && to != self.told {
+            let from = std::mem::replace(&mut self.told, to);
+            self.tell(Event::State { from, to });
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if self.events.len() == EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// What there is to tell since the last time.
+    pub fn events(&mut self) -> impl Iterator<Item = Event> {
+        std::mem::take(&mut self.events).into_iter()
+    }
+
+    /// How it stands.
+    pub fn standing(&self, now: Clock) -> Standing {
+        let until_s = self.flips.map(|at| at.saturating_sub(now).as_secs());
+        let converged_ago_s = self.converged.map(|at| now.saturating_sub(at).as_secs());
+        Standing { converged_ago_s, until_s, ..self.standing.clone() }
+    }
+
+    /// What is kept up, or to be followed next.
+    pub fn content(&self) -> Option<&Arc<Content>> {
+        self.candidate.as_ref().or(self.good.as_ref())
+    }
+
+    /// Containers that are waited for.
+    pub fn pending(&self) -> impl Iterator<Item = &str> {
+        self.standing.pending.keys().map(String::as_str)
+    }
+}

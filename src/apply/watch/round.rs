@@ -1,0 +1,130 @@
+//! One round of the watcher: the same look, plan and execution as `apply`'s, with what is held left alone.
+
+use std::collections::BTreeSet;
+
+use crate::apply::rails::{self, Allowance};
+use crate::apply::{NoPlan, Prepared, Target, decide, execute, prepare};
+use crate::diff::{Change, Diff};
+use crate::kernel::{Kernel, KernelError};
+use crate::model::resource::{Kind, Resource, ResourceId, Thing};
+use crate::model::state::{Pending, State};
+use crate::model::topology::Topology;
+
+/// A look and a plan; nothing was written yet.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    topology: &'a Topology,
+    held: &'a BTreeSet<ResourceId>,
+    prepared: Prepared,
+    /// What is wanted of everything, what is held included.
+    wanted: State,
+    /// Differs and is left as it is.
+    left: BTreeSet<ResourceId>,
+}
+
+/// What a round came to.
+#[derive(Clone, Default, Debug)]
+pub struct Round {
+    /// What was changed or tried.
+    pub fixes: Vec<Fix>,
+    /// What could not be changed, and why.
+    pub failed: Vec<(ResourceId, KernelError)>,
+    /// What differs and was left as it is.
+    pub left: BTreeSet<ResourceId>,
+    /// Whether all else is as it should be, as a look showed.
+    pub converged: bool,
+    /// Containers that are not there yet.
+    pub pending: Vec<Pending>,
+    /// What is wanted.
+    pub wanted: State,
+}
+
+/// One change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fix {
+    /// Of what.
+    pub id: ResourceId,
+    /// `create`, `update`, `replace` or `delete`.
+    pub action: &'static str,
+    /// Whether the topology asks for something else than before; if not, somebody had changed the kernel.
+    pub intentional: bool,
+    /// Whether it follows from another fix: what was in a link that had gone is made again with it.
+    pub follows: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Looks and plans.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoPlan`].
+    pub fn new(
+        kernel: &mut impl Kernel,
+        topology: &'a Topology,
+        held: &'a BTreeSet<ResourceId>,
+    ) -> Result<Self, NoPlan> {
+        let mut prepared = prepare(kernel, Target::Topology(topology))?;
+        // The plan is made: from here on only it counts.
+        let wanted = std::mem::take(&mut prepared.desired.state);
+        let left: BTreeSet<ResourceId> = prepared.diff.keys().filter(|id| held.contains(*id)).cloned().collect();
+        if left.is_empty() {
+            return Ok(Self { topology, held, prepared, wanted, left });
+        }
+        let all: BTreeSet<ResourceId> = prepared.diff.keys().cloned().collect();
+        let target = Target::Except(topology, held);
+        let prepared = decide(target, prepared.observed)?;
+        rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
+        let left = all.into_iter().filter(|id| !prepared.diff.contains_key(id)).collect();
+        Ok(Self { topology, held, prepared, wanted, left })
+    }
+
+    /// Whether there is something to be done.
+    pub fn is_idle(&self) -> bool {
+        self.prepared.plan.is_empty()
+    }
+
+    /// Leaves everything as it is.
+    pub fn rest(self) -> Round {
+        let mut left = self.left;
+        left.extend(self.prepared.diff.into_keys());
+        let (pending, wanted) = (self.prepared.desired.pending, self.wanted);
+        Round { converged: true, left, pending, wanted, ..Round::default() }
+    }
+
+    /// Executes and looks again. `before` is what the round before wanted, if there was one.
+    ///
+    /// # Errors
+    ///
+    /// See [`execute`].
+    pub fn carry_out(self, kernel: &mut impl Kernel, before: Option<&State>) -> Result<Round, NoPlan> {
+        let fixes = fixes(&self.prepared.diff, before);
+        let target = if self.left.is_empty() {
+            Target::Topology(self.topology)
+        } else {
+            Target::Except(self.topology, self.held)
+        };
+        let report = execute(kernel, target, self.prepared, &mut |_, _| {})?;
+        let (converged, pending) = (report.is_converged(), report.desired.pending);
+        // A step may fail because what it is for has happened already: only what still differs counts.
+        let mut failed = report.failed;
+        failed.retain(|(id, _)| report.residual.contains_key(id));
+        Ok(Round { fixes, failed, left: self.left, converged, pending, wanted: self.wanted })
+    }
+}
+
+fn fixes(diff: &Diff, before: Option<&State>) -> Vec<Fix> {
+    let made: BTreeSet<Thing> = diff
+        .values()
+        .filter(|change| matches!(change, Change::Create { .. } | Change::Replace { .. }))
+        .filter_map(Change::to)
+        .flat_map(Kind::provides)
+        .collect();
+    let within = |resource: &Resource| resource.needs().iter().any(|need| made.contains(need.thing()));
+    let fix = |(id, change): (&ResourceId, &Change)| Fix {
+        id: id.clone(),
+        action: change.action(),
+        intentional: before.is_none_or(|before| before.get(id) != change.to()),
+        follows: change.is_consequence() || change.to().is_some_and(within),
+    };
+    diff.iter().map(fix).collect()
+}

@@ -1,0 +1,423 @@
+//! `netrec watch`: the loop as a service.
+//!
+//! One thread waits for everything at once and asks [`Watcher`] what to do; another one looks and writes.
+
+mod directories;
+mod hook;
+mod looker;
+mod metrics;
+mod notice;
+mod server;
+mod teller;
+mod vigil;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use self::directories::{Directories, around};
+use self::hook::{Change, Hook};
+use self::looker::Looker;
+use self::notice::Manager;
+use self::server::{Asked, Listen, Outlet};
+use self::teller::Teller;
+use self::vigil::Vigil;
+use super::control::{Answer, Verb};
+use super::duration::duration;
+use super::failure::Failure;
+use super::load::{self, Loaded, load};
+use super::{Exit, Input};
+use crate::apply::NoPlan;
+use crate::apply::confirm::memory::{self, Memory};
+use crate::apply::watch::event::Event;
+use crate::apply::watch::reading::{Finding, Patience, Reading};
+use crate::apply::watch::standing::State;
+use crate::apply::watch::{Clock, Content, Limits, Next, Sight, Watcher};
+use crate::kernel::events::{Heard, Listener};
+use crate::kernel::{KernelError, lock, privilege};
+use crate::model::diagnostic::Diagnostic;
+use crate::model::hash;
+use crate::model::source::Sources;
+use crate::model::wire::Owner;
+
+/// Between the two readings of the files that must be alike.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Questions that wait for the loop.
+const QUESTIONS: usize = 16;
+/// Nothing in particular is waited for: any time will do.
+const LONG: Duration = Duration::from_hours(1);
+
+/// Keep the host as the files say: heal what is changed, follow what is written.
+///
+/// Runs until it is told to end (SIGTERM, SIGINT); what it made stays. SIGHUP reads the files at once.
+#[derive(Args, Debug)]
+pub(super) struct Watch {
+    #[command(flatten)]
+    pub(super) input: Input,
+    /// Look at everything that often, even if nothing is announced.
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = duration)]
+    look_every: Duration,
+    /// Read the files that often, even if nothing happens to them.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    poll_every: Duration,
+    /// Read the files when nothing has happened to them for so long.
+    #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = duration)]
+    debounce: Duration,
+    /// Answer GET /metrics (Prometheus) and /healthz there: a loopback ADDRESS:PORT, or unix:PATH.
+    #[arg(long, value_name = "WHERE")]
+    listen: Option<Listen>,
+    /// Run this program when the state changes, with `NETREC_TOPOLOGY`, `NETREC_FROM`, `NETREC_STATE` and `NETREC_REASON`.
+    #[arg(long, value_name = "PROGRAM")]
+    hook: Option<PathBuf>,
+    /// Room for the kernel's announcements, in bytes.
+    #[arg(long, default_value_t = 8 << 20, value_name = "BYTES", value_parser = clap::value_parser!(i32).range(2048..))]
+    event_buffer: i32,
+}
+
+impl Watch {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        let loaded = load(&self.input.paths)?;
+        privilege::check()?;
+        let name = loaded.topology.name.clone();
+        let watched = || Diagnostic::new(format!("topology {name} is watched by another netrec"));
+        let _lock = lock::watch(&name)?.ok_or_else(|| Failure::new(Exit::Busy, watched()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("tokio"))?;
+        let result = runtime.block_on(async { Service::start(self, loaded)?.run().await });
+        let _ = std::fs::remove_file(super::control::socket(&name));
+        result
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
+    move |error| KernelError::io(what, &error).into()
+}
+
+fn polled(listener: Listener) -> Result<AsyncFd<Listener>, Failure> {
+    #[expect(unsafe_code, reason = "tokio wants to be promised that the descriptor stays the same")]
+    // SAFETY: a listener owns its socket from its making to its end.
+    let polled = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+    polled.map_err(|error| failed("epoll")(error.into()))
+}
+
+/// Where things happen.
+struct Ears {
+    route: AsyncFd<Listener>,
+    netfilter: AsyncFd<Listener>,
+    files: Directories,
+    namespaces: Directories,
+    questions: mpsc::Receiver<Asked>,
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Where things are told.
+struct Mouth {
+    teller: Teller,
+    hook: Option<Hook>,
+    manager: Manager,
+    ready: bool,
+}
+
+struct Service {
+    topology: String,
+    paths: Vec<PathBuf>,
+    start: Instant,
+    watcher: Watcher,
+    reading: Reading,
+    looker: Looker,
+    vigil: Vigil,
+    ears: Ears,
+    mouth: Mouth,
+    /// Whoever waits for a round that begins after that time.
+    waiting: Vec<(Clock, oneshot::Sender<Answer>)>,
+    reloading: bool,
+}
+
+/// Something that happened.
+enum Happening {
+    Announced(Result<Heard, KernelError>),
+    Files,
+    Namespaces,
+    Seen(Option<Sight>),
+    Asked(Asked),
+    Reload,
+    End,
+    Time,
+}
+
+impl Service {
+    fn start(options: Watch, loaded: Loaded) -> Result<Self, Failure> {
+        let start = Instant::now();
+        let topology = loaded.topology.name.clone();
+        let mut route = Listener::route()?;
+        let mut netfilter = Listener::netfilter(&Owner::new(&topology))?;
+        for listener in [&mut route, &mut netfilter] {
+            listener.set_buffer(options.event_buffer)?;
+        }
+        let (asking, questions) = mpsc::channel(QUESTIONS);
+        let control = server::open(&topology).map_err(failed("control socket"))?;
+        tokio::spawn(server::serve(control, asking.clone()));
+        if let Some(listen) = &options.listen {
+            let outlet = Outlet::open(listen).map_err(failed("--listen"))?;
+            tokio::spawn(outlet.serve(topology.clone(), asking));
+        }
+        let of = |kind| signal(kind).map_err(failed("signals"));
+        let ears = Ears {
+            route: polled(route)?,
+            netfilter: polled(netfilter)?,
+            files: Directories::new(),
+            namespaces: Directories::new(),
+            questions,
+            hang_up: of(SignalKind::hangup())?,
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        };
+        let manager = Manager::from_environment();
+        // The service manager hears from completed looks only, so there must be enough of them.
+        let slow = manager.watchdog.map_or(options.look_every, |limit| options.look_every.min(limit / 3));
+        let seed = hash::of(&(std::process::id(), &topology));
+        let patience = Patience { quiet: options.debounce, settle: SETTLE, poll: options.poll_every };
+        let mut service = Self {
+            watcher: Watcher::new(Limits { slow, seed }),
+            reading: Reading::new(patience, fingerprint(&Ok(loaded.sources.clone())), Clock::ZERO),
+            paths: options.input.paths,
+            looker: Looker::start(start).map_err(failed("thread"))?,
+            vigil: Vigil::default(),
+            ears,
+            mouth: Mouth {
+                teller: Teller::new(options.input.output.format, &topology),
+                hook: options.hook.map(Hook::start).transpose().map_err(failed("thread"))?,
+                manager,
+                ready: false,
+            },
+            waiting: Vec::new(),
+            reloading: false,
+            topology,
+            start,
+        };
+        service.follow(Content::new(loaded.topology, loaded.sources));
+        service.listen_to_files();
+        // What was saved while we were getting ready.
+        service.reading.urge(Clock::ZERO);
+        Ok(service)
+    }
+
+    fn now(&self) -> Clock {
+        self.start.elapsed()
+    }
+
+    async fn run(mut self) -> Result<Exit, Failure> {
+        loop {
+            let wake = self.advance();
+            match self.ears.next(&mut self.looker, self.start + wake).await {
+                Happening::Announced(heard) => self.announced(&heard?),
+                Happening::Files => {
+                    self.listen_to_files();
+                    self.reading.disturbed(self.now());
+                }
+                Happening::Namespaces => {
+                    self.ears.namespaces.watch(self.vigil.directories().into_iter());
+                    self.vigil.wake(self.now());
+                }
+                Happening::Seen(sight) => {
+                    let gone = || Failure::new(Exit::Unexpected, Diagnostic::new("the looking thread has ended"));
+                    self.seen(sight.ok_or_else(gone)?);
+                }
+                Happening::Asked(asked) => self.asked(asked),
+                Happening::Reload => {
+                    self.mouth.manager.reloading();
+                    self.reloading = true;
+                    self.watcher.urge(self.now());
+                    self.reading.urge(self.now());
+                }
+                Happening::End => break,
+                Happening::Time => {}
+            }
+        }
+        self.mouth.manager.say("STOPPING=1");
+        Ok(Exit::Done)
+    }
+
+    /// Does what is due, and says when something is due next.
+    fn advance(&mut self) -> Clock {
+        if self.reading.next() <= self.now() {
+            self.read();
+        }
+        if self.vigil.next().is_some_and(|at| at <= self.now()) && self.vigil.changed(self.now()) {
+            self.watcher.disturbed(self.now());
+        }
+        let wake = match self.watcher.next(self.now()) {
+            Next::Look(order) => {
+                self.looker.order(order);
+                None
+            }
+            Next::Wait(at) => at,
+        };
+        self.tell();
+        [wake, self.vigil.next(), Some(self.reading.next())].into_iter().flatten().min().unwrap_or(self.now() + LONG)
+    }
+
+    fn announced(&mut self, heard: &Heard) {
+        if heard.namespace_gone || heard.overflow {
+            self.looker.forget_namespaces();
+        }
+        self.watcher.heard(heard, self.now());
+    }
+
+    fn listen_to_files(&mut self) {
+        let mut files: Vec<PathBuf> = self.paths.clone();
+        files.extend(self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default()));
+        let directories = self.paths.iter().filter(|path| path.is_dir()).cloned();
+        let around = files.iter().flat_map(|file| around(file));
+        self.ears.files.watch(directories.chain(around));
+    }
+
+    /// Reads the files, and follows what they say if it stays.
+    fn read(&mut self) {
+        let text = load::read_all(&self.paths);
+        if self.reading.read(fingerprint(&text), self.now()) == Finding::New {
+            self.understand(text);
+        }
+    }
+
+    fn understand(&mut self, text: Result<Sources, Failure>) {
+        match text.and_then(load::understand) {
+            Ok(loaded) if Memory::default().has(&self.topology, &memory::digest(&loaded.sources)) => {
+                self.watcher.reject("what the files say was rolled back before, or never confirmed".into());
+            }
+            Ok(loaded) if loaded.topology.name == self.topology => {
+                self.follow(Content::new(loaded.topology, loaded.sources));
+            }
+            Ok(loaded) => {
+                let (old, new) = (&self.topology, &loaded.topology.name);
+                let reason =
+                    format!("the files are of topology {new} now, and {old} is what is watched: start it anew");
+                self.watcher.reject(reason);
+            }
+            Err(failure) => self.watcher.reject(failure.text().trim_end().to_owned()),
+        }
+        self.listen_to_files();
+    }
+
+    fn follow(&mut self, content: Content) {
+        self.vigil.turn_to(&content);
+        self.ears.namespaces.watch(self.vigil.directories().into_iter());
+        self.watcher.accept(content, self.now());
+    }
+
+    fn seen(&mut self, sight: Sight) {
+        let (began, looked) = (sight.began, !matches!(sight.result, Err((NoPlan::Unseen(_), _))));
+        self.watcher.looked(sight, self.now());
+        if looked {
+            self.mouth.manager.say("WATCHDOG=1");
+        }
+        let standing = self.watcher.standing(self.now());
+        if std::mem::take(&mut self.reloading) || (!self.mouth.ready && is_reached(standing.state)) {
+            self.mouth.ready = true;
+            self.mouth.manager.say("READY=1");
+        }
+        let (done, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(since, _)| *since <= began);
+        self.waiting = waiting;
+        for (_, answer) in done {
+            let _ = answer.send(self.answer(None));
+        }
+    }
+
+    fn asked(&mut self, Asked { question, answer }: Asked) {
+        let (now, time) = (self.now(), question.for_ms.map(Duration::from_millis));
+        match question.verb {
+            Verb::Status => {}
+            Verb::Suspend => self.watcher.suspend(true, time, now),
+            Verb::Resume => self.watcher.suspend(false, time, now),
+            Verb::Apply => return self.apply(question.digest.as_deref(), answer),
+        }
+        let _ = answer.send(self.answer(None));
+    }
+
+    /// Whoever asks has read the files; if they say the same to us, there is nothing to wait for.
+    fn apply(&mut self, digest: Option<&str>, answer: oneshot::Sender<Answer>) {
+        let text = load::read_all(&self.paths);
+        let read = text.as_ref().ok().map(|sources| Content::digest(sources));
+        if digest.is_some() && read.as_deref() != digest {
+            let error = "the watcher's files say something else: change those, or suspend it, or end it";
+            let _ = answer.send(self.answer(Some(error.into())));
+            return;
+        }
+        self.reading = Reading::new(self.reading.patience(), fingerprint(&text), self.now());
+        self.understand(text);
+        self.watcher.urge(self.now());
+        self.waiting.push((self.now(), answer));
+    }
+
+    fn answer(&self, error: Option<String>) -> Answer {
+        let files = self.paths.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+        let files = files.map(|path| path.display().to_string()).collect();
+        Answer { version: 1, error, files, standing: self.watcher.standing(self.now()) }
+    }
+
+    fn tell(&mut self) {
+        let now = self.now();
+        let events: Vec<Event> = self.watcher.events().collect();
+        for event in &events {
+            self.mouth.teller.tell(event, now);
+            if let Event::State { from, to } = *event {
+                self.mouth.manager.say(&format!("STATUS={to}"));
+                let reason = self.watcher.standing(now).reason;
+                if let Some(hook) = &self.mouth.hook {
+                    hook.run(Change { topology: self.topology.clone(), from, to, reason });
+                }
+            }
+        }
+    }
+}
+
+/// Whether all was done that could be.
+fn is_reached(state: State) -> bool {
+    matches!(state, State::InSync | State::Pending)
+}
+
+/// The same for the same text in the same files, and for the same reason not to be read.
+fn fingerprint(text: &Result<Sources, Failure>) -> u64 {
+    match text {
+        Ok(sources) => {
+            let words: Vec<&str> = sources.iter().flat_map(|it| [it.path.as_str(), it.text.as_str()]).collect();
+            hash::words(&words)
+        }
+        Err(failure) => !hash::words(&[&failure.text()]),
+    }
+}
+
+impl Ears {
+    /// Waits until something happens, or it is time.
+    async fn next(&mut self, looker: &mut Looker, wake: Instant) -> Happening {
+        tokio::select! {
+            sight = looker.sight() => Happening::Seen(sight),
+            heard = hear(&mut self.route) => Happening::Announced(heard),
+            heard = hear(&mut self.netfilter) => Happening::Announced(heard),
+            () = self.files.woken() => Happening::Files,
+            () = self.namespaces.woken() => Happening::Namespaces,
+            Some(asked) = self.questions.recv() => Happening::Asked(asked),
+            _ = self.hang_up.recv() => Happening::Reload,
+            _ = self.terminate.recv() => Happening::End,
+            _ = self.interrupt.recv() => Happening::End,
+            () = tokio::time::sleep_until(wake.into()) => Happening::Time,
+        }
+    }
+}
+
+async fn hear(listener: &mut AsyncFd<Listener>) -> Result<Heard, KernelError> {
+    let failed = |error: std::io::Error| KernelError::io("netlink", &error);
+    let mut ready = listener.readable_mut().await.map_err(failed)?;
+    let heard = ready.get_inner_mut().hear()?;
+    if !heard.more {
+        ready.clear_ready();
+    }
+    Ok(heard)
+}

@@ -1,0 +1,164 @@
+//! The thread that looks and writes: netlink calls block, and the watcher has to answer meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use tokio::sync::mpsc;
+
+use crate::apply::NoPlan;
+use crate::apply::watch::round::{Draft, Round};
+use crate::apply::watch::{Clock, Order, Sight};
+use crate::cli::failure::Failure;
+use crate::kernel::events::Nsids;
+use crate::kernel::linux::Linux;
+use crate::kernel::{Kernel, KernelError, lock};
+use crate::model::lower;
+use crate::model::observed::Observed;
+use crate::model::resource::Step;
+use crate::model::state::State;
+use crate::model::wire::Scope;
+
+/// How long another netrec may write before a round is given up and tried again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Takes orders, one at a time, and gives back what came of them.
+pub(super) struct Looker {
+    orders: mpsc::Sender<Order>,
+    sights: mpsc::Receiver<Sight>,
+    /// Set by whoever hears that a namespace has gone.
+    namespace_gone: Arc<AtomicBool>,
+}
+
+impl Looker {
+    /// Starts the thread; its times are since `start`.
+    pub(super) fn start(start: Instant) -> std::io::Result<Self> {
+        let (orders, taken) = mpsc::channel(1);
+        let (done, sights) = mpsc::channel(1);
+        let namespace_gone = Arc::new(AtomicBool::new(false));
+        let mut hand = Hand {
+            start,
+            linux: Linux::default(),
+            nsids: Nsids::default(),
+            namespace_gone: namespace_gone.clone(),
+            before: None,
+        };
+        std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
+        Ok(Self { orders, sights, namespace_gone })
+    }
+
+    /// Gives an order; the one before must have come back.
+    pub(super) fn order(&self, order: Order) {
+        // It fails only if the thread has ended, which `sight` tells.
+        let _ = self.orders.try_send(order);
+    }
+
+    /// What came of the order; none if the thread has ended.
+    pub(super) async fn sight(&mut self) -> Option<Sight> {
+        self.sights.recv().await
+    }
+
+    /// What is known of namespaces may be of others by now.
+    pub(super) fn forget_namespaces(&self) {
+        self.namespace_gone.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Hand {
+    start: Instant,
+    linux: Linux,
+    nsids: Nsids,
+    namespace_gone: Arc<AtomicBool>,
+    /// What the last round wanted.
+    before: Option<State>,
+}
+
+impl Hand {
+    fn serve(&mut self, mut orders: mpsc::Receiver<Order>, done: &mpsc::Sender<Sight>) {
+        while let Some(order) = orders.blocking_recv() {
+            if done.blocking_send(self.carry_out(&order)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: &Order) -> Sight {
+        let began = self.start.elapsed();
+        let scope = lower::scope(&order.content.topology);
+        // Before the look, so that nothing happens unheard between the two.
+        self.listen(&scope);
+        let mut kernel = Noting { start: self.start, linux: &mut self.linux, looks: Vec::new() };
+        let result = round(&mut kernel, order, self.before.as_ref());
+        // The last look did not concern itself with what was left alone.
+        let whole = result.as_ref().is_ok_and(|round| round.left.is_empty());
+        let seen = if whole { kernel.looks.last() } else { kernel.looks.first() }.copied().unwrap_or(began);
+        let deaf = self.listen(&scope);
+        let result = match result {
+            Ok(round) => {
+                self.before = Some(round.wanted.clone());
+                Ok(round)
+            }
+            Err(no_plan) => {
+                let text = describe(&no_plan, order);
+                Err((no_plan, text))
+            }
+        };
+        Sight { began, seen, took: self.start.elapsed().saturating_sub(began), deaf, result }
+    }
+
+    /// Gives nsids to namespaces that have none; whether there were such.
+    fn listen(&mut self, scope: &Scope) -> bool {
+        if self.namespace_gone.swap(false, Ordering::Relaxed) {
+            self.nsids.forget();
+        }
+        self.nsids.assign(scope.containers.iter()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "not all namespaces are heard; the slow look sees them");
+            0
+        }) > 0
+    }
+}
+
+fn round(kernel: &mut Noting, order: &Order, before: Option<&State>) -> Result<Round, NoPlan> {
+    let topology = &order.content.topology;
+    let draft = Draft::new(kernel, topology, &order.held)?;
+    if draft.is_idle() || !order.write {
+        return Ok(draft.rest());
+    }
+    // The lock is taken only to write, and if nobody else has it the draft is as good as made under it: what it
+    // deletes is read again before, and what it makes must not be there.
+    if let Some(_lock) = lock::acquire(Duration::ZERO).map_err(NoPlan::Unseen)? {
+        return draft.carry_out(kernel, before);
+    }
+    let busy = || NoPlan::Unseen(KernelError::Lost(Errno::EWOULDBLOCK));
+    let _lock = lock::acquire(LOCK_PATIENCE).map_err(NoPlan::Unseen)?.ok_or_else(busy)?;
+    Draft::new(kernel, topology, &order.held)?.carry_out(kernel, before)
+}
+
+fn describe(no_plan: &NoPlan, order: &Order) -> String {
+    let no_plan = match no_plan {
+        NoPlan::Invalid(findings) => NoPlan::Invalid(findings.clone()),
+        NoPlan::Refused(findings) => NoPlan::Refused(findings.clone()),
+        NoPlan::Unseen(error) => NoPlan::Unseen(error.clone()),
+        NoPlan::Flawed(flaw) => NoPlan::Flawed(flaw.clone()),
+    };
+    Failure::unplanned(no_plan, &order.content.sources).text().trim_end().to_owned()
+}
+
+/// Linux, noting when looks began.
+struct Noting<'a> {
+    start: Instant,
+    linux: &'a mut Linux,
+    looks: Vec<Clock>,
+}
+
+impl Kernel for Noting<'_> {
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
+        self.looks.push(self.start.elapsed());
+        self.linux.observe(scope)
+    }
+
+    fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
+        self.linux.execute(steps, progress)
+    }
+}

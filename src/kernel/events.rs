@@ -1,0 +1,277 @@
+//! What Linux announces: changes of links, addresses, routes, rules and settings in every namespace of ours, and of our
+//! nftables tables. Announcements only wake whoever watches; what is to be done comes from a complete look.
+//!
+//! They also say who made a change, as far as Linux knows: nftables names the process, rtnetlink the port of the socket,
+//! which for the first socket of a program is its process id. Changes of links and what follows from others bear 0.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+
+use super::KernelError;
+use super::netlink::{Protocol, Reply, Socket, attributes, string, u16_at};
+use super::netns::{self, Found, Identity};
+use crate::model::kinds::firewall::Firewall;
+use crate::model::resource::{KindName, Text};
+use crate::model::wire::{NetnsRef, Owner};
+
+/// Datagrams read in one go: the rest is read after whoever listens had a turn.
+const DATAGRAMS: usize = 1_000;
+/// Authors remembered of one go.
+const AUTHORS: usize = 16;
+/// `PID_MAX_LIMIT` (linux/threads.h): ports above it are no process ids.
+const PID_MAX: u32 = 4 << 20;
+
+/// What is heard of rtnetlink. Sysctls are announced only as far as they are in `netconf`: forwarding, `rp_filter`.
+const ROUTE_GROUPS: [u32; 10] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV4_RULE,
+    libc::RTNLGRP_IPV6_RULE,
+    libc::RTNLGRP_NSID,
+    IPV4_NETCONF,
+];
+/// `RTNLGRP_IPV4_NETCONF` (linux/rtnetlink.h); libc has none.
+const IPV4_NETCONF: u32 = 24;
+/// `RTNLGRP_IPV6_NETCONF` (linux/rtnetlink.h).
+const IPV6_NETCONF: u32 = 25;
+/// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
+const NFTABLES_GROUP: u32 = 7;
+
+/// `NFNL_SUBSYS_NFTABLES << 8`.
+const NFTABLES: u16 = 10 << 8;
+/// `NFT_MSG_NEWGEN`: ends the announcements of a transaction.
+const NEW_GENERATION: u16 = NFTABLES | 15;
+
+/// What was announced since the last time.
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that was heard or not, in any combination")]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Heard {
+    /// Something changed that can concern a topology.
+    pub changed: bool,
+    /// Announcements were lost, for want of room or because they could not be read: anything may have changed.
+    pub overflow: bool,
+    /// A namespace has gone, and its nsid with it.
+    pub namespace_gone: bool,
+    /// There is more to be heard at once.
+    pub more: bool,
+    /// Messages read.
+    pub messages: u64,
+    /// Who made changes, where Linux says so; at most 16.
+    pub authors: Vec<Author>,
+}
+
+/// A process that changed something.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Author {
+    /// Of what kind.
+    pub kind: KindName,
+    /// Its number.
+    pub pid: u32,
+    /// Its name; empty if it has ended.
+    pub name: String,
+}
+
+/// A socket that hears.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    /// The name of the tables whose changes count; none: rtnetlink is heard.
+    table: Option<String>,
+    /// Whether the transaction being announced is about one of them.
+    touched: bool,
+}
+
+impl Listener {
+    /// Hears rtnetlink, of this namespace and of all that have an nsid here ([`Nsids`]).
+    pub fn route() -> Result<Self, KernelError> {
+        let mut socket = Socket::open(Protocol::Route)?;
+        socket.hear_all_namespaces()?;
+        for group in ROUTE_GROUPS.into_iter().chain([IPV6_NETCONF]) {
+            socket.join(group)?;
+        }
+        Ok(Self { socket, table: None, touched: false })
+    }
+
+    /// Hears what happens to the nftables tables of a topology in this namespace.
+    pub fn netfilter(owner: &Owner) -> Result<Self, KernelError> {
+        let mut socket = Socket::open(Protocol::Netfilter)?;
+        socket.join(NFTABLES_GROUP)?;
+        Ok(Self { socket, table: Some(Firewall::table_name(&owner.topology)), touched: false })
+    }
+
+    /// Sets the room for what was announced and not heard yet, in bytes.
+    pub fn set_buffer(&mut self, bytes: i32) -> Result<(), KernelError> {
+        self.socket.set_receive_buffer(bytes)
+    }
+
+    /// Reads what waits, and never waits itself.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be read at all. What was lost or is unreadable is no error but [`Heard::overflow`].
+    pub fn hear(&mut self) -> Result<Heard, KernelError> {
+        let mut heard = Heard { more: true, ..Heard::default() };
+        for _ in 0..DATAGRAMS {
+            let Self { socket, table, touched } = self;
+            let more = socket.overhear(|message| {
+                heard.messages += 1;
+                match table {
+                    Some(table) => hear_netfilter(&mut heard, &message, table, touched),
+                    None => hear_route(&mut heard, &message),
+                }
+            });
+            match more {
+                Ok(true) => {}
+                Ok(false) => {
+                    heard.more = false;
+                    break;
+                }
+                Err(KernelError::Lost(Errno::ENOBUFS) | KernelError::Malformed(_)) => heard.overflow = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(heard)
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_fd().as_raw_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Heard {
+    fn note(&mut self, author: Author) {
+        if self.authors.len() < AUTHORS && !self.authors.contains(&author) {
+            self.authors.push(author);
+        }
+    }
+}
+
+fn hear_route(heard: &mut Heard, message: &Reply<'_>) {
+    /// Offset of `ndm_state` in `struct ndmsg`, and the states that somebody configured (linux/neighbour.h).
+    const STATE: usize = 8;
+    const CONFIGURED: u16 = 0x40 | 0x80;
+
+    let kind = match message.kind {
+        // What the kernel learns from packets is nobody's configuration.
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
+            heard.changed |= u16_at(message.payload, STATE).is_none_or(|state| state & CONFIGURED != 0);
+            return;
+        }
+        // Given by ourselves, or by a look at a veth.
+        libc::RTM_NEWNSID => return,
+        libc::RTM_DELNSID => {
+            heard.namespace_gone = true;
+            heard.changed = true;
+            return;
+        }
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => KindName::Address,
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => KindName::Route,
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => KindName::Rule,
+        _ => {
+            heard.changed = true;
+            return;
+        }
+    };
+    heard.changed = true;
+    if message.port != 0 && message.port < PID_MAX && message.port != std::process::id() {
+        let name = fs::read_to_string(format!("/proc/{}/comm", message.port)).unwrap_or_default();
+        heard.note(Author { kind, pid: message.port, name: name.trim_end().to_owned() });
+    }
+}
+
+/// Counts a transaction when it ends, if it is about our tables and not our own.
+fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: &mut bool) {
+    /// `NFTA_GEN_PROC_PID`, `NFTA_GEN_PROC_NAME` (`linux/netfilter/nf_tables.h`).
+    const PID: u16 = 2;
+    const NAME: u16 = 3;
+    /// Every message about something in a table has the table's name in its first attribute.
+    const TABLE: u16 = 1;
+    /// `struct nfgenmsg`.
+    const GENERIC: usize = 4;
+
+    let all = || attributes(message.payload.get(GENERIC..).unwrap_or_default()).map_while(Result::ok);
+    if message.kind != NEW_GENERATION {
+        *touched |= all().any(|(kind, value)| kind == TABLE && string(value) == table);
+        return;
+    }
+    if !std::mem::take(touched) {
+        return;
+    }
+    let pid = all().find(|(kind, _)| *kind == PID).and_then(|(_, value)| value.try_into().ok());
+    let pid = pid.map_or(0, u32::from_be_bytes);
+    // The number is that of the thread.
+    if Path::new(&format!("/proc/self/task/{pid}")).exists() {
+        return;
+    }
+    heard.changed = true;
+    let name = all().find(|(kind, _)| *kind == NAME).map(|(_, value)| string(value).into_owned());
+    heard.note(Author { kind: KindName::Firewall, pid, name: name.unwrap_or_default() });
+}
+
+/// The namespaces that were given an nsid here: of all others a [`Listener`] hears nothing.
+#[derive(Default, Debug)]
+pub struct Nsids {
+    known: BTreeSet<Identity>,
+}
+
+impl Nsids {
+    /// Gives one to each of these that is there and has none; how many are new.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let us; namespaces that vanish meanwhile are no error.
+    pub fn assign<'a>(
+        &mut self,
+        containers: impl Iterator<Item = (&'a Text, &'a NetnsRef)>,
+    ) -> Result<usize, KernelError> {
+        let mut new = 0;
+        for (_, netns) in containers {
+            if netns::glance(netns).is_none_or(|identity| self.known.contains(&identity)) {
+                continue;
+            }
+            let Ok(Found::Bound(fd)) = netns::find(netns) else { continue };
+            if self.known.insert(netns::identity(fd.as_fd())?) {
+                assign(&fd)?;
+                new += 1;
+            }
+        }
+        Ok(new)
+    }
+
+    /// Forgets all: a namespace has gone, and its identity may be that of another one next.
+    pub fn forget(&mut self) {
+        self.known.clear();
+    }
+}
+
+/// Lets the kernel choose a number, unless there is one.
+fn assign(netns: &OwnedFd) -> Result<(), KernelError> {
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Fd(netns.as_raw_fd().cast_unsigned()), NsidAttribute::Id(-1)];
+    let request = (RouteNetlinkMessage::NewNsId(message), NLM_F_CREATE | NLM_F_EXCL);
+    let results = Socket::open(Protocol::Route)?.batch(&[request]);
+    match results.into_iter().next() {
+        Some(Err(error)) if error.errno() != Some(Errno::EEXIST) => Err(error),
+        _ => Ok(()),
+    }
+}

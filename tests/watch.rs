@@ -1,0 +1,425 @@
+//! `netrec watch` on the real kernel: every drift is healed, every saved content is followed once, nothing bad that
+//! happens to the files deletes anything, nobody is fought, and whoever asks is told.
+
+mod watched;
+mod world;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use watched::{FILE, NETREC, SHOP, Watcher, has_bridge, is_as, picture, settled, wait_for};
+use world::sh;
+
+#[test]
+fn every_drift_is_healed() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--look-every", "1h"]);
+        let before = settled();
+        let port = sh("ip -br link show master br-front | head -1 | sed 's/@.*//'").trim().to_owned();
+        for drift in [
+            "ip link delete br-front",
+            &format!("ip link delete {port}"),
+            &format!("ip link set {port} nomaster"),
+            &format!("ip link set {port} down"),
+            "ip -n api link set eth0 down",
+            "ip link set br-front mtu 1400",
+            "ip link set br-front address 02:00:00:00:00:01",
+            "ip address flush dev br-front",
+            "ip -n api address delete 10.10.0.10/24 dev eth0",
+            "ip -n db -6 address flush dev eth0 scope global",
+            "ip -n db route delete default",
+            "ip -n db -6 route delete default",
+            "echo 0 > /proc/sys/net/ipv4/ip_forward",
+            "nft flush ruleset",
+            "nft delete table inet netrec-shop",
+            "nft flush chain inet netrec-shop forward 2>/dev/null || nft flush table inet netrec-shop",
+            "ip netns delete api",
+            "ip -n db link delete eth0",
+        ] {
+            let corrective = watcher.counter("corrective");
+            sh(drift);
+            watcher.until(|standing| standing["counters"]["corrective"].as_u64().unwrap() > corrective);
+            is_as(&before);
+            assert!(watcher.standing().unwrap()["contested"].as_array().unwrap().is_empty(), "after `{drift}`");
+        }
+        watcher.end();
+    });
+}
+
+#[test]
+fn every_way_to_save_is_followed_once() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--poll-every", "1h"]);
+        let mut mtu = 1400;
+        let mut saved = |way: &str, save: &dyn Fn(&str)| {
+            mtu += 1;
+            let (accepted, rejected) = (watcher.counter("accepted"), watcher.counter("rejected"));
+            save(&SHOP.replace("mtu = 1500", &format!("mtu = {mtu}")));
+            watcher.until(|_| sh("ip link show br-front").contains(&format!(" mtu {mtu} ")));
+            // Long enough for whatever would follow.
+            std::thread::sleep(Duration::from_millis(500));
+            assert_eq!(watcher.counter("accepted"), accepted + 1, "{way}");
+            assert_eq!(watcher.counter("rejected"), rejected, "{way}");
+        };
+        for _ in 0..2 {
+            saved("in place", &|text| fs::write(FILE, text).unwrap());
+            saved("by rename", &|text| {
+                fs::write("/run/files/.new", text).unwrap();
+                fs::rename("/run/files/.new", FILE).unwrap();
+            });
+            saved("deleted and made again", &|text| {
+                fs::remove_file(FILE).unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+                fs::write(FILE, text).unwrap();
+            });
+            saved("piece by piece", &|text| {
+                let mut file = fs::File::create(FILE).unwrap();
+                for piece in text.as_bytes().chunks(100) {
+                    file.write_all(piece).unwrap();
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+            saved("by another link", &|text| {
+                let name = format!("/run/files/{}", text.len() + sh("ls /run/files").len());
+                fs::write(&name, text).unwrap();
+                symlink(&name, "/run/files/.link").unwrap();
+                fs::rename("/run/files/.link", FILE).unwrap();
+            });
+            saved("as Kubernetes does", &|text| {
+                let folder = format!("/run/files/..{}", sh("ls -a /run/files | wc -l").trim());
+                fs::create_dir(&folder).unwrap();
+                fs::write(format!("{folder}/shop.toml"), text).unwrap();
+                symlink(&folder, "/run/files/..data_tmp").unwrap();
+                fs::rename("/run/files/..data_tmp", "/run/files/..data").unwrap();
+                if fs::read_link(FILE).is_ok_and(|target| !target.ends_with("..data/shop.toml")) {
+                    symlink("..data/shop.toml", "/run/files/.link").unwrap();
+                    fs::rename("/run/files/.link", FILE).unwrap();
+                }
+            });
+            fs::remove_file(FILE).unwrap();
+        }
+    });
+}
+
+#[test]
+fn whatever_becomes_of_the_file_nothing_is_deleted() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &[]);
+        let before = settled();
+        let spoil: [(&str, &dyn Fn()); 8] = [
+            ("empty", &|| fs::write(FILE, "").unwrap()),
+            ("half", &|| fs::write(FILE, &SHOP[..SHOP.len() / 2]).unwrap()),
+            ("nonsense", &|| fs::write(FILE, [0xff; 100]).unwrap()),
+            ("gone", &|| ()),
+            ("a directory", &|| fs::create_dir(FILE).unwrap()),
+            ("a pipe", &|| drop(sh(&format!("mkfifo {FILE}")))),
+            ("a link to itself", &|| symlink("shop.toml", FILE).unwrap()),
+            ("too long", &|| drop(sh(&format!("truncate -s 10G {FILE}")))),
+        ];
+        for (what, spoil) in spoil {
+            sh(&format!("rm -rf {FILE}"));
+            spoil();
+            let standing = watcher.until(|standing| standing["state"] == "degraded");
+            assert!(standing["reason"].as_str().unwrap().contains("shop"), "{what}: {standing}");
+            sh(&format!("rm -rf {FILE}"));
+            fs::write(FILE, SHOP).unwrap();
+            watcher.until(|standing| standing["state"] == "in_sync");
+            is_as(&before);
+        }
+        // Of another topology: what is watched would be left to nobody.
+        fs::write(FILE, SHOP.replace("\"shop\"", "\"other\"")).unwrap();
+        let standing = watcher.until(|standing| standing["state"] == "degraded");
+        assert!(standing["reason"].as_str().unwrap().contains("topology other"), "{standing}");
+        sh("ip link delete br-front");
+        is_as(&before);
+        assert_eq!(watcher.counter("intentional"), watcher.standing().unwrap()["resources"].as_u64().unwrap());
+    });
+}
+
+#[test]
+fn a_fighter_is_named_and_left_alone() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &[]);
+        let before = settled();
+        let mut fighter = Command::new("sh")
+            .args(["-c", "while :; do ip -n api route delete default 2>/dev/null; sleep 0.1; done"])
+            .spawn()
+            .unwrap();
+        watcher.until(|standing| standing["state"] == "contested");
+        sh("ip link delete br-front");
+        wait_for(has_bridge).expect("all else is healed");
+        let looks = watcher.counter("looks");
+        std::thread::sleep(Duration::from_secs(3));
+        let more = watcher.counter("looks") - looks;
+        assert!(more < 20, "{more} looks in three seconds");
+        let events = watcher.events();
+        assert!(events.lines().count() <= 15, "{events}");
+        let contested = events.lines().find(|line| line.contains("contested")).unwrap();
+        assert!(contested.contains("api/route/0.0.0.0/0"), "{contested}");
+        fighter.kill().unwrap();
+        fighter.wait().unwrap();
+        // A person need not wait for the minute to pass.
+        fs::write(FILE, SHOP.to_owned() + "# all quiet\n").unwrap();
+        is_as(&before);
+        watcher.until(|standing| standing["state"] == "in_sync");
+    });
+}
+
+#[test]
+fn whoever_flushes_the_rules_is_named() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &[]);
+        let mut fighter =
+            Command::new("sh").args(["-c", "while :; do nft flush ruleset; sleep 0.1; done"]).spawn().unwrap();
+        watcher.until(|standing| standing["state"] == "contested");
+        fighter.kill().unwrap();
+        fighter.wait().unwrap();
+        let events = watcher.events();
+        let contested = events.lines().find(|line| line.contains("\"contested\"")).unwrap();
+        assert!(contested.contains("host/firewall/netrec-shop") && contested.contains("(nft)"), "{contested}");
+    });
+}
+
+#[test]
+fn lost_announcements_mean_a_full_look() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--look-every", "1h", "--event-buffer", "2048"]);
+        let before = settled();
+        let batch = "address add 192.0.2.1/32 dev lo\naddress delete 192.0.2.1/32 dev lo\n".repeat(5_000);
+        fs::write("/run/batch", batch).unwrap();
+        // Stopped, it cannot read.
+        watcher.signal(Signal::SIGSTOP);
+        sh("ip -batch /run/batch; ip link delete br-front");
+        watcher.signal(Signal::SIGCONT);
+        is_as(&before);
+        watcher.until(|standing| standing["counters"]["overflows"].as_u64().unwrap() > 0);
+        assert!(watcher.count("overflow") > 0);
+    });
+}
+
+#[test]
+fn one_watcher_a_topology() {
+    world::run(|| {
+        let first = Watcher::of(SHOP, &[]);
+        let second = Command::new(NETREC).args(["watch", FILE]).output().unwrap();
+        assert_eq!(second.status.code(), Some(8), "{second:?}");
+        let other = SHOP.replace("\"shop\"", "\"other\"").replace("10.10.", "10.11.").replace("fd10:", "fd11:");
+        let other = other.replace("br-front", "br-other").replace("\"api\"", "\"api2\"").replace("\"db\"", "\"db2\"");
+        let other = other.replace("containers.api", "containers.api2").replace("containers.db", "containers.db2");
+        fs::write("/run/files/other", other.replace("8080", "8081")).unwrap();
+        let other = Watcher::start("/run/files/other", "other", &[]);
+        other.until(|standing| standing["state"] == "in_sync");
+        sh("ip link delete br-other; ip link delete br-front");
+        for watcher in [&first, &other] {
+            watcher.until(|standing| standing["counters"]["corrective"].as_u64().unwrap() > 0);
+            watcher.until(|standing| standing["state"] == "in_sync");
+        }
+        first.end();
+        other.end();
+    });
+}
+
+#[test]
+fn killed_and_started_again_it_goes_on() {
+    world::run(|| {
+        let mut watcher = Watcher::of(SHOP, &[]);
+        let before = settled();
+        for _ in 0..5 {
+            watcher.signal(Signal::SIGKILL);
+            watcher.child.wait().unwrap();
+            assert_eq!(picture(), before, "what was made stays");
+            sh("ip link delete br-front; ip netns delete api");
+            watcher = Watcher::start(FILE, "shop", &[]);
+            is_as(&before);
+            // In the middle of its work.
+            sh("ip link delete br-front");
+            watcher.signal(Signal::SIGKILL);
+            watcher.child.wait().unwrap();
+            watcher = Watcher::start(FILE, "shop", &[]);
+            is_as(&before);
+        }
+        is_as(&before);
+        watcher.end();
+        assert_eq!(sh("ls /run/netrec").trim(), "shop.lock");
+    });
+}
+
+#[test]
+fn suspended_it_writes_nothing() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &[]);
+        let netrec = |arguments: &[&str]| Command::new(NETREC).args(arguments).output().unwrap();
+        assert!(netrec(&["suspend", "--topology", "shop"]).status.success());
+        let before = settled();
+        sh("ip link delete br-front");
+        watcher.until(|standing| standing["drifted"].as_u64().unwrap() > 0);
+        assert_eq!(netrec(&["wait", FILE, "--timeout", "200ms"]).status.code(), Some(6));
+        assert!(!has_bridge());
+        assert!(netrec(&["resume", FILE]).status.success());
+        assert_eq!(netrec(&["wait", FILE, "--timeout", "20s"]).status.code(), Some(0));
+        is_as(&before);
+        assert!(netrec(&["suspend", FILE, "--for", "300ms"]).status.success());
+        sh("ip link delete br-front");
+        is_as(&before);
+        watcher.end();
+        assert_eq!(netrec(&["suspend", FILE]).status.code(), Some(1), "nobody is there");
+    });
+}
+
+#[test]
+fn containers_come_and_go() {
+    world::run(|| {
+        let waiting = SHOP.replace("netns = \"db\"", "path = \"/run/sandboxes/deep/db\"");
+        let waiting = waiting.replace("netns = \"api\"", "netns = \"api\"\ncreate = false");
+        let watcher = Watcher::of(&waiting, &["--look-every", "1h"]);
+        assert_eq!(watcher.standing().unwrap()["pending"].as_object().unwrap().len(), 2);
+        for _ in 0..3 {
+            sh("ip netns add api");
+            watcher.until(|standing| standing["pending"]["api"].is_null());
+            assert!(sh("ip -n api address show eth0").contains("10.10.0.10/24"));
+            // Its directory appears after the watcher looked for it.
+            sh("mkdir -p /run/sandboxes/deep; touch /run/sandboxes/deep/db; unshare --net=/run/sandboxes/deep/db true");
+            watcher.until(|standing| standing["state"] == "in_sync");
+            assert!(sh("nsenter --net=/run/sandboxes/deep/db ip address show eth0").contains("10.10.0.20/24"));
+            sh("ip netns delete api; umount /run/sandboxes/deep/db; rm -r /run/sandboxes");
+            watcher.until(|standing| standing["pending"].as_object().unwrap().len() == 2);
+            wait_for(|| sh("ip -br link show type veth").is_empty()).expect("nothing is left of them");
+        }
+        // Another namespace under the same name, in one go.
+        sh("ip netns add api");
+        watcher.until(|standing| standing["pending"]["api"].is_null());
+        sh("ip netns delete api; ip netns add api");
+        wait_for(|| sh("ip -n api address show").contains("10.10.0.10/24")).expect("the new one is attached");
+    });
+}
+
+#[test]
+fn a_process_is_attached_when_it_is_there() {
+    world::run(|| {
+        sh("ip netns add sandbox");
+        let process = world::Process::start("sandbox");
+        let path = format!("path = \"/proc/{}/ns/net\"", process.id());
+        let watcher = Watcher::of(&SHOP.replace("netns = \"db\"", &path), &["--look-every", "1h"]);
+        watcher.until(|standing| standing["state"] == "in_sync");
+        assert!(sh("ip -n sandbox address show eth0").contains("10.10.0.20/24"));
+        drop(process);
+        sh("ip netns delete sandbox");
+        watcher.until(|standing| standing["state"] == "pending");
+    });
+}
+
+#[test]
+fn whoever_may_ask_is_told() {
+    world::run(|| {
+        fs::create_dir_all("/run/files").unwrap();
+        fs::write("/run/hook", "#!/bin/sh\necho \"$NETREC_TOPOLOGY $NETREC_FROM $NETREC_STATE\" >> /run/hooked\n")
+            .unwrap();
+        fs::set_permissions("/run/hook", fs::Permissions::from_mode(0o755)).unwrap();
+        let watcher = Watcher::of(SHOP, &["--listen", "127.0.0.1:9100", "--hook", "/run/hook"]);
+        let socket = fs::metadata("/run/netrec/shop.sock").unwrap().permissions().mode();
+        assert_eq!(socket & 0o777, 0o600);
+        let get = |path: &str| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9100").unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        assert!(get("/healthz").starts_with("HTTP/1.0 200 OK"));
+        assert!(get("/metrics").contains("netrec_state{topology=\"shop\",state=\"in sync\"} 1\n"));
+        assert!(get("/else").starts_with("HTTP/1.0 404"));
+        assert!(watcher.ask("nonsense").unwrap()["error"].as_str().unwrap().contains("not understood"));
+        assert!(watcher.ask(r#"{"version":2,"do":"status"}"#).unwrap()["error"].is_string());
+        // Somebody who says nothing keeps nobody else from asking.
+        let silent: Vec<UnixStream> = (0..10).map(|_| UnixStream::connect("/run/netrec/shop.sock").unwrap()).collect();
+        fs::remove_file(FILE).unwrap();
+        watcher.until(|standing| standing["state"] == "degraded");
+        assert!(get("/healthz").starts_with("HTTP/1.0 503"));
+        drop(silent);
+        wait_for(|| fs::read_to_string("/run/hooked").is_ok_and(|it| it.ends_with("shop in sync degraded\n"))).unwrap();
+        assert_eq!(fs::read_to_string("/run/hooked").unwrap(), "shop starting in sync\nshop in sync degraded\n");
+        let far = Command::new(NETREC).args(["watch", "--listen", "0.0.0.0:9100", FILE]).output().unwrap();
+        assert_eq!(far.status.code(), Some(64));
+    });
+}
+
+#[test]
+fn what_is_watched_is_applied_by_its_watcher() {
+    world::run(|| {
+        let netrec = |arguments: &[&str]| {
+            let output = Command::new(NETREC).args(arguments).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            (output.status.code(), text)
+        };
+        // So patient that only `apply` can be what makes it read its files.
+        let watcher = Watcher::of(SHOP, &["--debounce", "1h", "--poll-every", "1h"]);
+        fs::write(FILE, SHOP.replace("mtu = 1500", "mtu = 1400")).unwrap();
+        let (code, text) = netrec(&["apply", FILE]);
+        assert!(code == Some(0) && text.contains("verified"), "{text}\n{}", watcher.events());
+        assert!(sh("ip link show br-front").contains(" mtu 1400 "));
+        assert_eq!(watcher.counter("accepted"), 2);
+        let (code, text) = netrec(&["status", FILE]);
+        assert!(code == Some(0) && text.contains("topology shop: in sync\nwatched: "), "{text}");
+        // What would be undone is not done.
+        fs::write("/run/files/other", SHOP.replace("mtu = 1500", "mtu = 1450")).unwrap();
+        let (code, text) = netrec(&["apply", "/run/files/other"]);
+        assert!(code == Some(4) && text.contains("the watcher's files say something else"), "{text}");
+        let (code, text) = netrec(&["destroy", FILE]);
+        assert!(code == Some(8) && text.contains("is watched"), "{text}");
+        assert!(has_bridge());
+        netrec(&["suspend", FILE]);
+        let (code, text) = netrec(&["status", "--exit-code", FILE]);
+        assert!(code == Some(2) && text.contains("topology shop: suspended"), "{text}");
+        assert_eq!(netrec(&["destroy", FILE]).0, Some(0));
+        assert!(!has_bridge());
+        assert_eq!(netrec(&["resume", FILE]).0, Some(0));
+        wait_for(has_bridge).unwrap_or_else(|| {
+            panic!(
+                "{:#?}\n{}\n{}",
+                watcher.standing(),
+                watcher.events(),
+                fs::read_to_string("/run/complaints").unwrap()
+            )
+        });
+        watcher.signal(Signal::SIGHUP);
+        watcher.until(|standing| standing["state"] == "in_sync");
+    });
+}
+
+/// How many looks a long life has; each with ten announcements. `NETREC_SOAK=100000` is the full size.
+const LOOKS: u32 = 300;
+
+#[test]
+fn a_long_life_in_short() {
+    world::run(|| {
+        let looks = std::env::var("NETREC_SOAK").ok().and_then(|looks| looks.parse().ok()).unwrap_or(LOOKS);
+        let watcher = Watcher::of(SHOP, &[]);
+        fs::write("/run/batch", "address add 192.0.2.1/32 dev lo\naddress delete 192.0.2.1/32 dev lo\n".repeat(5))
+            .unwrap();
+        let live = |looks: u32| {
+            for _ in 0..looks {
+                sh("ip -batch /run/batch");
+                watcher.ask(r#"{"version":1,"do":"apply"}"#).unwrap();
+            }
+            let status = fs::read_to_string(format!("/proc/{}/status", watcher.child.id())).unwrap();
+            let number = |key: &str| -> u64 {
+                let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+                line.split_whitespace().nth(1).unwrap().parse().unwrap()
+            };
+            // Whoever asked last may not be gone for good yet.
+            let fds = || fs::read_dir(format!("/proc/{}/fd", watcher.child.id())).unwrap().count();
+            let fds = (0..20).map(|_| (std::thread::sleep(Duration::from_millis(10)), fds()).1).min().unwrap();
+            (number("VmRSS"), number("Threads"), fds)
+        };
+        let (warm, threads, fds) = live(looks / 3);
+        let (later, more_threads, more_fds) = live(looks);
+        assert!(later <= warm + warm / 20, "{warm} kB grew to {later} kB");
+        assert_eq!((more_threads, more_fds), (threads, fds));
+        assert!(watcher.counter("announcements") > u64::from(looks) * 10);
+    });
+}
