@@ -220,6 +220,41 @@ fn what_fails_is_told_with_the_kernels_words_and_its_place_and_the_next_apply_go
 }
 
 #[test]
+fn what_others_did_to_links_addresses_and_routes_of_ours_is_mended_or_told() {
+    with_shop(|| {
+        run("netrec apply /run/shop.toml").ends(0);
+        let pair = sh("ip -br link show type veth | cut -d@ -f1").trim().to_owned();
+
+        sh(&format!("ip netns add thief && ip link set {pair} netns thief"));
+        assert!(run("netrec plan /run/shop.toml").ends(0).out.contains("- web/veth/eth0 "));
+        run("netrec apply /run/shop.toml").ends(0);
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+
+        let address = sh("ip -n web -br -4 address show dev eth0 | awk '{ print $3 }'").trim().to_owned();
+        let again = format!("ip -n web address delete {address} dev eth0 && ip -n web address add {address} dev eth0");
+        sh(&format!("{again} && ip -n web -6 address flush dev eth0 scope global"));
+        run("netrec apply /run/shop.toml").ends(0);
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+
+        sh("ip -n web route replace default via 10.10.0.254");
+        let kept = "nothing to do\nnote: web has an IPv4 default route that is not netrec's: it stays, the one by endpoint \
+                    `web` is left out\n";
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, kept);
+
+        sh(&format!("ip link set {pair} group 5"));
+        let refused = run("netrec apply /run/shop.toml").ends(4).err;
+        assert!(refused.contains("exists and is no longer in the topology's link group\n"), "{refused}");
+        sh(&format!("ip link set {pair} alias ''"));
+        let refused = run("netrec apply /run/shop.toml").ends(4).err;
+        assert!(refused.contains("exists and is not netrec's\n"), "{refused}");
+        sh(&format!("ip link delete {pair}"));
+        run("netrec apply /run/shop.toml").ends(0);
+        run("netrec destroy /run/shop.toml").ends(0);
+        assert_eq!(sh("ip -br link | sed /^lo/d; ls /run/netns"), "thief\n");
+    });
+}
+
+#[test]
 fn a_signal_ends_an_apply_between_steps_and_the_next_one_finishes() {
     with_shop(|| {
         let stop = format!("strace -qqo /dev/null -e inject=mount:signal=SIGINT:when=1 {NETREC} apply /run/shop.toml");
