@@ -143,9 +143,21 @@ fn nothing_is_touched_and_programs_are_told_why() {
             (4, "netrec apply --format json /run/taken.toml", "`taken` exists"),
             (4, "netrec status --format json /run/taken.toml", "`taken` exists"),
             (10, "setpriv --bounding-set -net_admin NETREC apply --format json /run/shop.toml", "CAP_NET_ADMIN"),
-            (10, "setpriv --reuid 65534 --clear-groups NETREC plan --format json /run/shop.toml", "CAP_SYS_ADMIN"),
-            (10, "setpriv --reuid 65534 --clear-groups NETREC show --format json /run/shop.toml", "CAP_NET_ADMIN"),
-            (10, "setpriv --reuid 65534 --clear-groups NETREC destroy --format json /run/shop.toml", "CAP_NET_ADMIN"),
+            (
+                10,
+                "unshare --map-user=65534 --map-group=65534 NETREC plan --format json /run/shop.toml",
+                "CAP_SYS_ADMIN",
+            ),
+            (
+                10,
+                "unshare --map-user=65534 --map-group=65534 NETREC show --format json /run/shop.toml",
+                "CAP_NET_ADMIN",
+            ),
+            (
+                10,
+                "unshare --map-user=65534 --map-group=65534 NETREC destroy --format json /run/shop.toml",
+                "CAP_NET_ADMIN",
+            ),
             (
                 10,
                 "unshare -Ur sh -c 'echo 0 >/proc/sys/user/max_user_namespaces; NETREC rehearse --format json /run/shop.toml'",
@@ -184,6 +196,26 @@ fn nothing_is_touched_and_programs_are_told_why() {
         let usage = run("netrec apply --format json --nope /run/shop.toml").ends(64).json();
         assert_eq!(usage["errors"][0]["message"], "unexpected argument '--nope' found");
         assert!(run("netrec aply /run/shop.toml").ends(64).err.contains("apply"));
+    });
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_and_what_is_lost_on_the_way_out_is_told() {
+    with_shop(|| {
+        sh("mkdir -p /run/netrec /run/netns/folder && touch /run/netns/file");
+        let before = snapshot();
+        for (name, why) in [("file", "is a file with no namespace behind it"), ("folder", "is not a network namespace")]
+        {
+            fs::write("/run/shop.toml", SHOP.replace("\"web\"\n[endpoints", &format!("\"{name}\"\n[endpoints")))
+                .expect("ours");
+            let refused = run("netrec apply /run/shop.toml").ends(4).err;
+            assert!(refused.contains(&format!("/run/netns/{name} {why}\n")), "{refused}");
+            untouched(&before, name);
+        }
+        assert!(run("netrec destroy --topology Shop").ends(64).err.contains("a topology is named with"));
+        let full = run("netrec check /run/shop.toml >/dev/full").ends(1).err;
+        assert_eq!(full, "error: cannot write to stdout: No space left on device (os error 28)\n");
+        run("netrec completions bash | true").ends(0);
     });
 }
 
@@ -327,7 +359,7 @@ fn a_rehearsal_touches_nothing_and_needs_nothing() {
     );
     with_shop(|| {
         fs::write("/run/all.toml", topology).expect("/run is ours");
-        for who in ["", "setpriv --reuid 65534 --regid 65534 --clear-groups "] {
+        for who in ["", "unshare --map-user=65534 --map-group=65534 "] {
             let before = snapshot();
             let ran = run(&format!("{who}{NETREC} rehearse /run/all.toml")).ends(0);
             for line in [
