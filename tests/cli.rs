@@ -143,9 +143,21 @@ fn nothing_is_touched_and_programs_are_told_why() {
             (4, "netrec apply --format json /run/taken.toml", "`taken` exists"),
             (4, "netrec status --format json /run/taken.toml", "`taken` exists"),
             (10, "setpriv --bounding-set -net_admin NETREC apply --format json /run/shop.toml", "CAP_NET_ADMIN"),
-            (10, "setpriv --reuid 65534 --clear-groups NETREC plan --format json /run/shop.toml", "CAP_SYS_ADMIN"),
-            (10, "setpriv --reuid 65534 --clear-groups NETREC show --format json /run/shop.toml", "CAP_NET_ADMIN"),
-            (10, "setpriv --reuid 65534 --clear-groups NETREC destroy --format json /run/shop.toml", "CAP_NET_ADMIN"),
+            (
+                10,
+                "unshare --map-user=65534 --map-group=65534 NETREC plan --format json /run/shop.toml",
+                "CAP_SYS_ADMIN",
+            ),
+            (
+                10,
+                "unshare --map-user=65534 --map-group=65534 NETREC show --format json /run/shop.toml",
+                "CAP_NET_ADMIN",
+            ),
+            (
+                10,
+                "unshare --map-user=65534 --map-group=65534 NETREC destroy --format json /run/shop.toml",
+                "CAP_NET_ADMIN",
+            ),
             (
                 10,
                 "unshare -Ur sh -c 'echo 0 >/proc/sys/user/max_user_namespaces; NETREC rehearse --format json /run/shop.toml'",
@@ -188,6 +200,26 @@ fn nothing_is_touched_and_programs_are_told_why() {
 }
 
 #[test]
+fn a_name_that_is_taken_is_refused_and_what_is_lost_on_the_way_out_is_told() {
+    with_shop(|| {
+        sh("mkdir -p /run/netrec /run/netns/folder && touch /run/netns/file");
+        let before = snapshot();
+        for (name, why) in [("file", "is a file with no namespace behind it"), ("folder", "is not a network namespace")]
+        {
+            fs::write("/run/shop.toml", SHOP.replace("\"web\"\n[endpoints", &format!("\"{name}\"\n[endpoints")))
+                .expect("ours");
+            let refused = run("netrec apply /run/shop.toml").ends(4).err;
+            assert!(refused.contains(&format!("/run/netns/{name} {why}\n")), "{refused}");
+            untouched(&before, name);
+        }
+        assert!(run("netrec destroy --topology Shop").ends(64).err.contains("a topology is named with"));
+        let full = run("netrec check /run/shop.toml >/dev/full").ends(1).err;
+        assert_eq!(full, "error: cannot write to stdout: No space left on device (os error 28)\n");
+        run("netrec completions bash | true").ends(0);
+    });
+}
+
+#[test]
 fn a_kind_of_link_that_the_kernel_lacks_is_found_without_making_one() {
     world::run(|| {
         let before = snapshot();
@@ -216,6 +248,41 @@ fn what_fails_is_told_with_the_kernels_words_and_its_place_and_the_next_apply_go
         let waits = run("netrec apply --format json /run/later.toml").ends(6).json();
         assert_eq!(waits["outcome"]["pending"][0]["container"], "web");
         assert_eq!(run("netrec status --format json /run/later.toml").ends(0).json()["state"], "pending");
+    });
+}
+
+#[test]
+fn what_others_did_to_links_addresses_and_routes_of_ours_is_mended_or_told() {
+    with_shop(|| {
+        run("netrec apply /run/shop.toml").ends(0);
+        let pair = sh("ip -br link show type veth | cut -d@ -f1").trim().to_owned();
+
+        sh(&format!("ip netns add thief && ip link set {pair} netns thief"));
+        assert!(run("netrec plan /run/shop.toml").ends(0).out.contains("- web/veth/eth0 "));
+        run("netrec apply /run/shop.toml").ends(0);
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+
+        let address = sh("ip -n web -br -4 address show dev eth0 | awk '{ print $3 }'").trim().to_owned();
+        let again = format!("ip -n web address delete {address} dev eth0 && ip -n web address add {address} dev eth0");
+        sh(&format!("{again} && ip -n web -6 address flush dev eth0 scope global"));
+        run("netrec apply /run/shop.toml").ends(0);
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+
+        sh("ip -n web route replace default via 10.10.0.254");
+        let kept = "nothing to do\nnote: web has an IPv4 default route that is not netrec's: it stays, the one by endpoint \
+                    `web` is left out\n";
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, kept);
+
+        sh(&format!("ip link set {pair} group 5"));
+        let refused = run("netrec apply /run/shop.toml").ends(4).err;
+        assert!(refused.contains("exists and is no longer in the topology's link group\n"), "{refused}");
+        sh(&format!("ip link set {pair} alias ''"));
+        let refused = run("netrec apply /run/shop.toml").ends(4).err;
+        assert!(refused.contains("exists and is not netrec's\n"), "{refused}");
+        sh(&format!("ip link delete {pair}"));
+        run("netrec apply /run/shop.toml").ends(0);
+        run("netrec destroy /run/shop.toml").ends(0);
+        assert_eq!(sh("ip -br link | sed /^lo/d; ls /run/netns"), "thief\n");
     });
 }
 
@@ -292,7 +359,7 @@ fn a_rehearsal_touches_nothing_and_needs_nothing() {
     );
     with_shop(|| {
         fs::write("/run/all.toml", topology).expect("/run is ours");
-        for who in ["", "setpriv --reuid 65534 --regid 65534 --clear-groups "] {
+        for who in ["", "unshare --map-user=65534 --map-group=65534 "] {
             let before = snapshot();
             let ran = run(&format!("{who}{NETREC} rehearse /run/all.toml")).ends(0);
             for line in [

@@ -27,7 +27,7 @@ pub(super) struct Destroy {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The topology's name, when its files are gone.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::topology_name)]
     topology: Option<String>,
     #[command(flatten)]
     pub(super) output: Output,

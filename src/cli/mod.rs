@@ -34,6 +34,7 @@ use self::failure::Failure;
 use crate::apply::rails::Allowance;
 use crate::kernel::session;
 use crate::model::diagnostic::Diagnostic;
+use crate::model::topology::Topology;
 
 /// How netrec ends (contract: DESIGN section 4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -271,6 +272,12 @@ impl Writing {
     }
 }
 
+/// The name of a topology, as an argument.
+fn topology_name(name: &str) -> Result<String, String> {
+    let plain = Topology::is_name(name);
+    if plain { Ok(name.to_owned()) } else { Err("a topology is named with 1 to 32 of `a-z`, `0-9` and `-`".into()) }
+}
+
 /// Runs the program; the result is its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -295,5 +302,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     };
     output::log(arguments.verbose);
     let format = arguments.command.format();
-    arguments.command.run().unwrap_or_else(|failure| failure.report(format)) as i32
+    let exit = arguments.command.run().unwrap_or_else(|failure| failure.report(format));
+    match (output::unsaid(), exit) {
+        (Some(why), Exit::Done | Exit::Differs) => {
+            output::complain(&format!("error: cannot write to stdout: {why}\n"));
+            Exit::Unexpected as i32
+        }
+        _ => exit as i32,
+    }
 }

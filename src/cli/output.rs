@@ -1,14 +1,29 @@
 //! The two streams, and whether a person is at them.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-/// Writes to stdout. A reader that has gone is no error: it has read what it wanted.
+/// Why something that was said did not get out, the first time.
+static UNSAID: OnceLock<String> = OnceLock::new();
+
+/// Writes to stdout. A reader that has gone is no error: it has read what it wanted. Any other failure is kept for
+/// [`unsaid`], so that an apply is not left half done for want of a listener.
 pub(super) fn say(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            UNSAID.get_or_init(|| error.to_string());
+        }
+        _ => {}
+    }
+}
+
+/// Why not all that was said got out; none if it did.
+pub(super) fn unsaid() -> Option<&'static str> {
+    UNSAID.get().map(String::as_str)
 }
 
 /// Writes a value to stdout as JSON.

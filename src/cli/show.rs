@@ -28,7 +28,7 @@ pub(super) struct Show {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The topology's name, when its files are gone.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = super::topology_name)]
     topology: Option<String>,
     /// Print the firewall as nft would list it.
     #[arg(long)]

@@ -38,7 +38,8 @@ const RA: u8 = 9;
 /// Looks at everything in the scope, and at the namespaces of other names that bear the owner's mark; without nftables,
 /// whose fields stay empty.
 ///
-/// A container whose name stands for a file without a namespace is both absent and among the namespaces, as `Unbound`.
+/// A container whose name stands for a file of ours without a namespace is both absent and among the namespaces, as
+/// `Unbound`; under anybody else's file it is `Taken`.
 /// One that is the host itself, or the same namespace as a container before it in order of names, is absent.
 ///
 /// # Errors
@@ -231,7 +232,16 @@ impl<'a> Look<'a> {
                     let named = matches!(netns, NetnsRef::Named(_));
                     self.container(visitor, &fd, name, if named { NetnsOrigin::Named } else { NetnsOrigin::Given })
                 }
-                Ok(Found::Unbound(content)) => Ok(Seen::Unbound(content)),
+                Ok(Found::Unbound(content)) if self.scope.owner.marked(&content) == Some(true) => {
+                    Ok(Seen::Unbound(content))
+                }
+                Ok(Found::Unbound(_)) => {
+                    let why = format!("{}/{name} is a file with no namespace behind it", netns::DIRECTORY);
+                    Ok(Seen::Absent(Absent::Taken(why)))
+                }
+                Err(KernelError::NotANamespace(why)) if matches!(netns, NetnsRef::Named(_)) => {
+                    Ok(Seen::Absent(Absent::Taken(why)))
+                }
                 Ok(Found::Absent(why)) | Err(KernelError::NotANamespace(why) | KernelError::BadName(why)) => {
                     Ok(Seen::Absent(Absent::Missing(why)))
                 }

@@ -40,7 +40,7 @@ pub struct Observed {
 pub struct Foreign {
     /// Links without our mark, by namespace and name.
     pub links: BTreeMap<(Text, Text), ForeignLink>,
-    /// Routes that do not lead through our links, by namespace.
+    /// Routes by namespace; those through our links that neither we nor the kernel made are others', too.
     pub routes: Vec<(Text, ForeignRoute)>,
     /// Base chains of other tables.
     pub chains: Vec<ChainFacts>,
@@ -169,7 +169,8 @@ impl Observed {
             let routes = inside.routes.iter().filter_map(|route| {
                 let link = route.link.and_then(|index| inside.link(index));
                 let theirs = link.is_none_or(|link| !owner.owns(link));
-                theirs.then(|| (netns.clone(), foreign_route(route, link.map(|link| link.name.clone()))))
+                let put_in = ![PROTOCOL, KERNEL].contains(&route.protocol);
+                (theirs || put_in).then(|| (netns.clone(), foreign_route(route, link.map(|link| link.name.clone()))))
             });
             foreign.routes.extend(routes);
             if !inside.processes.is_empty() {

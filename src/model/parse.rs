@@ -259,7 +259,7 @@ impl Merge {
         };
         let Topology { name, pools, allow_deletes, moved, .. } = &self.topology;
         let says_nothing = pools.is_none() && allow_deletes.is_none() && moved.is_empty();
-        if self.findings.is_empty() && says_nothing && self.topology.is_empty() {
+        if self.findings.is_empty() && says_nothing && self.topology.is_empty() && Topology::is_name(name) {
             let paths: Vec<&str> = sources.iter().map(|source| source.path.as_str()).collect();
             let hint = format!("to remove everything of it, run `netrec destroy --topology {name}`");
             let message = format!("`{}` declares no network, container or endpoint", paths.join("`, `"));
@@ -320,7 +320,9 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
         let finding = Diagnostic::at(span, format!("`{missing}` is missing"));
         return finding.label(format!("every {subject} needs it")).hint(format!("add `{missing} = …`"));
     }
-    let message = message.replace('\n', ", ").replace("expected u32", "expected a whole number");
+    let message = message.replace('\n', ", ").replace(" as i128", "");
+    let message =
+        message.replace("expected u32", "expected a whole number").replace("expected i32", "expected a whole number");
     match key.filter(|_| word != "moved").and_then(|key| shape(word, key)) {
         Some((noun, shape)) if message.starts_with("invalid IP address") => {
             Diagnostic::at(span, format!("{text} is not {noun}")).hint(shape)

@@ -58,6 +58,12 @@ impl Topology {
         }
     }
 
+    /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`.
+    pub fn is_name(name: &str) -> bool {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=32).contains(&name.len()) && name.bytes().all(plain)
+    }
+
     /// Containers on a network of driver `host`: their namespace is the host's own.
     pub fn on_host(&self) -> BTreeSet<&str> {
         let is_host = |name: &str| self.networks.get(name).is_some_and(|network| network.driver.get_ref() == "host");

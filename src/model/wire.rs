@@ -167,6 +167,9 @@ pub enum Absent {
     /// It is not there yet; what is missing, for a person.
     #[error("{0}")]
     Missing(String),
+    /// Its name is taken by something that is no namespace; by what, for a person.
+    #[error("{0}")]
+    Taken(String),
     /// It is that of the host.
     #[error("it is the host's own namespace")]
     Host,

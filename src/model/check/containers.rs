@@ -85,7 +85,9 @@ impl Checking<'_> {
             );
         } else if matches!(name, "" | "." | "..") || name.len() > 255 || !name.bytes().all(file) {
             let finding = Diagnostic::at(span, format!("`{name}` cannot be the name of a namespace"));
-            self.say(finding.hint("it names a file in /run/netns: no blanks, none of `/`, `:`, `\"` and `\\`"));
+            self.say(
+                finding.hint("it names a file in /run/netns: ASCII without blanks, none of `/`, `:`, `\"` and `\\`"),
+            );
         }
     }
 

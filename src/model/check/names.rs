@@ -5,6 +5,7 @@ use toml::Spanned;
 use super::Checking;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::source::Span;
+use crate::model::topology::Topology;
 
 /// `IFNAMSIZ` without its final zero (linux/if.h).
 const IFNAME_BYTES: usize = 15;
@@ -15,8 +16,7 @@ const NAME_BYTES: usize = 63;
 impl Checking<'_> {
     pub(super) fn names(&mut self) {
         let topology = self.topology;
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if !(1..=32).contains(&topology.name.len()) || !topology.name.bytes().all(plain) {
+        if !Topology::is_name(&topology.name) {
             let message = format!("`{}` cannot be the name of a topology", topology.name);
             let finding = topology.named.map_or_else(|| Diagnostic::new(&*message), |at| Diagnostic::at(at, &*message));
             let hint = match topology.named {
@@ -54,7 +54,7 @@ impl Checking<'_> {
             }
             _ if text.bytes().any(|byte| b"/:%\"\\".contains(&byte) || !byte.is_ascii_graphic()) => {
                 Diagnostic::at(span, format!("`{text}` cannot be the name of a link"))
-                    .hint("no blanks, and none of `/`, `:`, `%`, `\"` and `\\`")
+                    .hint("ASCII without blanks, and none of `/`, `:`, `%`, `\"` and `\\`")
             }
             _ => return,
         };

@@ -1,8 +1,8 @@
 //! Networks and pools: drivers and what each takes, subnets, gateways, ways out.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::Spanned;
 
 use super::{Checking, Once, family, is};
@@ -14,6 +14,25 @@ use crate::model::topology::{Item, Network};
 
 /// Drivers that netrec means to have.
 const LATER: [&str; 3] = ["macvlan", "ipvlan", "overlay"];
+
+/// Blocks of which no part can be a subnet (RFC 6890), and what is in them.
+const SPECIAL: [(IpNet, &str); 7] = [
+    (v4([0, 0, 0, 0], 8), "addresses of \"this host\" (RFC 1122, 3.2.1.3)"),
+    (v4([127, 0, 0, 0], 8), "loopback addresses"),
+    (v4([224, 0, 0, 0], 4), "addresses of groups"),
+    (v6(Ipv6Addr::LOCALHOST, 128), "loopback addresses"),
+    (v6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96), "IPv4 addresses in the guise of IPv6 ones"),
+    (v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10), "link-local addresses"),
+    (v6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8), "addresses of groups"),
+];
+
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn v6(address: Ipv6Addr, length: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(address, length))
+}
 
 /// `BR_MAX_PORTS` (`net/bridge/br_private.h`) without port 0.
 const BRIDGE_PORTS: usize = 1_023;
@@ -364,6 +383,7 @@ impl Checking<'_> {
             _ if address.is_multicast() => "a group of hosts",
             _ if address.is_loopback() => "never leaves the host",
             IpAddr::V4(address) if address.is_broadcast() => "every host on the link",
+            IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => "an IPv4 address in the guise of an IPv6 one",
             _ => return,
         };
         self.say(Diagnostic::at(span, format!("`{address}` is not the address of a host on a network")).label(why));
@@ -372,14 +392,9 @@ impl Checking<'_> {
 
 /// Why a block cannot be used for endpoints.
 fn unfit(net: &IpNet) -> Option<&'static str> {
-    let address = net.addr();
     match net {
         _ if net.prefix_len() == net.max_prefix_len() => Some("one address: no room for a gateway and an endpoint"),
         _ if net.prefix_len() == 0 => Some("every address there is"),
-        _ if address.is_multicast() => Some("addresses of groups"),
-        _ if address.is_loopback() => Some("loopback addresses"),
-        IpNet::V4(net) if net.addr().octets()[0] == 0 => Some("addresses of \"this host\" (RFC 1122, 3.2.1.3)"),
-        IpNet::V6(net) if net.addr().is_unicast_link_local() => Some("link-local addresses"),
-        _ => None,
+        _ => SPECIAL.iter().find(|(special, _)| ipam::overlap(net, special)).map(|(_, why)| *why),
     }
 }

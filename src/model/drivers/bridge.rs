@@ -43,6 +43,7 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
 
 fn pair<'a>(network: &NetworkPlan<'a>, port: &Port<'a>, lowering: &Lowering<'a>) -> Veth {
     Veth {
+        place: HOST.into(),
         name: port.link.clone(),
         owner: lowering.owner.clone(),
         label: lowering.label(port.name, &port.born, port.item.protect.as_ref()),

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::model::links::{NEW, route_message};
+use crate::model::links::route_message;
 use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
 
@@ -134,8 +135,10 @@ impl Wire for Address {
         let it = op.subject();
         let index = it.index(lookup)?;
         Ok(vec![match op {
+            // On our own link the same address is the same, whoever put it there: it gets our mark.
             Op::Create(_) | Op::Update { .. } => {
-                route_message(&it.netns, RouteNetlinkMessage::NewAddress(it.message(index)), NEW)
+                let flags = NLM_F_CREATE | NLM_F_REPLACE;
+                route_message(&it.netns, RouteNetlinkMessage::NewAddress(it.message(index)), flags)
             }
             Op::Delete(_) => {
                 let facts = AddressFacts { link: index, address: it.address, protocol: PROTOCOL, flags: 0 };

@@ -4,7 +4,7 @@
 //! afterwards waits for a grace period each. `IFF_UP` for the peer in that message fails with `ENOTCONN`, and an alias
 //! is silently dropped, so both follow. One queue each, as a second one halves the speed of creation and stays unused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
@@ -23,6 +23,9 @@ const BRPORT_ISOLATED: u16 = 33;
 /// A veth pair that netrec made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Veth {
+    /// Where the host's end is: in the host's namespace. An end in a container that has lost that one stands for its
+    /// pair, in its own place and under its own name, so that it can be removed.
+    pub place: Text,
     /// Name of the host's end.
     pub name: Text,
     /// Whose it is.
@@ -210,18 +213,21 @@ impl Veth {
         Ok(messages)
     }
 
-    fn observed(link: &LinkFacts, peer: Option<(&Text, &LinkFacts)>, facts: &Facts, owner: &Owner) -> Self {
+    fn observed(place: &Text, link: &LinkFacts, peer: Option<(&Text, &LinkFacts)>, facts: &Facts, owner: &Owner) -> Self {
         let port = port_flags(&link.slave_data);
         let (netns, ifname, peer) = match peer {
             Some((netns, peer)) => (netns.clone(), Some(peer.name.clone()), End::observed(peer, owner)),
-            None => (HOST.into(), None, End::observed(link, owner)),
+            None => (place.clone(), None, End::observed(link, owner)),
         };
+        let inside = facts.namespaces.get(place);
+        let bridge = link.master.and_then(|master| inside?.link(master)).map(|bridge| bridge.name.clone());
         Self {
+            place: place.clone(),
             name: link.name.clone(),
             owner: owner.clone(),
             label: Label::of(&link.alias),
             host: End::observed(link, owner),
-            bridge: link.master.and_then(|master| facts.host().link(master)).map(|bridge| bridge.name.clone()),
+            bridge: bridge.filter(|_| &**place == HOST),
             isolated: port.contains(&BRPORT_ISOLATED),
             hairpin: port.contains(&BRPORT_HAIRPIN),
             netns,
@@ -238,12 +244,18 @@ fn peers<'a>(facts: &'a Facts, owner: &Owner) -> BTreeMap<u32, (&'a Text, &'a Li
     for (netns, inside) in facts.namespaces.iter().filter(|(netns, _)| &***netns != HOST) {
         for peer in inside.links.iter().filter(|peer| &*peer.kind == "veth" && owner.owns(peer)) {
             let host = peer.link.and_then(|index| facts.host().link(index));
-            if let Some(host) = host.filter(|host| host.link == Some(peer.index)) {
+            if let Some(host) = host.filter(|host| host.link == Some(peer.index) && owner.owns(host)) {
                 peers.insert(host.index, (netns, peer));
             }
         }
     }
     peers
+}
+
+/// Whether a link is the end that its pair is named by. In a container that is another host, which has a topology of the
+/// same name: what is there is not ours.
+fn is_first_end(link: &LinkFacts) -> bool {
+    link.alias.contains(&format!(":{}:", ResourceId::new(&HOST.into(), KindName::Veth, link.name.clone())))
 }
 
 /// The boolean port options that are on, by their number.
@@ -253,7 +265,7 @@ fn port_flags(slave_data: &[u8]) -> Vec<u16> {
 
 impl Kind for Veth {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&HOST.into(), KindName::Veth, self.name.clone())
+        ResourceId::new(&self.place, KindName::Veth, self.name.clone())
     }
 
     fn needs(&self) -> Vec<Need> {
@@ -263,7 +275,7 @@ impl Kind for Veth {
     }
 
     fn provides(&self) -> Vec<Thing> {
-        let mut things = vec![Thing::Link(HOST.into(), self.name.clone())];
+        let mut things = vec![Thing::Link(self.place.clone(), self.name.clone())];
         things.extend(self.ifname.iter().map(|ifname| Thing::Link(self.netns.clone(), ifname.clone())));
         things
     }
@@ -334,7 +346,7 @@ impl Wire for Veth {
         let host = Place::Netns(HOST.into());
         match op {
             Op::Create(to) | Op::Update { to, .. } => vec![host, Place::Netns(to.netns.clone())],
-            Op::Delete(_) => vec![host],
+            Op::Delete(from) => vec![Place::Netns(from.place.clone())],
         }
     }
 
@@ -342,14 +354,23 @@ impl Wire for Veth {
         match op {
             Op::Create(to) => to.birth(lookup),
             Op::Update { from, to } => to.update(from, lookup),
-            Op::Delete(from) => Ok(vec![links::delete(&HOST.into(), &from.name, lookup)?]),
+            Op::Delete(from) => Ok(vec![links::delete(&from.place, &from.name, lookup)?]),
         }
     }
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
-        let ours = |link: &&LinkFacts| &*link.kind == "veth" && owner.owns(link);
         let peers = peers(facts, owner);
-        let observed = |link: &LinkFacts| Self::observed(link, peers.get(&link.index).copied(), facts, owner);
-        facts.host().links.iter().filter(ours).map(observed).collect()
+        let paired: BTreeSet<(&Text, u32)> = peers.values().map(|(netns, peer)| (*netns, peer.index)).collect();
+        let mut observed = Vec::new();
+        for (netns, inside) in &facts.namespaces {
+            let on_host = &**netns == HOST;
+            for link in inside.links.iter().filter(|link| &*link.kind == "veth" && owner.owns(link)) {
+                let peer = peers.get(&link.index).filter(|_| on_host).copied();
+                if on_host || !(paired.contains(&(netns, link.index)) || is_first_end(link)) {
+                    observed.push(Self::observed(netns, link, peer, facts, owner));
+                }
+            }
+        }
+        observed
     }
 }

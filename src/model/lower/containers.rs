@@ -66,8 +66,12 @@ impl<'a> Lowering<'a> {
     /// What is not there yet is waited for. What will never do is refused: a container on a network of driver `host` is in
     /// the host's own namespace, any other in one of its own.
     fn missing(&mut self, (name, container): (&str, &Item<Container>), missing: Option<&Absent>, on_host: bool) {
+        let waits = container.create.as_ref().is_some_and(|create| !*create.get_ref());
         let (message, hint) = match (missing, on_host) {
-            (Some(Absent::Missing(reason)), _) => {
+            (Some(Absent::Taken(reason)), _) if !waits => {
+                (format!("cannot be made: {reason}"), "remove what is there, if nobody needs it")
+            }
+            (Some(Absent::Missing(reason) | Absent::Taken(reason)), _) => {
                 let pending = Pending { container: name.into(), reason: reason.clone(), origin: container.name };
                 return self.desired.pending.push(pending);
             }

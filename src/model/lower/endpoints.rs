@@ -56,8 +56,20 @@ impl<'a> Lowering<'a> {
                 });
             }
         }
+        self.host_ends(&ports);
         self.give_names(&mut ports);
         ports
+    }
+
+    /// Nobody else has the names of the host's ends.
+    fn host_ends(&mut self, ports: &[Port]) {
+        for port in ports {
+            if let Some(link) = self.observed.foreign.host_link(&port.link) {
+                let message = format!("a link named `{}` exists and is {}", port.link, self.whose(link));
+                let finding = Diagnostic::at(port.item.name, message).label("netrec would create it");
+                self.refuse(finding.hint(format!("remove it: `ip link delete {}`", port.link)));
+            }
+        }
     }
 
     fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>) -> Taken {

@@ -29,7 +29,7 @@ pub use settings::route_localnet;
 use self::labels::Labels;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
-use super::observed::Observed;
+use super::observed::{ForeignLink, Observed};
 use super::resource::{Resource, ResourceId, Text};
 use super::source::Span;
 use super::state::{Desired, State};
@@ -203,6 +203,15 @@ impl<'a> Lowering<'a> {
 
     fn refuse(&mut self, finding: Diagnostic) {
         self.refused.push(finding);
+    }
+
+    /// Whose a link is that is not ours, for a person.
+    fn whose(&self, link: &ForeignLink) -> String {
+        match &link.topology {
+            None => "not netrec's".into(),
+            Some(own) if **own == *self.topology.name => "no longer in the topology's link group".into(),
+            Some(other) => format!("of topology `{other}`"),
+        }
     }
 
     fn held(&self, netns: &Text, link: &Text) -> &[IpNet] {

@@ -183,8 +183,8 @@ impl<'a> Lowering<'a> {
         let there = self.observed.foreign.host_link(&plan.link).cloned();
         match (there, plan.external) {
             (Some(link), false) => {
-                let whose = link.topology.map_or("not netrec's".into(), |other| format!("of topology `{other}`"));
-                let finding = Diagnostic::at(span, format!("a link named `{}` exists and is {whose}", plan.link))
+                let message = format!("a link named `{}` exists and is {}", plan.link, self.whose(&link));
+                let finding = Diagnostic::at(span, message)
                     .label("netrec would create it")
                     .hint("choose another name, remove the link, or use it as it is with `external = true`");
                 self.refuse(finding);

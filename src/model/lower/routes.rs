@@ -31,6 +31,7 @@ impl<'a> Lowering<'a> {
                 for route in &port.item.routes {
                     let wanted = static_route(port, route, MAIN);
                     self.reached_directly(port, route);
+                    self.is_free(port, route, &wanted);
                     self.want(Resource::Route(wanted), port.item.span(&route.to));
                 }
             }
@@ -54,6 +55,19 @@ impl<'a> Lowering<'a> {
             Diagnostic::at(port.item.span(via), format!("`{}` is in no subnet of `{}`", via.get_ref(), port.name));
         let finding = finding.label("not reached directly").related(port.item.name, "the endpoint");
         self.invalid.push(finding.hint(format!("it has addresses in {}", subnets.join(", "))));
+    }
+
+    /// A static route whose place somebody else's has.
+    fn is_free(&mut self, port: &Port, route: &StaticRoute, wanted: &Route) {
+        let place = (&wanted.netns, wanted.destination, wanted.table, wanted.metric);
+        let mut foreign = self.observed.foreign.routes.iter();
+        let theirs = foreign.any(|(netns, it)| (netns, it.destination, it.table, it.metric) == place);
+        if theirs && self.ours_named(&wanted.netns, KindName::Route, &wanted.id().name).is_none() {
+            let message =
+                format!("a route to `{}` exists in `{}` and is not netrec's", wanted.destination, wanted.netns);
+            let finding = Diagnostic::at(port.item.span(&route.to), message).label("taken");
+            self.refuse(finding.hint("remove it, or give this one another `metric`"));
+        }
     }
 
     fn default_route(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>, ipv6: bool) {
