@@ -204,7 +204,8 @@ pub fn execute(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, NoPlan> {
     // What was seen and wanted is let go before it is seen and wanted anew: at large sizes it is most of the memory.
-    let Prepared { mut plan, .. } = prepared;
+    let Prepared { mut plan, observed, desired, diff } = prepared;
+    drop((observed, desired, diff));
     let mut done = 0;
     for round in 1..=ROUNDS_MAX {
         let (mut failed, count) = (Vec::new(), plan.steps.len());
