@@ -59,7 +59,7 @@ fn destroy() -> Counters {
 fn life(endpoints: usize) -> Vec<(&'static str, Counters)> {
     let all = workload::topology(endpoints);
     let more = workload::topology(endpoints + 1);
-    let half = workload::topology(endpoints / 2);
+    let half = format!("allow_deletes = 1000\n{}", workload::topology(endpoints / 2));
     // What is the host's own is set once.
     apply(&half);
     destroy();

@@ -50,7 +50,7 @@ static void path_of(char *to, size_t size, int i) { snprintf(to, size, "/run/net
 
 // ---- messages ----
 
-static __thread char out[256 << 10], in[256 << 10];
+static __thread char out[2 << 20], in[256 << 10];
 static __thread size_t filled, current;
 static __thread unsigned count;
 
@@ -239,6 +239,7 @@ static void add_containers(int s, int from, int to) {
     inside(made[i - from].socket, i);
     close(made[i - from].socket), close(made[i - from].netns);
   }
+  close(home);
   free(made);
 }
 
@@ -416,7 +417,9 @@ static void up(int containers) {
   // Host ends are born without link-local addresses.
   write_to("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
   for (int network = 0; network < networks; network++) add_bridge(s, network);
-  add_containers(s, 0, containers);
+  // A bridge at a time, as there are only so many descriptors.
+  for (int from = 0; from < containers; from += PER_BRIDGE)
+    add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers);
   // Last: what containers announce while they are made would go to every port.
   for (int network = 0; network < networks; network++) set_up(index_of_bridge(network));
   flush(s);
@@ -452,9 +455,11 @@ static void down(int containers) {
 }
 
 int main(int arguments, char **argument) {
-  struct rlimit files = {200000, 200000};
+  struct rlimit files;
   int containers = arguments == 3 ? atoi(argument[2]) : 0;
   if (containers < 1) return 2;
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);
   if (!strcmp(argument[1], "up")) up(containers);
   else if (!strcmp(argument[1], "again")) again(containers);

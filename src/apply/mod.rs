@@ -217,7 +217,8 @@ pub fn execute(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, NoPlan> {
     // What was seen and wanted is let go before it is seen and wanted anew: at large sizes it is most of the memory.
-    let Prepared { mut plan, .. } = prepared;
+    let Prepared { mut plan, observed, desired, diff } = prepared;
+    drop((observed, desired, diff));
     let mut done = 0;
     for round in 1..=ROUNDS_MAX {
         let (mut failed, count) = (Vec::new(), plan.steps.len());
@@ -226,8 +227,11 @@ pub fn execute(
             done += results.iter().filter(|result| result.is_ok()).count();
             failed = failures(&plan.steps, results);
         }
+        // A plan is kept for comparison only where something failed.
+        let failing = (!failed.is_empty()).then_some(plan);
         let next = prepare_within(kernel, target, &Allowance::granted())?;
-        let stuck = next.plan == plan || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
+        let stuck =
+            failing.as_ref() == Some(&next.plan) || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
         if next.plan.is_empty() || stuck || round == ROUNDS_MAX {
             let (residual, desired) = (next.diff, next.desired);
             return Ok(Report { done, failed, residual, desired, rounds: round });
