@@ -165,7 +165,7 @@ fn nothing_is_touched_and_programs_are_told_why() {
             ),
             (
                 10,
-                "strace -qqo /dev/null -e inject=socket:error=EPROTONOSUPPORT:when=2 NETREC apply --format json /run/shop.toml",
+                "strace -qqo /dev/null -e inject=socket:error=EPROTONOSUPPORT:when=3 NETREC apply --format json /run/shop.toml",
                 "nftables",
             ),
             (

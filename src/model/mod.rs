@@ -7,6 +7,7 @@
 mod check;
 pub mod diagnostic;
 pub mod drivers;
+pub mod facts;
 pub mod hash;
 pub mod ipam;
 pub mod kinds;

@@ -150,9 +150,9 @@ fn plant() {
     sh("ip link add nr-foreign00 type bridge
         ip link add nr-foreign01 group 1845493760 type bridge
         ip link set nr-foreign01 alias netrec:somebody:host/bridge/nr-foreign01:00000000
-        ip address add 192.0.2.1/32 dev lo
+        ip address add 100.127.255.1/32 dev lo
         ip address add 198.51.100.1/24 dev nr-foreign00
-        ip rule add from 192.0.2.1 lookup 100 priority 30078 protocol 78
+        ip rule add from 100.127.255.1 lookup 100 priority 30078 protocol 78
         ip netns add netrec-foreign
         nft add table inet netrec2
         nft 'add chain inet netrec2 forward { type filter hook forward priority 0; policy accept; }'
@@ -162,6 +162,6 @@ fn plant() {
 /// How others' things are.
 pub(crate) fn snapshot() -> String {
     sh("ip -d link show dev nr-foreign00; ip -d link show dev nr-foreign01; ip address show dev nr-foreign00
-        ip address show dev lo; ip rule show from 192.0.2.1; ls /run/netns/netrec-foreign
+        ip address show dev lo; ip rule show from 100.127.255.1; ls /run/netns/netrec-foreign
         ip -n netrec-foreign link; nft -s list table inet netrec2")
 }

@@ -1,0 +1,307 @@
+//! What Linux says, as plain values: the facts that kinds are observed in.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::resource::{HOST, Text};
+use super::values::{Mac, Ports, Protocol};
+use super::wire::NetnsRef;
+
+/// What Linux says, in full: ours, foreign and all. Complete and uninterrupted, or there is none.
+#[derive(Clone, Default, Debug)]
+pub struct Facts {
+    /// By the name that ids use; always with [`HOST`].
+    pub namespaces: BTreeMap<Text, NetnsFacts>,
+    /// Containers of the scope without a namespace to work in, and why.
+    pub absent: BTreeMap<Text, Absent>,
+    /// Values of the settings of the scope that exist.
+    pub sysctls: BTreeMap<(Text, Text), Text>,
+    /// Our tables as they are in the kernel.
+    pub tables: Vec<TableFacts>,
+    /// Base chains of other tables that could drop what we accept.
+    pub chains: Vec<ChainFacts>,
+    /// What listens on the host.
+    pub listeners: Vec<ListenerFacts>,
+    /// Tables of other topologies: only the elements that publish ports.
+    pub topologies: Vec<TableFacts>,
+}
+
+impl Facts {
+    /// The namespace that netrec runs in.
+    ///
+    /// # Panics
+    ///
+    /// On facts that no look made: every look includes the host.
+    pub fn host(&self) -> &NetnsFacts {
+        self.namespaces.get(HOST).expect("every look includes the host")
+    }
+}
+
+/// Why a container has no namespace to work in.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Absent {
+    /// It is not there yet; what is missing, for a person.
+    #[error("{0}")]
+    Missing(String),
+    /// Its name is taken by something that is no namespace; by what, for a person.
+    #[error("{0}")]
+    Taken(String),
+    /// It is that of the host.
+    #[error("it is the host's own namespace")]
+    Host,
+    /// It is that of another container, by the name that ids use.
+    #[error("it is the same namespace as {0}")]
+    Same(Text),
+}
+
+/// How a namespace came into view.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum NetnsOrigin {
+    /// The one netrec runs in.
+    #[default]
+    Host,
+    /// A name under `/run/netns`.
+    Named,
+    /// A file under `/run/netns` that no namespace is bound over, with its content: what a kill leaves.
+    Unbound(String),
+    /// A container given by path or pid.
+    Given,
+}
+
+/// One namespace.
+#[derive(Clone, Default, Debug)]
+pub struct NetnsFacts {
+    /// How it came into view.
+    pub origin: NetnsOrigin,
+    /// Ascending by index.
+    pub links: Vec<LinkFacts>,
+    /// As dumped.
+    pub addresses: Vec<AddressFacts>,
+    /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL).
+    pub routes: Vec<RouteFacts>,
+    /// As dumped.
+    pub rules: Vec<RuleFacts>,
+    /// Processes in it, looked for only where the namespace bears our mark and is not in the scope.
+    pub processes: Vec<u32>,
+    /// How to find it again, where neither its name nor the scope says so.
+    pub reference: Option<NetnsRef>,
+}
+
+impl NetnsFacts {
+    /// The link of that index.
+    pub fn link(&self, index: u32) -> Option<&LinkFacts> {
+        self.links.binary_search_by_key(&index, |link| link.index).ok().map(|at| &self.links[at])
+    }
+
+    /// The link of that name.
+    pub fn link_named(&self, name: &str) -> Option<&LinkFacts> {
+        self.links.iter().find(|link| &*link.name == name)
+    }
+}
+
+/// A link (rtnetlink(7), `struct ifinfomsg` and `IFLA_*`).
+#[derive(Clone, Default, Debug)]
+pub struct LinkFacts {
+    /// Interface index.
+    pub index: u32,
+    /// `IFLA_IFNAME`.
+    pub name: Text,
+    /// `IFLA_INFO_KIND`; empty for hardware and loopback.
+    pub kind: Text,
+    /// `IFLA_ADDRESS`, zeros if it is not of six bytes.
+    pub mac: Mac,
+    /// `IFLA_MTU` in bytes.
+    pub mtu: u32,
+    /// `IFF_UP`.
+    pub up: bool,
+    /// `IFLA_GROUP`.
+    pub group: u32,
+    /// `IFLA_IFALIAS`.
+    pub alias: Text,
+    /// `IFLA_MASTER`: index of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// `IFLA_LINK`: index of the peer or parent, in the namespace of `link_netnsid` if that is given.
+    pub link: Option<u32>,
+    /// `IFLA_LINK_NETNSID`.
+    pub link_netnsid: Option<i32>,
+    /// `IFLA_INET6_ADDR_GEN_MODE`.
+    pub addr_gen_mode: Option<u8>,
+    /// Content of `IFLA_INFO_DATA`: the kind's own attributes.
+    pub info_data: Vec<u8>,
+    /// Content of `IFLA_INFO_SLAVE_DATA`: a port's attributes.
+    pub slave_data: Vec<u8>,
+}
+
+/// An address (`struct ifaddrmsg` and `IFA_*`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddressFacts {
+    /// Index of its link.
+    pub link: u32,
+    /// The address and the length of its subnet's prefix; host bits are kept.
+    pub address: IpNet,
+    /// `IFA_PROTO`; 0 where the kernel has none.
+    pub protocol: u8,
+    /// `IFA_FLAGS`.
+    pub flags: u32,
+}
+
+/// A route (`struct rtmsg` and `RTA_*`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteFacts {
+    /// `RTA_TABLE`.
+    pub table: u32,
+    /// Destination; the default route is the net of length 0.
+    pub destination: IpNet,
+    /// `RTA_GATEWAY` or `RTA_VIA`.
+    pub gateway: Option<IpAddr>,
+    /// `RTA_OIF`; none with several next hops.
+    pub link: Option<u32>,
+    /// `RTA_PRIORITY`.
+    pub metric: u32,
+    /// `rtm_protocol`.
+    pub protocol: u8,
+    /// `rtm_type`: 1 is unicast.
+    pub route_type: u8,
+    /// `rtm_scope`.
+    pub scope: u8,
+    /// `RTA_PREFSRC`.
+    pub source: Option<IpAddr>,
+}
+
+/// A routing rule (`struct fib_rule_hdr` and `FRA_*`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RuleFacts {
+    /// Whether it is of the IPv6 database.
+    pub ipv6: bool,
+    /// `FRA_PRIORITY`.
+    pub priority: u32,
+    /// `FRA_TABLE`.
+    pub table: u32,
+    /// `FRA_PROTOCOL`.
+    pub protocol: u8,
+    /// `FRA_SRC`.
+    pub source: Option<IpNet>,
+}
+
+/// One of our nftables tables, as the kernel dumps it over nfnetlink: attributes as bytes, handles left out.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct TableFacts {
+    /// `nfgen_family`: `NFPROTO_INET` or `NFPROTO_BRIDGE`.
+    pub family: u8,
+    /// `NFTA_TABLE_NAME`.
+    pub name: String,
+    /// `NFTA_TABLE_FLAGS`: a dormant table filters nothing.
+    pub flags: u32,
+    /// Attributes of each chain (`NFT_MSG_NEWCHAIN`), as dumped.
+    pub chains: Vec<Vec<u8>>,
+    /// Attributes of each rule (`NFT_MSG_NEWRULE`), in order within their chain.
+    pub rules: Vec<Vec<u8>>,
+    /// Attributes of each set or map (`NFT_MSG_NEWSET`).
+    pub sets: Vec<Vec<u8>>,
+    /// Attributes of the element lists (`NFT_MSG_NEWSETELEM`), several per set for large ones.
+    pub elements: Vec<Vec<u8>>,
+}
+
+/// A base chain of somebody else's table.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ChainFacts {
+    /// `ip`, `ip6`, `inet`, `bridge` or `arp`.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+    /// `prerouting`, `input`, `forward`, `output` or `postrouting`.
+    pub hook: String,
+    /// Where it stands among the chains of the hook.
+    pub priority: i32,
+    /// Whether what no rule decides is dropped.
+    pub drops: bool,
+    /// Whether it is of type `nat`.
+    pub maps: bool,
+    /// Its rules, where they were asked for.
+    pub rules: Vec<ForeignRule>,
+}
+
+/// A rule of somebody else's, as far as links decide it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct ForeignRule {
+    /// The links that it is for.
+    pub links: Vec<LinkMatch>,
+    /// Whether it is only for what was mapped, that is for published ports.
+    pub mapped: bool,
+    /// Whether it asks for more, so that it may hold or not.
+    pub depends: bool,
+    /// The one protocol that it is for, if that is known.
+    pub protocol: Option<Protocol>,
+    /// The destination ports that it is for, if they are known.
+    pub ports: Option<Ports>,
+    /// Whether it changes the destination.
+    pub maps: bool,
+    /// What it does besides.
+    pub does: Does,
+}
+
+/// A comparison with the name of the link that a packet came or leaves by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LinkMatch {
+    /// Whether it leaves by it.
+    pub out: bool,
+    /// Whether it must be another one.
+    pub not: bool,
+    /// The beginning of its name in a field of 16 bytes: with the NUL it is the whole name.
+    pub name: Vec<u8>,
+}
+
+/// What a rule does with a packet.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub enum Does {
+    /// Goes on.
+    #[default]
+    Nothing,
+    /// Ends this table's judgement.
+    Accept,
+    /// Drops or rejects it.
+    Drop,
+    /// Goes back to whoever called.
+    Return,
+    /// Asks another chain.
+    Call {
+        /// Its name.
+        chain: String,
+        /// Whether it goes on behind this rule if that one does not decide.
+        returns: bool,
+        /// Its rules.
+        rules: Vec<ForeignRule>,
+    },
+}
+
+/// A socket of the host that waits for whoever comes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ListenerFacts {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Its address; unspecified: every one of the family.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as published ports are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowFacts {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Where its first packet was sent to.
+    pub destination: (IpAddr, u16),
+    /// Who is to answer: the source of the reply tuple.
+    pub answers: (IpAddr, u16),
+    /// `IPS_DST_NAT`: whether its destination was changed.
+    pub mapped: bool,
+    /// `IPS_ASSURED`: whether both sides have been heard, and TCP stands.
+    pub assured: bool,
+    /// Whether `destination` is an address of the host.
+    pub local: bool,
+}
