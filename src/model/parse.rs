@@ -19,14 +19,22 @@ use super::topology::{Container, Endpoint, File, Item, Network, Topology};
 /// Findings in one named table at most.
 const FINDINGS: usize = 100;
 
-/// Names of tables that were refused: they are there, but nothing can be said of them.
+/// Tables that were refused: they are there, but how they go with others cannot be said.
 #[derive(Default, Debug)]
-pub struct Broken(BTreeSet<(&'static str, String)>);
+pub struct Broken {
+    names: BTreeSet<(&'static str, String)>,
+    /// What is left of networks without what was found to be wrong: its values can be judged one by one.
+    pub networks: Vec<Item<Network>>,
+    /// Likewise.
+    pub containers: Vec<Item<Container>>,
+    /// Likewise.
+    pub endpoints: Vec<Item<Endpoint>>,
+}
 
 impl Broken {
     /// Whether a table of that kind and name is there and wrong.
     pub fn has(&self, table: &'static str, name: &str) -> bool {
-        self.0.contains(&(table, name.to_owned()))
+        self.names.contains(&(table, name.to_owned()))
     }
 }
 
@@ -140,15 +148,24 @@ impl Merge {
             }
         }
         let mut found = File::default();
+        let mut left = Broken::default();
         for (key, value) in table.into_inner() {
             match &**key.get_ref() {
-                "topology" => found.topology = self.value("topology", (file, source), value),
-                "pools" => found.pools = self.value("pools", (file, source), value),
-                "allow_deletes" => found.allow_deletes = self.value("allow_deletes", (file, source), value),
+                "topology" => found.topology = self.value("topology", (file, source), value).ok(),
+                "pools" => found.pools = self.value("pools", (file, source), value).ok(),
+                "allow_deletes" => {
+                    found.allow_deletes = self.value("allow_deletes", (file, source), value).ok();
+                }
                 "moved" => found.moved = self.list("moved", (file, source), value),
-                "networks" => found.networks = self.tables::<Network>("networks", (file, source), value),
-                "containers" => found.containers = self.tables::<Container>("containers", (file, source), value),
-                "endpoints" => found.endpoints = self.tables::<Endpoint>("endpoints", (file, source), value),
+                "networks" => {
+                    (found.networks, left.networks) = self.tables("networks", (file, source), value);
+                }
+                "containers" => {
+                    (found.containers, left.containers) = self.tables("containers", (file, source), value);
+                }
+                "endpoints" => {
+                    (found.endpoints, left.endpoints) = self.tables("endpoints", (file, source), value);
+                }
                 "policies" => found.policies = self.list("policies", (file, source), value),
                 _ if !errors.is_empty() => {}
                 unknown => {
@@ -167,42 +184,49 @@ impl Merge {
                 }
             }
         }
-        if !errors.is_empty() {
+        if errors.is_empty() {
+            self.broken.networks.extend(left.networks);
+            self.broken.containers.extend(left.containers);
+            self.broken.endpoints.extend(left.endpoints);
+        } else {
             // What a torn file seems to say is not worth complaints; its names are known all the same.
             let names = |word: &'static str, names: Vec<&Spanned<String>>| {
                 names.into_iter().map(|name| (word, name.get_ref().clone())).collect::<Vec<_>>()
             };
-            self.broken.0.extend(names("networks", found.networks.keys().collect()));
-            self.broken.0.extend(names("containers", found.containers.keys().collect()));
-            self.broken.0.extend(names("endpoints", found.endpoints.keys().collect()));
+            self.broken.names.extend(names("networks", found.networks.keys().collect()));
+            self.broken.names.extend(names("containers", found.containers.keys().collect()));
+            self.broken.names.extend(names("endpoints", found.endpoints.keys().collect()));
             found = File { topology: found.topology, ..File::default() };
         }
         self.file(file, found);
     }
 
+    /// Tables by name, and what is left of those that are wrong.
     fn tables<T: DeserializeOwned>(
         &mut self,
         word: &'static str,
         (file, source): (u32, &Source),
         value: Spanned<DeValue>,
-    ) -> BTreeMap<Spanned<String>, T> {
+    ) -> (BTreeMap<Spanned<String>, T>, Vec<Item<T>>) {
         let span = value.span();
         let DeValue::Table(tables) = value.into_inner() else {
             let example = word.trim_end_matches('s');
             let finding = Diagnostic::at(place(file, span), format!("`{word}` is a table of tables"));
             self.findings.push(finding.label("not a table").hint(format!("write `[{word}.NAME]` for each {example}")));
-            return BTreeMap::new();
+            return (BTreeMap::new(), Vec::new());
         };
-        let mut found = BTreeMap::new();
+        let (mut found, mut left) = (BTreeMap::new(), Vec::new());
         for (name, value) in tables {
             let key = Spanned::new(name.span(), name.get_ref().to_string());
-            if let Some(value) = self.value(word, (file, source), value) {
-                found.insert(key, value);
-            } else {
-                self.broken.0.insert((word, key.into_inner()));
+            match self.value(word, (file, source), value) {
+                Ok(value) => drop(found.insert(key, value)),
+                Err(part) => {
+                    left.extend(part.map(|value| Item { value, file, name: place(file, key.span()) }));
+                    self.broken.names.insert((word, key.into_inner()));
+                }
             }
         }
-        found
+        (found, left)
     }
 
     fn list<T: DeserializeOwned>(
@@ -219,35 +243,36 @@ impl Merge {
         };
         let read = |entry: Spanned<DeValue>| {
             let span = entry.span();
-            self.value(word, (file, source), entry).map(|value| Spanned::new(span, value))
+            self.value(word, (file, source), entry).ok().map(|value| Spanned::new(span, value))
         };
         entries.into_iter().filter_map(read).collect()
     }
 
-    /// Reads a value; of a table it notes all that is wrong, each time without what was found to be wrong before.
+    /// Reads a value; of a table it notes all that is wrong, each time without what was found to be wrong before. What is
+    /// wrong is what is left of it in the end, if anything can be read at all.
     fn value<T: DeserializeOwned>(
         &mut self,
         word: &'static str,
         (file, source): (u32, &Source),
         mut value: Spanned<DeValue>,
-    ) -> Option<T> {
+    ) -> Result<T, Option<T>> {
         let (mut whole, mut taken) = (true, Vec::new());
         for _ in 0..FINDINGS {
             let error = match T::deserialize(value.clone().into_deserializer()) {
-                Ok(read) => return whole.then_some(read),
+                Ok(read) => return if whole { Ok(read) } else { Err(Some(read)) },
                 Err(error) => error,
             };
             whole = false;
             if taken.iter().any(|key| error.message().starts_with(&format!("missing field `{key}`"))) {
-                return None; // it is there, and what is wrong with it was said
+                return Err(None); // it is there, and what is wrong with it was said
             }
             let at = error.span().unwrap_or_else(|| value.span());
             let path = take_out(&mut value, &at);
             let text = source.text.get(at.clone()).unwrap_or_default();
             self.findings.push(finding(&error, word, path.as_deref(), text, place(file, at)));
-            taken.push(path?);
+            taken.push(path.ok_or(None)?);
         }
-        None
+        Err(None)
     }
 
     fn finish(mut self, sources: &[Source]) -> Result<Topology, Diagnostics> {

@@ -16,8 +16,8 @@ impl Checking<'_> {
         let (mut namespaces, mut labels) = (Once::new(), Once::new());
         for (name, item) in &self.topology.containers {
             let spans = self.ways(name, item);
+            self.container_values(item);
             if let Some(netns) = &item.netns {
-                self.netns(netns, item.span(netns));
                 if let Some(first) = labels.claim(netns.get_ref().clone(), item.span(netns)) {
                     self.twice(format!("namespace `{}`", netns.get_ref()), item.span(netns), first);
                 }
@@ -39,14 +39,21 @@ impl Checking<'_> {
             {
                 self.twice(place, *span, first);
             }
-            if let Some(path) = item.path.as_ref().filter(|path| !path.get_ref().starts_with('/')) {
-                let finding = Diagnostic::at(item.span(path), format!("`{}` is not an absolute path", path.get_ref()));
-                self.say(finding.hint("such as `/proc/4711/ns/net`"));
-            }
-            if let Some(pid) = item.pid.as_ref().filter(|pid| !(1..=PID_MAX).contains(pid.get_ref())) {
-                let finding = Diagnostic::at(item.span(pid), format!("{} is not a process id", pid.get_ref()));
-                self.say(finding.hint(format!("1 to {PID_MAX}")));
-            }
+        }
+    }
+
+    /// What can be said of each of its values by itself.
+    pub(super) fn container_values(&mut self, item: &Item<Container>) {
+        if let Some(netns) = &item.netns {
+            self.netns(netns, item.span(netns));
+        }
+        if let Some(path) = item.path.as_ref().filter(|path| !path.get_ref().starts_with('/')) {
+            let finding = Diagnostic::at(item.span(path), format!("`{}` is not an absolute path", path.get_ref()));
+            self.say(finding.hint("such as `/proc/4711/ns/net`"));
+        }
+        if let Some(pid) = item.pid.as_ref().filter(|pid| !(1..=PID_MAX).contains(pid.get_ref())) {
+            let finding = Diagnostic::at(item.span(pid), format!("{} is not a process id", pid.get_ref()));
+            self.say(finding.hint(format!("1 to {PID_MAX}")));
         }
     }
 

@@ -11,10 +11,9 @@ impl Checking<'_> {
     pub(super) fn endpoints(&mut self) {
         let (mut addresses, mut macs, mut ifnames) = (Once::new(), Once::new(), Once::new());
         for (name, item) in &self.topology.endpoints {
-            self.references(item);
+            self.endpoint_values(item);
             if let Some(ifname) = &item.ifname {
                 let span = item.span(ifname);
-                self.ifname(ifname, span);
                 if let Some(first) = ifnames.claim((item.container.get_ref(), ifname.get_ref()), span) {
                     let message = format!("interface `{}` in `{}`", ifname.get_ref(), item.container.get_ref());
                     self.twice(message, span, first);
@@ -22,21 +21,8 @@ impl Checking<'_> {
             }
             if let Some(mac) = &item.mac {
                 let span = item.span(mac);
-                if !mac.get_ref().is_unicast() {
-                    let finding = Diagnostic::at(span, format!("`{}` is a group address", mac.get_ref()));
-                    self.say(finding.hint("the first byte is even, such as `02`, and not all bytes are zero"));
-                } else if let Some(first) = macs.claim(*mac.get_ref(), span) {
+                if let Some(first) = macs.claim(*mac.get_ref(), span) {
                     self.twice(format!("hardware address `{}`", mac.get_ref()), span, first);
-                }
-            }
-            for alias in &item.aliases {
-                let label = |label: &str| {
-                    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-                    (1..=63).contains(&label.len()) && label.bytes().all(good) && !label.starts_with('-')
-                };
-                if alias.get_ref().len() > 253 || !alias.get_ref().split('.').all(label) {
-                    let finding = Diagnostic::at(item.span(alias), format!("`{}` is not a host name", alias.get_ref()));
-                    self.say(finding.hint("labels of letters, digits and `-`, with `.` between them (RFC 1123)"));
                 }
             }
             let Some((network, of)) = self.network_of(item) else { continue };
@@ -52,6 +38,28 @@ impl Checking<'_> {
             }
         }
         self.alone();
+    }
+
+    /// What can be said of each of its values by itself.
+    pub(super) fn endpoint_values(&mut self, item: &Item<Endpoint>) {
+        self.references(item);
+        if let Some(ifname) = &item.ifname {
+            self.ifname(ifname, item.span(ifname));
+        }
+        if let Some(mac) = item.mac.as_ref().filter(|mac| !mac.get_ref().is_unicast()) {
+            let finding = Diagnostic::at(item.span(mac), format!("`{}` is a group address", mac.get_ref()));
+            self.say(finding.hint("the first byte is even, such as `02`, and not all bytes are zero"));
+        }
+        for alias in &item.aliases {
+            let label = |label: &str| {
+                let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+                (1..=63).contains(&label.len()) && label.bytes().all(good) && !label.starts_with('-')
+            };
+            if alias.get_ref().len() > 253 || !alias.get_ref().split('.').all(label) {
+                let finding = Diagnostic::at(item.span(alias), format!("`{}` is not a host name", alias.get_ref()));
+                self.say(finding.hint("labels of letters, digits and `-`, with `.` between them (RFC 1123)"));
+            }
+        }
     }
 
     fn references(&mut self, item: &Item<Endpoint>) {

@@ -35,6 +35,7 @@ pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
     checking.publishes();
     checking.routes();
     checking.policies();
+    checking.left_of_broken();
     checking.moved();
     checking.findings
 }
@@ -64,6 +65,20 @@ impl<K: Ord> Once<K> {
 }
 
 impl<'a> Checking<'a> {
+    /// Of tables that were refused, what can be said of their values one by one.
+    fn left_of_broken(&mut self) {
+        let Broken { networks, containers, endpoints, .. } = self.broken;
+        for item in networks {
+            self.network_values(item);
+        }
+        for item in containers {
+            self.container_values(item);
+        }
+        for item in endpoints {
+            self.endpoint_values(item);
+        }
+    }
+
     fn say(&mut self, finding: Diagnostic) {
         self.findings.push(finding);
     }

@@ -44,12 +44,10 @@ impl Checking<'_> {
     pub(super) fn networks(&mut self) {
         let (mut bridges, mut subnets) = (Once::new(), Vec::new());
         for (name, item) in &self.topology.networks {
-            let driver = item.driver.get_ref().as_str();
-            if !DRIVERS.iter().any(|(word, _)| *word == driver) {
-                self.unknown_driver(driver, item.span(&item.driver));
+            if !self.driver(item) {
                 continue;
             }
-            if driver != "bridge" {
+            if !item.has_driver("bridge") {
                 self.bridge_keys(item);
                 continue;
             }
@@ -70,7 +68,23 @@ impl Checking<'_> {
         }
     }
 
-    fn unknown_driver(&mut self, driver: &str, span: Span) {
+    /// What can be said of each value of a network by itself.
+    pub(super) fn network_values(&mut self, item: &Item<Network>) {
+        self.driver(item);
+        for subnet in item.subnets.iter().flatten() {
+            self.fits(subnet.get_ref(), item.span(subnet));
+        }
+        if let Some(name) = item.bridge.as_ref().and_then(|bridge| bridge.get_ref().name.as_ref()) {
+            self.ifname(name, item.span(name));
+        }
+    }
+
+    /// Whether there is such a driver; says so if not.
+    fn driver(&mut self, item: &Item<Network>) -> bool {
+        let (driver, span) = (item.driver.get_ref().as_str(), item.span(&item.driver));
+        if DRIVERS.iter().any(|(word, _)| *word == driver) {
+            return true;
+        }
         let finding = if LATER.contains(&driver) {
             let known: Vec<String> = DRIVERS.iter().map(|(word, _)| format!("`{word}`")).collect();
             let finding = Diagnostic::at(span, format!("driver `{driver}` is not there yet"));
@@ -80,6 +94,7 @@ impl Checking<'_> {
             finding.nearest(driver, DRIVERS.iter().map(|(word, _)| *word))
         };
         self.say(finding);
+        false
     }
 
     /// The keys that only a bridge network has a use for.
@@ -138,11 +153,7 @@ impl Checking<'_> {
         }
         for subnet in subnets {
             let (net, span) = (*subnet.get_ref(), item.span(subnet));
-            if !self.host_bits(&net, span) {
-                continue;
-            }
-            if let Some(why) = unfit(&net) {
-                self.say(Diagnostic::at(span, format!("`{net}` cannot be the subnet of a network")).label(why));
+            if !self.fits(&net, span) {
                 continue;
             }
             if let Some((other, first)) = seen.iter().find(|(other, _)| ipam::overlap(&net, other)).copied() {
@@ -152,6 +163,18 @@ impl Checking<'_> {
             }
             seen.push((net, span));
         }
+    }
+
+    /// Whether it can be the subnet of a network; says so if not.
+    fn fits(&mut self, net: &IpNet, span: Span) -> bool {
+        if !self.host_bits(net, span) {
+            return false;
+        }
+        let why = unfit(net);
+        if let Some(why) = why {
+            self.say(Diagnostic::at(span, format!("`{net}` cannot be the subnet of a network")).label(why));
+        }
+        why.is_none()
     }
 
     /// Whether nothing is set after the prefix; says so if not.
