@@ -1,10 +1,12 @@
 //! Endpoints: what they join, and what they claim there.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Checking, Once, is};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::ipam;
+use crate::model::lower::TABLES;
 use crate::model::topology::{Endpoint, Item, Network};
 
 impl Checking<'_> {
@@ -38,6 +40,20 @@ impl Checking<'_> {
             }
         }
         self.alone();
+        self.few_enough();
+    }
+
+    /// Each endpoint of a container with several has a routing table of its own.
+    fn few_enough(&mut self) {
+        let mut count = BTreeMap::<&str, usize>::new();
+        for item in self.topology.endpoints.values() {
+            let count = count.entry(item.container.get_ref()).or_default();
+            *count += 1;
+            if *count == TABLES as usize + 1 {
+                let finding = Diagnostic::at(item.name, format!("more than {TABLES} endpoints of one container"));
+                self.say(finding.label("the first too many").hint("give some of them another container"));
+            }
+        }
     }
 
     /// What can be said of each of its values by itself.

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 pub use containers::scope;
 pub use labels::table;
 pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
+pub(super) use routes::TABLES;
 pub use settings::route_localnet;
 
 use self::labels::Labels;

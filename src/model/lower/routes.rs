@@ -16,7 +16,7 @@ use crate::model::source::Span;
 use crate::model::topology::StaticRoute;
 
 /// Tables of one container at most: the lowest byte of their number.
-const TABLES: u32 = 256;
+pub(in crate::model) const TABLES: u32 = 256;
 
 impl<'a> Lowering<'a> {
     /// Wants the routes and rules of every container.
@@ -35,10 +35,11 @@ impl<'a> Lowering<'a> {
                     self.want(Resource::Route(wanted), port.item.span(&route.to));
                 }
             }
+            let mut several_ways = ports.len() > 1;
             for ipv6 in [false, true] {
-                self.default_route(ports, networks, ipv6);
+                several_ways |= self.default_route(ports, networks, ipv6);
             }
-            if ports.len() > 1 {
+            if several_ways {
                 self.reply_tables(ports, networks);
             }
         }
@@ -70,15 +71,21 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn default_route(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>, ipv6: bool) {
+    /// Wants the default route; whether it is somebody else's, so that answers would go their way.
+    fn default_route(
+        &mut self,
+        ports: &[&Port<'a>],
+        networks: &BTreeMap<&'a str, NetworkPlan<'a>>,
+        ipv6: bool,
+    ) -> bool {
         let way_out = ports
             .iter()
             .find_map(|port| default_via(port, &networks[port.network], ipv6, MAIN).map(|route| (port, route)));
-        let Some((port, route)) = way_out else { return };
+        let Some((port, route)) = way_out else { return false };
         // The user's own, through an internal network.
         let mut own = ports.iter().flat_map(|port| port.item.routes.iter().map(|own| static_route(port, own, MAIN)));
         if own.any(|own| own.id() == route.id()) {
-            return;
+            return false;
         }
         if self.has_foreign_default(&port.netns, ipv6)
             && self.ours_named(&port.netns, KindName::Route, &route.id().name).is_none()
@@ -88,9 +95,10 @@ impl<'a> Lowering<'a> {
                 "{} has an {family} default route that is not netrec's: it stays, the one by endpoint `{}` is left out",
                 port.netns, port.name
             ));
-            return;
+            return true;
         }
         self.want(Resource::Route(route), port.item.name);
+        false
     }
 
     fn has_foreign_default(&self, netns: &Text, ipv6: bool) -> bool {
