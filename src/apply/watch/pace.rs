@@ -80,7 +80,9 @@ impl Pace {
     pub fn tried(&mut self, id: &ResourceId, result: Result<(), String>, now: Clock) -> Verdict {
         let before = self.struggles.remove(id);
         let (tries, standing) = before.map_or((0, Standing::Right), |it| (it.tries, it.standing));
-        let tries = tries.saturating_add(1);
+        // What failed and succeeds at last was not undone by anybody.
+        let in_a_row = if result.is_ok() && matches!(standing, Standing::Failing(_)) { 0 } else { tries };
+        let tries = in_a_row.saturating_add(1);
         let next = match result {
             Err(why) => Standing::Failing(why),
             Ok(()) if standing == Standing::Contested || tries >= CONTESTED_FROM => Standing::Contested,

@@ -6,7 +6,7 @@ use crate::apply::rails::{self, Allowance};
 use crate::apply::{NoPlan, Prepared, Target, decide, execute, prepare};
 use crate::diff::{Change, Diff};
 use crate::kernel::{Kernel, KernelError};
-use crate::model::resource::{Kind, Resource, ResourceId, Thing};
+use crate::model::resource::{Kind, Need, Resource, ResourceId, Thing};
 use crate::model::state::{Pending, State};
 use crate::model::topology::Topology;
 
@@ -113,13 +113,17 @@ impl<'a> Draft<'a> {
 }
 
 fn fixes(diff: &Diff, before: Option<&State>) -> Vec<Fix> {
-    let made: BTreeSet<Thing> = diff
-        .values()
-        .filter(|change| matches!(change, Change::Create { .. } | Change::Replace { .. }))
-        .filter_map(Change::to)
-        .flat_map(Kind::provides)
-        .collect();
-    let within = |resource: &Resource| resource.needs().iter().any(|need| made.contains(need.thing()));
+    let mended = |in_place: bool| -> BTreeSet<Thing> {
+        let changes = diff.values().filter(|change| matches!(change, Change::Update { .. }) == in_place);
+        changes.filter_map(Change::to).flat_map(Kind::provides).collect()
+    };
+    let (made, changed) = (mended(false), mended(true));
+    // A link that somebody sets down loses what is in it without being gone itself.
+    let hangs = |need: &Need| match need {
+        Need::After(thing) => made.contains(thing),
+        Need::Inside(thing) | Need::Upon(thing) => made.contains(thing) || changed.contains(thing),
+    };
+    let within = |resource: &Resource| resource.needs().iter().any(hangs);
     let fix = |(id, change): (&ResourceId, &Change)| Fix {
         id: id.clone(),
         action: change.action(),
