@@ -271,6 +271,8 @@ fn what_others_did_to_links_addresses_and_routes_of_ours_is_mended_or_told() {
         sh("ip -n web route replace default via 10.10.0.254");
         let kept = "nothing to do\nnote: web has an IPv4 default route that is not netrec's: it stays, the one by endpoint \
                     `web` is left out\n";
+        // Answers still go through the endpoint that was asked.
+        assert!(run("netrec apply /run/shop.toml").ends(0).out.contains("+ web/rule/"));
         assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, kept);
 
         sh(&format!("ip link set {pair} group 5"));
