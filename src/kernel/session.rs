@@ -11,8 +11,9 @@ use crate::model::observed::Session;
 /// Processes above this one that are looked at, at most.
 const ANCESTORS: usize = 64;
 
-/// `TCP_ESTABLISHED` as /proc/net/tcp writes it (`net/tcp_states.h`).
-const ESTABLISHED: &str = "01";
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` as /proc/net/tcp writes them (`net/tcp_states.h`): a peer that has said all it had
+/// to say still hears.
+const HEARD: [&str; 2] = ["01", "08"];
 
 /// All of them that end in the network namespace of the calling thread.
 pub fn find() -> Vec<Session> {
@@ -62,7 +63,7 @@ fn established(table: &str, sockets: &BTreeSet<u64>) -> Vec<Session> {
     let session = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (local, peer, state, inode) = (words.get(1)?, words.get(2)?, words.get(3)?, words.get(9)?);
-        let ours = *state == ESTABLISHED && sockets.contains(&inode.parse().ok()?);
+        let ours = HEARD.contains(state) && sockets.contains(&inode.parse().ok()?);
         ours.then(|| Some(Session { peer: end(peer)?, local: end(local)? })).flatten()
     };
     table.lines().skip(1).filter_map(session).collect()
