@@ -17,7 +17,7 @@ use netrec::kernel::nft::Nft;
 use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
 use netrec::model::resource::{Kind, Op, Wire};
 use netrec::model::values::{Ports, Protocol};
-use netrec::model::wire::{Body, Facts, Lookup, NetnsFacts, NftMessage, Owner};
+use netrec::model::wire::{Body, Facts, NetnsFacts, NftMessage, Owner};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 
 #[path = "../tests/lab/mod.rs"]
@@ -31,17 +31,6 @@ const ROUNDS: usize = 3;
 const CONNECTIONS: u32 = 2_000;
 const SECOND: Duration = Duration::from_secs(1);
 const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 10);
-
-struct Nobody;
-
-impl Lookup for Nobody {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
-        None
-    }
-}
 
 fn main() {
     lab::in_private_namespaces(|| {
@@ -97,7 +86,7 @@ fn commit(batch: &[NftMessage]) {
 }
 
 fn batch(op: &Op<&Firewall>) -> Vec<NftMessage> {
-    let Body::Nft(batch) = Firewall::encode(op, &mut Nobody).unwrap().remove(0).body else { unreachable!("nftables") };
+    let Body::Nft(batch) = lab::messages(op).remove(0).body else { unreachable!("nftables") };
     batch
 }
 

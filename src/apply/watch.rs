@@ -25,7 +25,6 @@ use self::standing::{Standing, State};
 use super::NoPlan;
 use crate::kernel::KernelError;
 use crate::kernel::events::{Author, Heard};
-use crate::model::hash;
 use crate::model::resource::ResourceId;
 use crate::model::source::{Source, Sources};
 use crate::model::topology::Topology;
@@ -71,8 +70,7 @@ impl Content {
 
     /// 16 hexadecimal digits, the same for the same text in the same order, wherever the files are.
     pub fn digest(sources: &[Source]) -> String {
-        let text: Vec<&str> = sources.iter().map(|source| source.text.as_str()).collect();
-        format!("{:016x}", hash::words(&text))
+        super::confirm::memory::digest(sources)
     }
 }
 
