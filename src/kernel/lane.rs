@@ -100,20 +100,25 @@ impl<'a> Lane<'a> {
                 return;
             }
         };
-        let mut steps = Vec::new();
-        let mut indexes = Vec::new();
+        let (mut steps, mut indexes) = (Vec::new(), Vec::new());
         for (step, index, name) in doomed {
             match links.binary_search_by_key(&index, |link| link.index).map(|at| &links[at]) {
                 Ok(link) if link.name == name && self.owner.owns(link) => {
                     steps.push(step);
                     indexes.push(index);
                 }
-                _ => self.results.push((step, Err(KernelError::Changed(format!("link {name} in {}", self.netns))))),
+                Ok(_) => self.results.push((step, Err(KernelError::Changed(format!("link {name} in {}", self.netns))))),
+                // It went with its peer's namespace, say.
+                Err(_) => self.results.push((step, Ok(()))),
             }
         }
         let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
-        let result = if foreign { self.delete_one_by_one(&indexes) } else { self.delete_as_group(&indexes) };
-        self.results.extend(steps.into_iter().map(|step| (step, result.clone())));
+        let results = match indexes.len() {
+            0 | 1 => self.delete_one_by_one(&indexes),
+            _ if foreign => self.delete_one_by_one(&indexes),
+            _ => self.delete_as_group(&indexes),
+        };
+        self.results.extend(steps.into_iter().zip(results));
     }
 
     /// The links as they are now; all of them where the doomed group is to be used, as nobody else may be in it.
@@ -124,29 +129,26 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn delete_as_group(&mut self, indexes: &[u32]) -> Result<(), KernelError> {
-        match indexes {
-            [] => return Ok(()),
-            [index] => return self.delete_one_by_one(&[*index]),
-            _ => {}
-        }
+    fn delete_as_group(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
         let doom = |index: &u32| (RouteNetlinkMessage::SetLink(with_group(*index)), 0);
         let doom: Vec<_> = indexes.iter().map(doom).collect();
-        for result in doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)) {
-            result?;
-        }
+        let mut results: Vec<_> =
+            doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)).map(gone_is_good).collect();
         let group = (RouteNetlinkMessage::DelLink(with_group(0)), 0);
-        self.socket.batch(&[group]).into_iter().collect()
+        // The group of links that all went by themselves meanwhile is none.
+        let deleted = self.socket.batch(&[group]).into_iter().try_for_each(gone_is_good);
+        results.iter_mut().filter(|result| result.is_ok()).for_each(|result| result.clone_from(&deleted));
+        results
     }
 
-    fn delete_one_by_one(&mut self, indexes: &[u32]) -> Result<(), KernelError> {
+    fn delete_one_by_one(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
         let delete = |index: &u32| {
             let mut message = LinkMessage::default();
             message.header.index = *index;
             (RouteNetlinkMessage::DelLink(message), 0)
         };
         let messages: Vec<_> = indexes.iter().map(delete).collect();
-        self.socket.batch(&messages).into_iter().collect()
+        self.socket.batch(&messages).into_iter().map(gone_is_good).collect()
     }
 
     /// Deletes addresses that are there and still ours; the kernel itself does not check whose they are.
@@ -176,6 +178,14 @@ impl<'a> Lane<'a> {
             other => other,
         });
         self.results.extend(steps.into_iter().zip(ended));
+    }
+}
+
+/// A link that went by itself after it was looked at is where it was to go.
+fn gone_is_good(result: Result<(), KernelError>) -> Result<(), KernelError> {
+    match result {
+        Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(()),
+        other => other,
     }
 }
 

@@ -349,13 +349,17 @@ impl Run<'_> {
     }
 }
 
-/// Writes a step's messages; if something it names is about to be made by what was said before, says that first.
+/// Writes a step's messages; if something it names is about to be made by what was said before, says that first. What is
+/// to go from a link that went by itself, as with its peer's namespace, is gone.
 fn encode(op: &Op, lookup: &mut LaneLookup, lane: &mut Lane) -> Result<Vec<Message>, KernelError> {
     if let Ok(messages) = Resource::encode(op, lookup) {
         return Ok(messages);
     }
     lane.flush();
-    Resource::encode(op, lookup).map_err(|missing| KernelError::Missing(missing.to_string()))
+    match (Resource::encode(op, lookup), op) {
+        (Err(_), Op::Delete(_)) => Ok(Vec::new()),
+        (messages, _) => messages.map_err(|missing| KernelError::Missing(missing.to_string())),
+    }
 }
 
 /// Removes a namespace if what stands behind its name at this moment bears the owner's mark.
