@@ -92,6 +92,8 @@ pub struct Order {
     pub held: BTreeSet<ResourceId>,
     /// Whether something may be written.
     pub write: bool,
+    /// Whether everything is to be looked at, announced or not.
+    pub whole: bool,
 }
 
 /// How an order was carried out.
@@ -101,6 +103,8 @@ pub struct Sight {
     pub began: Clock,
     /// When the last look began: what was announced before is seen.
     pub seen: Clock,
+    /// Whether everything was looked at.
+    pub whole: bool,
     /// How long the round took.
     pub took: Duration,
     /// Whether there are namespaces since then of which nothing was heard before.
@@ -130,8 +134,10 @@ pub struct Watcher {
     looking: bool,
     /// No look before that.
     not_before: Clock,
-    /// A look at that time at the latest.
+    /// A look at everything at that time at the latest.
     slow: Clock,
+    /// Whether the next look is to be at everything.
+    whole: bool,
     blind: u32,
     /// Whether the last round changed something.
     wrote: bool,
@@ -167,6 +173,7 @@ impl Watcher {
             looking: false,
             not_before: Clock::ZERO,
             slow: Clock::ZERO,
+            whole: true,
             blind: 0,
             wrote: false,
             left: BTreeSet::new(),
@@ -236,6 +243,7 @@ impl Watcher {
     pub fn urge(&mut self, now: Clock) {
         self.candidate = self.candidate.take().or(self.rejected.take());
         self.disturbed(now);
+        self.whole = true;
         self.not_before = now;
         self.budget = Budget::default();
     }
@@ -268,7 +276,8 @@ impl Watcher {
         match content.filter(|_| at <= now) {
             Some(content) => {
                 (self.looking, self.trying) = (true, trying);
-                Next::Look(Order { content, held: self.pace.held(now), write: !self.suspended })
+                let whole = std::mem::take(&mut self.whole) || now >= self.slow;
+                Next::Look(Order { content, held: self.pace.held(now), write: !self.suspended, whole })
             }
             None => Next::Wait([Some(at).filter(|at| *at > now), self.flips].into_iter().flatten().min()),
         }
@@ -292,8 +301,10 @@ impl Watcher {
         if sight.deaf {
             self.disturbed(now);
         }
-        let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
-        self.slow = now + self.limits.slow * jitter as u32 / 100;
+        if sight.whole {
+            let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
+            self.slow = now + self.limits.slow * jitter as u32 / 100;
+        }
         // A look takes no more than half of the time, whatever happens.
         self.not_before = now + sight.took.min(Duration::from_millis(250));
         match sight.result {

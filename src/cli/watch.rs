@@ -264,9 +264,7 @@ impl Service {
     }
 
     fn announced(&mut self, heard: &Heard) {
-        if heard.namespace_gone || heard.overflow {
-            self.looker.forget_namespaces();
-        }
+        self.looker.hears(heard);
         self.watcher.heard(heard, self.now());
     }
 

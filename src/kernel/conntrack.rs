@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use super::netlink::{Protocol as Family, Reply, Request, Socket, attributes};
-use super::{KernelError, read};
+use super::{KernelError, ask};
 use crate::model::kinds::firewall::Flows;
 use crate::model::values::Protocol;
 use crate::model::wire::FlowFacts;
@@ -33,7 +33,7 @@ const BATCH: usize = 256;
 ///
 /// When the flows could not be read, or one of them not be removed; one that has gone meanwhile is no error.
 pub fn forget(flows: &Flows) -> Result<usize, KernelError> {
-    let local = read::addresses(&mut Socket::open(Family::Route)?)?;
+    let local = ask::addresses(&mut Socket::open(Family::Route)?)?;
     let local: BTreeSet<IpAddr> = local.iter().map(|facts| facts.address.addr()).collect();
     let mut socket = Socket::open(Family::Netfilter)?;
     let mut stale = Vec::new();

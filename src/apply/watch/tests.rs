@@ -90,7 +90,8 @@ impl Host {
             let text = format!("{why:?}");
             (why, text)
         });
-        self.watcher.looked(Sight { began: seen, seen, took: ROUND, deaf: false, result }, self.now);
+        self.watcher
+            .looked(Sight { began: seen, seen, whole: order.whole, took: ROUND, deaf: false, result }, self.now);
     }
 
     fn passes(&mut self, time: Duration) {
@@ -270,7 +271,10 @@ fn a_host_that_cannot_be_looked_at_is_asked_again() {
                 looks += 1;
                 let error = crate::kernel::KernelError::Interrupted(10);
                 let result = Err((NoPlan::Unseen(error), "busy".into()));
-                watcher.looked(Sight { began: now, seen: now, took: ROUND, deaf: false, result }, now + ROUND);
+                watcher.looked(
+                    Sight { began: now, seen: now, whole: true, took: ROUND, deaf: false, result },
+                    now + ROUND,
+                );
             }
             Next::Wait(at) => now = at.expect("it tries again"),
         }

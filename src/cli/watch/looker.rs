@@ -1,7 +1,6 @@
 //! The thread that looks and writes: netlink calls block, and the watcher has to answer meanwhile.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,8 +10,9 @@ use crate::apply::NoPlan;
 use crate::apply::watch::round::{Draft, Round};
 use crate::apply::watch::{Clock, Order, Sight};
 use crate::cli::failure::Failure;
-use crate::kernel::events::Nsids;
+use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
+use crate::kernel::memory::Disturbed;
 use crate::kernel::{Kernel, KernelError, lock};
 use crate::model::lower;
 use crate::model::observed::Observed;
@@ -27,8 +27,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Looker {
     orders: mpsc::Sender<Order>,
     sights: mpsc::Receiver<Sight>,
-    /// Set by whoever hears that a namespace has gone.
-    namespace_gone: Arc<AtomicBool>,
+    /// What was heard since the last order.
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Looker {
@@ -36,16 +36,11 @@ impl Looker {
     pub(super) fn start(start: Instant) -> std::io::Result<Self> {
         let (orders, taken) = mpsc::channel(1);
         let (done, sights) = mpsc::channel(1);
-        let namespace_gone = Arc::new(AtomicBool::new(false));
-        let mut hand = Hand {
-            start,
-            linux: Linux::default(),
-            nsids: Nsids::default(),
-            namespace_gone: namespace_gone.clone(),
-            before: None,
-        };
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let mut hand =
+            Hand { start, linux: Linux::remembering(), nsids: Nsids::default(), heard: heard.clone(), before: None };
         std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
-        Ok(Self { orders, sights, namespace_gone })
+        Ok(Self { orders, sights, heard })
     }
 
     /// Gives an order; the one before must have come back.
@@ -59,9 +54,9 @@ impl Looker {
         self.sights.recv().await
     }
 
-    /// What is known of namespaces may be of others by now.
-    pub(super) fn forget_namespaces(&self) {
-        self.namespace_gone.store(true, Ordering::Relaxed);
+    /// Something was announced, which the next look is to see.
+    pub(super) fn hears(&self, heard: &Heard) {
+        self.heard.lock().expect("nobody panics with it").extend(heard);
     }
 }
 
@@ -69,7 +64,7 @@ struct Hand {
     start: Instant,
     linux: Linux,
     nsids: Nsids,
-    namespace_gone: Arc<AtomicBool>,
+    heard: Arc<Mutex<Heard>>,
     /// What the last round wanted.
     before: Option<State>,
 }
@@ -86,6 +81,11 @@ impl Hand {
     fn carry_out(&mut self, order: &Order) -> Sight {
         let began = self.start.elapsed();
         let scope = lower::scope(&order.content.topology);
+        let heard = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
+        self.linux.disturb(&if order.whole { Disturbed::anywhere() } else { self.nsids.disturbed(&heard) });
+        if heard.namespace_gone || heard.overflow {
+            self.nsids.forget();
+        }
         // Before the look, so that nothing happens unheard between the two.
         self.listen(&scope);
         let mut kernel = Noting { start: self.start, linux: &mut self.linux, looks: Vec::new() };
@@ -104,14 +104,11 @@ impl Hand {
                 Err((no_plan, text))
             }
         };
-        Sight { began, seen, took: self.start.elapsed().saturating_sub(began), deaf, result }
+        Sight { began, seen, whole: order.whole, took: self.start.elapsed().saturating_sub(began), deaf, result }
     }
 
     /// Gives nsids to namespaces that have none; whether there were such.
     fn listen(&mut self, scope: &Scope) -> bool {
-        if self.namespace_gone.swap(false, Ordering::Relaxed) {
-            self.nsids.forget();
-        }
         self.nsids.assign(scope.containers.iter()).unwrap_or_else(|error| {
             tracing::warn!(%error, "not all namespaces are heard; the slow look sees them");
             0
