@@ -41,10 +41,14 @@ const BLIND_FIRST: Duration = Duration::from_millis(100);
 /// At most that long.
 const BLIND_MAX: Duration = Duration::from_secs(30);
 
+/// Looks at everything take at most that share of the time.
+const WHOLE_SHARE: u32 = 1_000;
+
 /// What the watcher keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Between two looks that nothing asked for; a quarter more or less.
+    /// Between two looks that nothing asked for; a quarter more or less. They are at everything, unless that would take
+    /// more than a thousandth of the time.
     pub slow: Duration,
     /// Sets hosts apart that run the same topology.
     pub seed: u64,
@@ -134,10 +138,10 @@ pub struct Watcher {
     looking: bool,
     /// No look before that.
     not_before: Clock,
-    /// A look at everything at that time at the latest.
+    /// A look at that time at the latest.
     slow: Clock,
-    /// Whether the next look is to be at everything.
-    whole: bool,
+    /// From then on the next look is at everything, announced or not.
+    whole: Clock,
     blind: u32,
     /// Whether the last round changed something.
     wrote: bool,
@@ -173,7 +177,7 @@ impl Watcher {
             looking: false,
             not_before: Clock::ZERO,
             slow: Clock::ZERO,
-            whole: true,
+            whole: Clock::ZERO,
             blind: 0,
             wrote: false,
             left: BTreeSet::new(),
@@ -243,7 +247,7 @@ impl Watcher {
     pub fn urge(&mut self, now: Clock) {
         self.candidate = self.candidate.take().or(self.rejected.take());
         self.disturbed(now);
-        self.whole = true;
+        self.whole = now;
         self.not_before = now;
         self.budget = Budget::default();
     }
@@ -266,7 +270,7 @@ impl Watcher {
         if self.looking {
             return Next::Wait(None);
         }
-        if now >= self.slow && self.candidate.is_none() {
+        if now >= self.slow.min(self.whole) && self.candidate.is_none() {
             self.candidate = self.rejected.take();
         }
         let at = self.time_of_look(now);
@@ -276,7 +280,8 @@ impl Watcher {
         match content.filter(|_| at <= now) {
             Some(content) => {
                 (self.looking, self.trying) = (true, trying);
-                let whole = std::mem::take(&mut self.whole) || now >= self.slow;
+                // What was announced is put right first, but not for ever.
+                let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
                 Next::Look(Order { content, held: self.pace.held(now), write: !self.suspended, whole })
             }
             None => Next::Wait([Some(at).filter(|at| *at > now), self.flips].into_iter().flatten().min()),
@@ -287,7 +292,7 @@ impl Watcher {
         let woken = self.dirty.map(|_| self.not_before.max(self.budget.ready(now)));
         let retry = if self.suspended { None } else { self.pace.due(&self.left).map(|due| due.max(self.not_before)) };
         let wanted = self.candidate.as_ref().filter(|_| !self.suspended).map(|_| self.not_before);
-        [woken, retry, wanted].into_iter().flatten().min().unwrap_or(self.slow).min(self.slow)
+        [woken, retry, wanted].into_iter().flatten().min().unwrap_or(self.slow).min(self.slow).min(self.whole)
     }
 
     /// What came of the look that [`next`](Self::next) asked for.
@@ -301,9 +306,11 @@ impl Watcher {
         if sight.deaf {
             self.disturbed(now);
         }
+        let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
+        self.slow = now + self.limits.slow * jitter as u32 / 100;
         if sight.whole {
-            let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
-            self.slow = now + self.limits.slow * jitter as u32 / 100;
+            // With that share left to it, a watcher of thousands of endpoints is idle when nothing happens.
+            self.whole = self.slow.max(now + sight.took * WHOLE_SHARE);
         }
         // A look takes no more than half of the time, whatever happens.
         self.not_before = now + sight.took.min(Duration::from_millis(250));
