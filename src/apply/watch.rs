@@ -98,6 +98,8 @@ pub struct Order {
     pub write: bool,
     /// Whether everything is to be looked at, announced or not.
     pub whole: bool,
+    /// Whether it is to be made sure that names stand for the namespaces they stood for.
+    pub glance: bool,
 }
 
 /// How an order was carried out.
@@ -282,7 +284,13 @@ impl Watcher {
                 (self.looking, self.trying) = (true, trying);
                 // What was announced is put right first, but not for ever.
                 let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
-                Next::Look(Order { content, held: self.pace.held(now), write: !self.suspended, whole })
+                Next::Look(Order {
+                    content,
+                    held: self.pace.held(now),
+                    write: !self.suspended,
+                    whole,
+                    glance: now >= self.slow,
+                })
             }
             None => Next::Wait([Some(at).filter(|at| *at > now), self.flips].into_iter().flatten().min()),
         }

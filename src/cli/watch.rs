@@ -250,6 +250,7 @@ impl Service {
             self.read();
         }
         if self.vigil.next().is_some_and(|at| at <= self.now()) && self.vigil.changed(self.now()) {
+            self.looker.hears_of_names();
             self.watcher.disturbed(self.now());
         }
         let wake = match self.watcher.next(self.now()) {
@@ -305,6 +306,7 @@ impl Service {
 
     fn follow(&mut self, content: Content) {
         self.vigil.turn_to(&content);
+        self.looker.hears_of_names();
         self.ears.namespaces.watch(self.vigil.directories().into_iter());
         self.watcher.accept(content, self.now());
     }

@@ -15,11 +15,10 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
-use super::KernelError;
-use super::ask;
 use super::memory::Disturbed;
 use super::netlink::{Protocol, Reply, Socket, attributes, string, u16_at};
 use super::netns::{self, Found, Identity};
+use super::{KernelError, ask, decode};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::resource::{KindName, Text};
 use crate::model::wire::{NetnsRef, Owner};
@@ -57,7 +56,6 @@ const NFTABLES: u16 = 10 << 8;
 const NEW_GENERATION: u16 = NFTABLES | 15;
 
 /// What was announced since the last time.
-#[expect(clippy::struct_excessive_bools, reason = "each is a thing that was heard or not, in any combination")]
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Heard {
     /// Something changed that can concern a topology.
@@ -66,8 +64,8 @@ pub struct Heard {
     pub places: BTreeSet<Option<i32>>,
     /// Announcements were lost, for want of room or because they could not be read: anything may have changed.
     pub overflow: bool,
-    /// A namespace has gone, and its nsid with it.
-    pub namespace_gone: bool,
+    /// Namespaces that have gone, by the nsids that went with them.
+    pub gone: BTreeSet<i32>,
     /// There is more to be heard at once.
     pub more: bool,
     /// Messages read.
@@ -171,7 +169,7 @@ impl Heard {
     pub fn extend(&mut self, later: &Self) {
         self.changed |= later.changed;
         self.overflow |= later.overflow;
-        self.namespace_gone |= later.namespace_gone;
+        self.gone.extend(&later.gone);
         self.messages += later.messages;
         self.places.extend(&later.places);
     }
@@ -197,7 +195,7 @@ fn hear_route(heard: &mut Heard, message: &Reply<'_>) -> bool {
         // Given by ourselves, or by a look at a veth.
         libc::RTM_NEWNSID => return false,
         libc::RTM_DELNSID => {
-            heard.namespace_gone = true;
+            heard.gone.extend(decode::nsid(message.payload).ok().flatten());
             return true;
         }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => KindName::Address,
@@ -245,7 +243,7 @@ fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: 
 #[derive(Default, Debug)]
 pub struct Nsids {
     known: BTreeSet<Identity>,
-    names: BTreeMap<i32, NetnsRef>,
+    names: BTreeMap<i32, (Identity, NetnsRef)>,
 }
 
 impl Nsids {
@@ -264,30 +262,35 @@ impl Nsids {
                 continue;
             }
             let Ok(Found::Bound(fd)) = netns::find(netns) else { continue };
-            if self.known.insert(netns::identity(fd.as_fd())?) {
-                self.names.extend(assign(&fd)?.map(|id| (id, netns.clone())));
+            let identity = netns::identity(fd.as_fd())?;
+            if self.known.insert(identity) {
+                self.names.extend(assign(&fd)?.map(|id| (id, (identity, netns.clone()))));
                 new += 1;
             }
         }
         Ok(new)
     }
 
-    /// Where to look for what was announced.
-    pub fn disturbed(&self, heard: &Heard) -> Disturbed {
-        let mut disturbed = Disturbed { anywhere: heard.overflow || heard.namespace_gone, ..Disturbed::default() };
+    /// Where to look for what was announced. Forgets what has gone: its identity may be that of another one next.
+    pub fn disturbed(&mut self, heard: &Heard) -> Disturbed {
+        let names = !heard.gone.is_empty();
+        let mut disturbed = Disturbed { anywhere: heard.overflow, names, ..Disturbed::default() };
         for place in &heard.places {
             match place {
                 None => disturbed.host = true,
-                Some(id) => disturbed.namespaces.extend(self.names.get(id).cloned()),
+                Some(id) => disturbed.namespaces.extend(self.names.get(id).map(|(_, netns)| netns.clone())),
             }
         }
+        for id in &heard.gone {
+            if let Some((identity, netns)) = self.names.remove(id) {
+                self.known.remove(&identity);
+                disturbed.namespaces.insert(netns);
+            }
+        }
+        if heard.overflow {
+            *self = Self::default();
+        }
         disturbed
-    }
-
-    /// Forgets all: a namespace has gone, and its identity may be that of another one next.
-    pub fn forget(&mut self) {
-        self.known.clear();
-        self.names.clear();
     }
 }
 

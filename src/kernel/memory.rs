@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::netns::Identity;
+use super::netns::{self, Identity};
 use super::read::Seen;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{ChainFacts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
@@ -21,6 +21,8 @@ pub struct Disturbed {
     pub host: bool,
     /// In these.
     pub namespaces: BTreeSet<NetnsRef>,
+    /// Names, paths and process ids may stand for other namespaces than before.
+    pub names: bool,
 }
 
 impl Disturbed {
@@ -33,6 +35,7 @@ impl Disturbed {
     pub fn extend(&mut self, other: &Self) {
         self.anywhere |= other.anywhere;
         self.host |= other.host;
+        self.names |= other.names;
         self.namespaces.extend(other.namespaces.iter().cloned());
     }
 }
@@ -43,6 +46,8 @@ pub(super) struct Memory {
     /// What was looked for.
     scope: Option<Scope>,
     host: Option<Host>,
+    /// Whether what stands behind a name is to be made sure of.
+    glances: bool,
     namespaces: BTreeMap<NetnsRef, (Identity, Seen)>,
 }
 
@@ -72,6 +77,7 @@ impl Memory {
         if disturbed.host {
             self.host = None;
         }
+        self.glances = disturbed.names;
         for netns in &disturbed.namespaces {
             self.namespaces.remove(netns);
         }
@@ -93,8 +99,10 @@ impl Memory {
     }
 
     /// What was seen of a namespace, if the same one still stands there.
-    pub(super) fn namespace(&self, netns: &NetnsRef) -> Option<&(Identity, Seen)> {
-        self.namespaces.get(netns)
+    pub(super) fn namespace(&self, netns: &NetnsRef) -> Option<Seen> {
+        let (identity, seen) = self.namespaces.get(netns)?;
+        let same = !self.glances || netns::glance(netns) == Some(*identity);
+        same.then(|| seen.clone())
     }
 
     pub(super) fn keep(&mut self, netns: NetnsRef, identity: Identity, seen: Seen) {

@@ -50,7 +50,7 @@ pub(super) fn recall(scope: &Scope, memory: &mut Memory) -> Result<Facts, Kernel
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
     let jobs = look.jobs()?;
-    let known: Vec<Option<Seen>> = jobs.iter().map(|job| job.remembered(memory)).collect();
+    let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
     let unknown: Vec<&Job> = jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
     let threads = if unknown.len() < PARALLEL_FROM {
         NonZeroUsize::MIN
@@ -95,11 +95,6 @@ impl Job<'_> {
             Self::Container(_, netns) => netns,
             Self::Other(netns) => netns,
         }
-    }
-
-    fn remembered(&self, memory: &Memory) -> Option<Seen> {
-        let (identity, seen) = memory.namespace(self.reference())?;
-        (netns::glance(self.reference()) == Some(*identity)).then(|| seen.clone())
     }
 
     fn remember(&self, seen: Seen, memory: &mut Memory) -> Seen {

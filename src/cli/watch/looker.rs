@@ -12,7 +12,6 @@ use crate::apply::watch::{Clock, Order, Sight};
 use crate::cli::failure::Failure;
 use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
-use crate::kernel::memory::Disturbed;
 use crate::kernel::{Kernel, KernelError, lock};
 use crate::model::lower;
 use crate::model::observed::Observed;
@@ -27,8 +26,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Looker {
     orders: mpsc::Sender<Order>,
     sights: mpsc::Receiver<Sight>,
-    /// What was heard since the last order.
-    heard: Arc<Mutex<Heard>>,
+    /// What was heard since the last order, and whether it was of names.
+    heard: Arc<Mutex<(Heard, bool)>>,
 }
 
 impl Looker {
@@ -36,7 +35,7 @@ impl Looker {
     pub(super) fn start(start: Instant) -> std::io::Result<Self> {
         let (orders, taken) = mpsc::channel(1);
         let (done, sights) = mpsc::channel(1);
-        let heard = Arc::new(Mutex::new(Heard::default()));
+        let heard = Arc::new(Mutex::new((Heard::default(), false)));
         let mut hand =
             Hand { start, linux: Linux::remembering(), nsids: Nsids::default(), heard: heard.clone(), before: None };
         std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
@@ -56,7 +55,12 @@ impl Looker {
 
     /// Something was announced, which the next look is to see.
     pub(super) fn hears(&self, heard: &Heard) {
-        self.heard.lock().expect("nobody panics with it").extend(heard);
+        self.heard.lock().expect("nobody panics with it").0.extend(heard);
+    }
+
+    /// Names may stand for other namespaces by now.
+    pub(super) fn hears_of_names(&self) {
+        self.heard.lock().expect("nobody panics with it").1 = true;
     }
 }
 
@@ -64,7 +68,7 @@ struct Hand {
     start: Instant,
     linux: Linux,
     nsids: Nsids,
-    heard: Arc<Mutex<Heard>>,
+    heard: Arc<Mutex<(Heard, bool)>>,
     /// What the last round wanted.
     before: Option<State>,
 }
@@ -81,19 +85,23 @@ impl Hand {
     fn carry_out(&mut self, order: &Order) -> Sight {
         let began = self.start.elapsed();
         let scope = lower::scope(&order.content.topology);
-        let heard = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
-        self.linux.disturb(&if order.whole { Disturbed::anywhere() } else { self.nsids.disturbed(&heard) });
-        if heard.namespace_gone || heard.overflow {
-            self.nsids.forget();
-        }
+        let (heard, names) = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
+        let mut disturbed = self.nsids.disturbed(&heard);
+        disturbed.anywhere |= order.whole;
+        disturbed.names |= names || order.glance;
+        let names = disturbed.names || disturbed.anywhere;
+        self.linux.disturb(&disturbed);
         // Before the look, so that nothing happens unheard between the two.
-        self.listen(&scope);
+        if names {
+            self.listen(&scope);
+        }
         let mut kernel = Noting { start: self.start, linux: &mut self.linux, looks: Vec::new() };
         let result = round(&mut kernel, order, self.before.as_ref());
         // The last look did not concern itself with what was left alone.
         let whole = result.as_ref().is_ok_and(|round| round.left.is_empty());
         let seen = if whole { kernel.looks.last() } else { kernel.looks.first() }.copied().unwrap_or(began);
-        let deaf = self.listen(&scope);
+        let wrote = result.as_ref().is_ok_and(|round| !round.fixes.is_empty());
+        let deaf = (names || wrote) && self.listen(&scope);
         let result = match result {
             Ok(round) => {
                 self.before = Some(round.wanted.clone());
