@@ -119,10 +119,10 @@ impl Simulation {
             Op::Create(to) => {
                 let ties = self.things.ties(to);
                 self.admit(at, &ties)?;
-                let mut settled = to.clone();
-                settled.settle(&|thing| self.things.known(thing).is_some_and(|thing| self.is_provided(thing)));
-                let ties = if settled == *to { ties } else { self.things.ties(&settled) };
-                self.put(at, settled, ties);
+                let settled =
+                    to.settled(&|thing| self.things.known(thing).is_some_and(|thing| self.is_provided(thing)));
+                let ties = settled.as_ref().map_or(ties, |settled| self.things.ties(settled));
+                self.put(at, settled.unwrap_or_else(|| to.clone()), ties);
                 Ok(())
             }
             Op::Update { to, .. } => {
