@@ -92,16 +92,22 @@ impl Simulation {
 
     /// The first resource, in the order of ids, that is not as wanted.
     pub fn misses(&self, wanted: &State) -> Option<ResourceId> {
-        let is_there = |(id, to): &(&ResourceId, &Resource)| {
-            let resource = self.ids.known(id).and_then(|at| self.places[at as usize].resource.as_ref());
-            resource.is_some_and(|resource| to.changes(resource).is_empty())
-        };
-        let missing = wanted.iter().find(|wanted| !is_there(wanted)).map(|(id, _)| id);
-        let left = |(id, place): &(&ResourceId, &Place)| {
+        let (mut missing, mut met) = (None, vec![false; self.places.len()]);
+        for (id, to) in wanted.iter() {
+            let at = self.ids.known(id);
+            let resource = at.and_then(|at| self.places[at as usize].resource.as_ref());
+            if !resource.is_some_and(|resource| to.changes(resource).is_empty()) {
+                missing = missing.or(Some(id));
+            }
+            if let Some(at) = at {
+                met[at as usize] = true;
+            }
+        }
+        let left = |((id, place), met): ((_, &Place), bool)| {
             let stands = place.resource.as_ref().is_some_and(|resource| !resource.stays());
-            stands && wanted.get(id).is_none()
+            (stands && !met).then_some(id)
         };
-        let left = self.ids.names().zip(&self.places).filter(left).map(|(id, _)| id).min();
+        let left = self.ids.names().zip(&self.places).zip(met).filter_map(left).min();
         missing.into_iter().chain(left).min().cloned()
     }
 
