@@ -106,6 +106,8 @@ impl<'a> Draft<'a> {
     fn new(diff: &'a Diff) -> Self {
         let mut draft = Self::default();
         draft.steps.reserve(diff.len());
+        draft.ties.reserve(diff.len());
+        draft.things.reserve(diff.len()); // a link, its addresses: about one each
         for (id, change) in diff {
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
                 draft.deletes.insert(id, draft.steps.len());

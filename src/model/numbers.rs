@@ -23,6 +23,12 @@ impl<K> Default for Numbers<K> {
 }
 
 impl<K: Clone + Eq + Hash> Numbers<K> {
+    /// Makes room for so many names more.
+    pub fn reserve(&mut self, names: usize) {
+        self.numbers.reserve(names);
+        self.names.reserve(names);
+    }
+
     /// The number of a name: the next one if it was never met.
     pub fn number(&mut self, name: K) -> u32 {
         let next = self.names.len() as u32;

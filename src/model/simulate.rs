@@ -73,6 +73,9 @@ impl Simulation {
     /// Starts from a state. `wanted` is where the steps lead: what it provides is missed until it is made.
     pub fn new(state: &State, wanted: &State) -> Self {
         let mut simulation = Self::default();
+        simulation.ids.reserve(wanted.len());
+        simulation.places.reserve(wanted.len());
+        simulation.things.reserve(wanted.len()); // a link, its addresses: about one each
         for resource in wanted.resources() {
             for thing in resource.provides() {
                 *simulation.known.entry(simulation.things.number(thing)) = true;
