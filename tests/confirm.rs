@@ -166,7 +166,7 @@ fn the_session_is_found_without_the_environment() {
         exits(0, &["apply", "/run/open.toml"]);
         // As an SSH server and sudo: the connection is held by a process above netrec, which is told nothing of it.
         world::sh(&format!(
-            "timeout 60 socat TCP-LISTEN:2222,reuseaddr EXEC:'{NETREC} apply /run/bad.toml',stderr >/run/log 2>&1 &
+            "timeout 60 socat -t 60 TCP-LISTEN:2222,reuseaddr EXEC:'{NETREC} apply /run/bad.toml',stderr >/run/log 2>&1 &
              until ss -Hltn 'sport = :2222' | grep -q .; do sleep 0.05; done
              timeout 60 ip netns exec c socat -u TCP:10.1.0.1:2222 - >/run/said || true"
         ));
