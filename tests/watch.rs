@@ -52,11 +52,24 @@ fn every_drift_is_healed() {
     });
 }
 
+/// How often each way to save a file is gone, and at how many bytes it is cut off: in the suite, and in full by
+/// `NETREC_SAVES=50 cargo test --test watch every_` (then at each byte).
+const SAVES: usize = 2;
+
+fn saves() -> usize {
+    std::env::var("NETREC_SAVES").ok().and_then(|saves| saves.parse().ok()).unwrap_or(SAVES)
+}
+
+/// All links with their numbers: one that was removed and made again has another.
+fn links() -> String {
+    sh("ip -o link show | cut -d: -f1,2")
+}
+
 #[test]
 fn every_way_to_save_is_followed_once() {
     world::run(|| {
         let watcher = Watcher::of(SHOP, &["--poll-every", "1h"]);
-        let mut mtu = 1400;
+        let (mut mtu, before) = (1400, links());
         let mut saved = |way: &str, save: &dyn Fn(&str)| {
             mtu += 1;
             let (accepted, rejected) = (watcher.counter("accepted"), watcher.counter("rejected"));
@@ -66,8 +79,9 @@ fn every_way_to_save_is_followed_once() {
             std::thread::sleep(Duration::from_millis(500));
             assert_eq!(watcher.counter("accepted"), accepted + 1, "{way}");
             assert_eq!(watcher.counter("rejected"), rejected, "{way}");
+            assert_eq!(links(), before, "{way}");
         };
-        for _ in 0..2 {
+        for _ in 0..saves() {
             saved("in place", &|text| fs::write(FILE, text).unwrap());
             saved("by rename", &|text| {
                 fs::write("/run/files/.new", text).unwrap();
@@ -104,6 +118,37 @@ fn every_way_to_save_is_followed_once() {
             });
             fs::remove_file(FILE).unwrap();
         }
+    });
+}
+
+#[test]
+fn every_truncation_deletes_nothing() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--debounce", "10ms", "--poll-every", "1h"]);
+        let (before, cuts) = (links(), saves() * 11);
+        let mut followed = SHOP.to_owned();
+        for cut in 0..cuts {
+            // What is left is seen, and stays for as long as it takes to be sure of that.
+            let end = cut * SHOP.trim_end().len() / cuts;
+            fs::write(FILE, &followed[..end]).unwrap();
+            watcher.until(|standing| standing["state"] == "degraded");
+            let accepted = watcher.counter("accepted");
+            let mtu = 1300 + cut;
+            followed = SHOP.replace("mtu = 1500", &format!("mtu = {mtu}"));
+            fs::write(FILE, &followed).unwrap();
+            watcher.until(|standing| {
+                standing["state"] == "in_sync" && standing["counters"]["accepted"].as_u64().unwrap() > accepted
+            });
+            assert!(sh("ip link show br-front").contains(&format!(" mtu {mtu} ")), "after {end} bytes");
+            assert_eq!(watcher.counter("accepted"), accepted + 1, "after {end} bytes");
+            assert_eq!(links(), before, "after {end} bytes");
+        }
+        // Meant so, it is said so.
+        fs::write(FILE, &followed[..followed.find("[endpoints.db-front]").unwrap()]).unwrap();
+        watcher.until(|standing| standing["state"] == "degraded");
+        assert_eq!(links(), before);
+        sh(&format!("{NETREC} apply {FILE}"));
+        assert_ne!(links(), before);
     });
 }
 

@@ -35,7 +35,7 @@ use super::{Exit, Input};
 use crate::apply::NoPlan;
 use crate::apply::confirm::memory::{self, Memory};
 use crate::apply::watch::event::Event;
-use crate::apply::watch::reading::{Finding, Patience, Reading};
+use crate::apply::watch::reading::{Finding, Patience, Reading, is_cut_off};
 use crate::apply::watch::standing::State;
 use crate::apply::watch::{Clock, Content, Limits, Next, Sight, Watcher};
 use crate::kernel::events::{Heard, Listener};
@@ -47,6 +47,8 @@ use crate::model::wire::Owner;
 
 /// Between the two readings of the files that must be alike.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Before a file is followed that is as before without its end. Who wants that at once runs `netrec apply`.
+const DOUBT: Duration = Duration::from_mins(1);
 /// Questions that wait for the loop.
 const QUESTIONS: usize = 16;
 /// Nothing in particular is waited for: any time will do.
@@ -182,7 +184,7 @@ impl Service {
         // The service manager hears from completed looks only, so there must be enough of them.
         let slow = manager.watchdog.map_or(options.look_every, |limit| options.look_every.min(limit / 3));
         let seed = hash::of(&(std::process::id(), &topology));
-        let patience = Patience { quiet: options.debounce, settle: SETTLE, poll: options.poll_every };
+        let patience = Patience { quiet: options.debounce, settle: SETTLE, poll: options.poll_every, doubt: DOUBT };
         let mut service = Self {
             watcher: Watcher::new(Limits { slow, seed }),
             reading: Reading::new(patience, fingerprint(&Ok(loaded.sources.clone())), Clock::ZERO),
@@ -280,17 +282,27 @@ impl Service {
     fn read(&mut self) {
         let text = load::read_all(&self.paths);
         if self.reading.read(fingerprint(&text), self.now()) == Finding::New {
-            self.understand(text);
+            self.understand(text, false);
         }
     }
 
-    fn understand(&mut self, text: Result<Sources, Failure>) {
+    /// Follows what the files say if that can be; `asked`: because somebody says so, and not just the files.
+    fn understand(&mut self, text: Result<Sources, Failure>, asked: bool) {
         match text.and_then(load::understand) {
             Ok(loaded) if Memory::default().has(&self.topology, &memory::digest(&loaded.sources)) => {
                 self.watcher.reject("what the files say was rolled back before, or never confirmed".into());
             }
             Ok(loaded) if loaded.topology.name == self.topology => {
-                self.follow(Content::new(loaded.topology, loaded.sources));
+                let content = Content::new(loaded.topology, loaded.sources);
+                let known = self.watcher.content().filter(|_| !asked);
+                let cut_off = known.is_some_and(|known| is_cut_off(&content.sources, &known.sources));
+                if cut_off && !self.reading.believes(self.now()) {
+                    let reason = "the files are as before without their end: followed if they stay so for a minute, \
+                                  or at once with `netrec apply`";
+                    self.watcher.reject(reason.into());
+                } else {
+                    self.follow(content);
+                }
             }
             Ok(loaded) => {
                 let (old, new) = (&self.topology, &loaded.topology.name);
@@ -349,7 +361,7 @@ impl Service {
             return;
         }
         self.reading = Reading::new(self.reading.patience(), fingerprint(&text), self.now());
-        self.understand(text);
+        self.understand(text, true);
         self.watcher.urge(self.now());
         self.waiting.push((self.now(), answer));
     }
