@@ -34,9 +34,11 @@ use super::load::{self, Loaded, load};
 use super::{Exit, Input};
 use crate::apply::NoPlan;
 use crate::apply::confirm::memory::{self, Memory};
+use crate::apply::history::{History, Record};
 use crate::apply::watch::event::Event;
 use crate::apply::watch::reading::{Finding, Patience, Reading, is_cut_off};
 use crate::apply::watch::standing::State;
+use crate::apply::watch::tally::Tally;
 use crate::apply::watch::{Clock, Content, Limits, Next, Sight, Watcher};
 use crate::kernel::events::{Heard, Listener};
 use crate::kernel::{KernelError, lock, privilege};
@@ -124,6 +126,7 @@ struct Mouth {
     hook: Option<Hook>,
     manager: Manager,
     ready: bool,
+    tally: Tally,
 }
 
 struct Service {
@@ -197,6 +200,7 @@ impl Service {
                 hook: options.hook.map(Hook::start).transpose().map_err(failed("thread"))?,
                 manager,
                 ready: false,
+                tally: Tally::default(),
             },
             waiting: Vec::new(),
             reloading: false,
@@ -243,6 +247,7 @@ impl Service {
             }
         }
         self.mouth.manager.say("STOPPING=1");
+        self.enter();
         Ok(Exit::Done)
     }
 
@@ -262,7 +267,15 @@ impl Service {
             Next::Wait(at) => at,
         };
         self.tell();
-        [wake, self.vigil.next(), Some(self.reading.next())].into_iter().flatten().min().unwrap_or(self.now() + LONG)
+        let entry = self.mouth.tally.due();
+        if entry.is_some_and(|at| at <= self.now()) {
+            self.enter();
+        }
+        [wake, self.vigil.next(), Some(self.reading.next()), entry]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.now() + LONG)
     }
 
     fn announced(&mut self, heard: &Heard) {
@@ -372,11 +385,21 @@ impl Service {
         Answer { version: 1, error, files, standing: self.watcher.standing(self.now()) }
     }
 
+    /// Enters into the history what was changed since the last entry.
+    fn enter(&mut self) {
+        let now = self.now();
+        let Some((summary, plan)) = self.mouth.tally.take(now) else { return };
+        let standing = self.watcher.standing(now);
+        let record = Record::new(&self.topology, "watch", standing.state.to_string()).with_plan(&plan);
+        History::default().add(&Record { digest: standing.digest, summary, ..record });
+    }
+
     fn tell(&mut self) {
         let now = self.now();
         let events: Vec<Event> = self.watcher.events().collect();
         for event in &events {
             self.mouth.teller.tell(event, now);
+            self.mouth.tally.note(event, now);
             if let Event::State { from, to } = *event {
                 self.mouth.manager.say(&format!("STATUS={to}"));
                 let reason = self.watcher.standing(now).reason;

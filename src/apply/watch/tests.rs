@@ -7,6 +7,7 @@ use super::event::Event;
 use super::reading::{Finding, Patience, Reading, is_cut_off};
 use super::round::{Draft, Round};
 use super::standing::State;
+use super::tally::Tally;
 use super::{Clock, Content, Limits, Next, Order, Sight, Watcher};
 use crate::apply::NoPlan;
 use crate::kernel::events::{Author, Heard};
@@ -329,6 +330,23 @@ fn what_looks_cut_off_has_to_stay_so() {
     assert_eq!(reading.next(), second(71));
     assert!(settled(&mut reading, 71));
     assert_eq!(reading.read(2, second(110)), Finding::Known);
+}
+
+#[test]
+fn a_thousand_changes_of_one_object_are_one_line() {
+    let mut tally = Tally::default();
+    assert_eq!(tally.due(), None);
+    let mut entries = Vec::new();
+    for at in 0..100_000 {
+        let objects = vec!["host/bridge/br0".to_owned()];
+        tally.note(&Event::Changed { corrective: 1, intentional: 0, objects, took_ms: 1 }, second(at));
+        if tally.due().is_some_and(|due| due <= second(at)) {
+            entries.extend(tally.take(second(at)));
+        }
+    }
+    assert!(entries.len() < 40, "a day has {} entries", entries.len());
+    assert_eq!(entries[0], ("61 healed, 0 asked for".into(), "~ host/bridge/br0 (61 times)\n".into()));
+    assert!(tally.take(second(100_000)).is_some() && tally.take(second(100_000)).is_none());
 }
 
 #[test]
