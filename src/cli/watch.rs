@@ -33,7 +33,6 @@ use super::failure::Failure;
 use super::load::{self, Loaded, load};
 use super::{Exit, Input};
 use crate::apply::NoPlan;
-use crate::apply::confirm::memory::{self, Memory};
 use crate::apply::history::{History, Record};
 use crate::apply::watch::event::Event;
 use crate::apply::watch::reading::{Finding, Patience, Reading, is_cut_off};
@@ -302,9 +301,6 @@ impl Service {
     /// Follows what the files say if that can be; `asked`: because somebody says so, and not just the files.
     fn understand(&mut self, text: Result<Sources, Failure>, asked: bool) {
         match text.and_then(load::understand) {
-            Ok(loaded) if Memory::default().has(&self.topology, &memory::digest(&loaded.sources)) => {
-                self.watcher.reject("what the files say was rolled back before, or never confirmed".into());
-            }
             Ok(loaded) if loaded.topology.name == self.topology => {
                 let content = Content::new(loaded.topology, loaded.sources);
                 let known = self.watcher.content().filter(|_| !asked);
