@@ -10,6 +10,7 @@ pub mod pace;
 pub mod reading;
 pub mod round;
 pub mod standing;
+pub mod tally;
 
 #[cfg(test)]
 mod tests;

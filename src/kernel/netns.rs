@@ -166,7 +166,11 @@ fn path_of(name: &str) -> Result<PathBuf, KernelError> {
 /// What stands behind a name under [`DIRECTORY`].
 pub fn by_name(name: &str) -> Result<Found, KernelError> {
     let path = path_of(name)?;
-    let Some(file) = open(&path)? else { return Ok(Found::Absent(format!("no namespace is named {name}"))) };
+    let Some(file) = open(&path)? else {
+        // A link that leads nowhere, such as to a process that has ended: its name is taken nevertheless.
+        let linked = fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_symlink());
+        return if linked { Err(not_one(&path)) } else { Ok(Found::Absent(format!("no namespace is named {name}"))) };
+    };
     if is_nsfs(&file, &path)? {
         return network_namespace(file, &path);
     }

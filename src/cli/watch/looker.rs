@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::apply::NoPlan;
 use crate::apply::watch::round::{Draft, Round};
-use crate::apply::watch::{Clock, Order, Sight};
+use crate::apply::watch::{Clock, Content, Order, Sight};
+use crate::cli::confirm;
 use crate::cli::failure::Failure;
 use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
@@ -133,11 +134,21 @@ fn round(kernel: &mut Noting, order: &Order, before: Option<&State>) -> Result<R
     // The lock is taken only to write, and if nobody else has it the draft is as good as made under it: what it
     // deletes is read again before, and what it makes must not be there.
     if let Some(_lock) = lock::acquire(Duration::ZERO).map_err(NoPlan::Unseen)? {
+        may_write(&order.content)?;
         return draft.carry_out(kernel, before);
     }
     let busy = || NoPlan::Unseen(KernelError::Lost(Errno::EWOULDBLOCK));
     let _lock = lock::acquire(LOCK_PATIENCE).map_err(NoPlan::Unseen)?.ok_or_else(busy)?;
+    may_write(&order.content)?;
     Draft::new(kernel, topology, &order.held)?.carry_out(kernel, before)
+}
+
+/// Under the lock: nobody decides meanwhile. What waits to be confirmed is left to whoever confirms it, and what never was
+/// is not tried again.
+fn may_write(content: &Content) -> Result<(), NoPlan> {
+    let name = &content.topology.name;
+    let finding = confirm::undecided(name).or_else(|| confirm::discarded(name, &content.digest));
+    finding.map_or(Ok(()), |finding| Err(NoPlan::Refused(vec![finding].into())))
 }
 
 fn describe(no_plan: &NoPlan, order: &Order) -> String {
