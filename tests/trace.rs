@@ -3,7 +3,10 @@
 mod lab;
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const EXAMPLE: &str = include_str!("../examples/topologies/policies.toml");
 
@@ -123,9 +126,88 @@ fn words_that_mean_nobody_are_told() {
             ("--from web --to api:99999", "does not end with a port"),
             ("--from web --to api:80/gre", "`gre` is no protocol"),
             ("--from 192.0.2.2 --to fd32::10/icmp", "knows no address"),
+            ("--from web --to 255.255.255.255:67/udp", "nobody's own address"),
+            ("--from '' --to '[]:80'", "is no endpoint, container or address"),
         ] {
             let (exit, said) = trace(arguments);
             assert!(exit == 64 && said.contains(told), "{arguments}: {exit} {said}");
+        }
+    });
+}
+
+/// The same packets, as planned and as the kernel tells: the same chains, rules and verdicts.
+#[test]
+fn the_kernel_says_the_same_of_what_is_sent() {
+    with_example(|| {
+        lab::apply(EXAMPLE);
+        lab::serve("api", 8000);
+        lab::serve("web", 80);
+        let before = lab::run("nft list tables");
+        for (arguments, dropped) in [
+            ("--from web --to api:8000", false),
+            ("--from web --to api:80", true),
+            ("--from web --to db/icmp", true),
+            ("-6 --from web --to db/icmp", true),
+            ("--from api --to db:5432", false),
+            ("--from db --to api:53/udp", true),
+            ("-6 --from api --to db:5432/tcp", false),
+            ("--from web --to 192.0.2.2:443", false),
+            ("--from web --to host:22", true),
+            ("--from web --to host/icmp", false),
+            ("--from web --to 192.0.2.1:8080", false),
+            ("--from host --to 127.0.0.1:8080", false),
+            ("--from host --to 192.0.2.1:8080", false),
+            ("--from host --to host:22", false),
+            ("--from host --to web:81", false),
+        ] {
+            let (exit, said) = trace(&format!("--live --format json {arguments}"));
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{arguments}: {said}"));
+            let told = format!("{arguments}: {said:#}");
+            assert_eq!(exit, 0, "{told}");
+            assert_eq!(said["live"]["as_planned"], true, "{told}");
+            assert_eq!((&said["live"]["dropped"], &said["reached"]), (&dropped.into(), &(!dropped).into()), "{told}");
+            let of = |steps: &serde_json::Value| {
+                let steps = steps.as_array().expect("steps").iter();
+                steps.map(|it| (it["chain"].clone(), it["rule"].clone())).collect::<Vec<_>>()
+            };
+            assert_eq!(of(&said["live"]["steps"]), of(&said["steps"]), "{told}");
+        }
+        assert_eq!(before, lab::run("nft list tables"), "no table is left");
+        let (exit, said) = trace("--live --from 192.0.2.2 --to web:80");
+        assert!(exit == 64 && said.contains("nothing can be sent from 192.0.2.2"), "{said}");
+    });
+}
+
+/// Whoever ends the command takes its table away: the kernel does it.
+#[test]
+fn a_kill_leaves_no_table() {
+    with_example(|| {
+        lab::apply(EXAMPLE);
+        let tables = || lab::run("nft list tables");
+        let before = tables();
+        let arguments = ["trace", "--live", "--from", "web", "--to", "api:80", "/run/policies.toml"];
+        for signal in [Signal::SIGKILL, Signal::SIGINT] {
+            let (mut child, mut seen) = (None, false);
+            // One may have ended by itself before it was seen.
+            for _ in 0..20 {
+                let mut own = Command::new(env!("CARGO_BIN_EXE_netrec"))
+                    .args(arguments)
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .expect("netrec");
+                while !seen && own.try_wait().expect("a child").is_none() {
+                    seen = tables().contains("trace-netrec-");
+                }
+                child = Some(own);
+                if seen {
+                    break;
+                }
+            }
+            let mut child = child.expect("a child");
+            assert!(seen, "the table was there");
+            kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it runs");
+            child.wait().expect("it ends");
+            assert_eq!(tables(), before);
         }
     });
 }

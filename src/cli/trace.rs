@@ -1,5 +1,7 @@
 //! `netrec trace`: which rule lets a packet through, or stops it.
 
+mod live;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -19,7 +21,8 @@ use crate::model::trace::{self, Question, Sender, World};
 ///
 /// The rules, sets and maps that an apply would send are done for the first packet of a flow as the kernel does them, one
 /// line a decision: hook, chain, rule, verdict, the elements that it found, and the keys of the topology they come from.
-/// Nothing is sent and nothing is written.
+/// Nothing is sent and nothing is written, but with `--live`: then a table of its own marks the packet, which the kernel
+/// removes with the command.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -27,6 +30,7 @@ Examples:
   netrec trace --from 192.0.2.7 --to host:8080 shop.toml       a published port, from outside
   netrec trace --from web --to '[2001:db8::1]:53/udp' shop.toml
   netrec trace -6 --from web --to db/icmp shop.toml
+  netrec trace --live --from web --to db:5432 shop.toml        send one, and ask the kernel
   netrec trace --exit-code --from web --to host:22 shop.toml   2 if it does not get there")]
 pub(super) struct Trace {
     /// Files, or directories of `*.toml`, that make one topology.
@@ -38,17 +42,28 @@ pub(super) struct Trace {
     /// Who is asked, and for what: `NAME:PORT[/tcp|udp|sctp]` or `NAME/icmp`; NAME as in `--from`.
     #[arg(long, value_name = "NAME:PORT")]
     to: String,
+    #[command(flatten)]
+    family: Family,
+    /// Send such a packet from there, too, and say what the kernel's own trace tells of it. A port that is open is
+    /// connected to and closed again. Not from outside.
+    #[arg(long)]
+    live: bool,
+    /// End with 2 if the packet does not get there.
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    pub(super) output: Output,
+}
+
+/// The family to ask in.
+#[derive(Args, Clone, Copy, Debug)]
+struct Family {
     /// Ask in IPv4. Default: IPv4, or IPv6 where that is all that both have.
     #[arg(short = '4', long, conflicts_with = "ipv6")]
     ipv4: bool,
     /// Ask in IPv6.
     #[arg(short = '6', long)]
     ipv6: bool,
-    /// End with 2 if the packet does not get there.
-    #[arg(long)]
-    exit_code: bool,
-    #[command(flatten)]
-    pub(super) output: Output,
 }
 
 impl Trace {
@@ -58,15 +73,20 @@ impl Trace {
         let prepared = look(&mut Linux::default(), Target::Topology(&loaded.topology))
             .map_err(|no_plan| Failure::unplanned(no_plan, &loaded.sources))?;
         let world = World::new(&loaded.topology, &prepared.desired.state, &prepared.observed);
-        let family = (self.ipv4 || self.ipv6).then_some(self.ipv6);
+        let family = (self.family.ipv4 || self.family.ipv6).then_some(self.family.ipv6);
         let question =
             world.question(&self.from, &self.to, family).map_err(|finding| Failure::new(Exit::Usage, finding))?;
         let traced = world.trace(&question);
+        let live = if self.live { Some(live::Live::of((&world, &loaded.topology), &question, &traced)?) } else { None };
         match self.output.format {
-            Format::Json => output::say_json(&json(&question, &traced, &loaded)),
-            Format::Text => output::say(&text(&question, &traced)),
+            Format::Json => output::say_json(&json(&question, &traced, live.as_ref(), &loaded)),
+            Format::Text => {
+                output::say(&text(&question, &traced));
+                output::say(&live.as_ref().map(live::Live::text).unwrap_or_default());
+            }
         }
-        Ok(if self.exit_code && traced.outcome.is_err() { Exit::Differs } else { Exit::Done })
+        let stopped = traced.outcome.is_err() || live.is_some_and(|live| live.dropped);
+        Ok(if self.exit_code && stopped { Exit::Differs } else { Exit::Done })
     }
 }
 
@@ -124,6 +144,8 @@ struct Traced<'a> {
     reached: bool,
     /// Whom it reached, or what ended it.
     outcome: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<&'a live::Live>,
 }
 
 #[derive(Serialize)]
@@ -142,7 +164,12 @@ struct Key<'a> {
     origin: Origin,
 }
 
-fn json<'a>(question: &Question, traced: &'a trace::Trace, loaded: &'a Loaded) -> Traced<'a> {
+fn json<'a>(
+    question: &Question,
+    traced: &'a trace::Trace,
+    live: Option<&'a live::Live>,
+    loaded: &'a Loaded,
+) -> Traced<'a> {
     let step = |step: &'a trace::Step| {
         let keys = step.keys.iter().map(|key| Key { path: &key.path, origin: key.span.origin(&loaded.sources) });
         let trace::Step { at, chain, rule, verdict, elements, .. } = step;
@@ -163,5 +190,6 @@ fn json<'a>(question: &Question, traced: &'a trace::Trace, loaded: &'a Loaded) -
         steps: traced.steps.iter().map(step).collect(),
         reached: traced.outcome.is_ok(),
         outcome,
+        live,
     }
 }

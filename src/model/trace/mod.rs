@@ -33,6 +33,8 @@ pub struct World<'a> {
 /// How it went.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trace {
+    /// The packet as it was sent; none if it never came as far as a hook.
+    pub sent: Option<Packet>,
     /// What decided something, in order.
     pub steps: Vec<Step>,
     /// Whom it reached, or what ended it; for a person.
@@ -63,17 +65,23 @@ impl<'a> World<'a> {
         Self { topology, desired, observed, firewall: firewall.map(|it| (it, Ruleset::new(it))) }
     }
 
+    /// The rules of a chain of the topology's as nft lists them, in order.
+    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<&str> {
+        self.firewall.iter().flat_map(|(_, rules)| rules.rules(bridge, chain)).collect()
+    }
+
     /// Follows a packet.
     pub fn trace(&self, question: &Question) -> Trace {
         let to = question.to;
         let nowhere: IpAddr = if to.is_ipv6() { [0; 16].into() } else { [0; 4].into() };
-        let mut walk = Walk { world: self, packet: Packet::new(nowhere, to, question.service), steps: Vec::new() };
+        let mut walk =
+            Walk { world: self, packet: Packet::new(nowhere, to, question.service), sent: None, steps: Vec::new() };
         let outcome = match &question.from {
             Sender::Host => walk.host_sends(),
             Sender::Container(netns, source) => walk.container_sends(netns, *source),
             Sender::Outside(source) => walk.outside_sends(*source),
         };
-        Trace { steps: walk.steps, outcome }
+        Trace { sent: walk.sent, steps: walk.steps, outcome }
     }
 
     fn veths(&self) -> impl Iterator<Item = &'a Veth> + use<'a> {
@@ -110,6 +118,7 @@ fn name(veth: &Veth) -> &str {
 struct Walk<'a> {
     world: &'a World<'a>,
     packet: Packet,
+    sent: Option<Packet>,
     steps: Vec<Step>,
 }
 
@@ -136,6 +145,9 @@ impl Walk<'_> {
         self.packet.set_source(source);
         let hop = self.world.route(HOST, None, source);
         let link = hop.ok_or_else(|| self.ended(&format!("the host has no route to {source}")))?.link;
+        if self.world.is_bridge(&link) {
+            return Err(self.ended(&format!("nobody on {link} has {source}")));
+        }
         self.host_takes(&link, false)
     }
 
@@ -276,6 +288,7 @@ impl Walk<'_> {
     /// Asks the rules at a hook, and says what they decided; an error is what ended it.
     fn hook(&mut self, bridge: bool, hook: Hook) -> Result<(), String> {
         let world = self.world;
+        self.sent.get_or_insert_with(|| self.packet.clone());
         if let Some((_, rules)) = &world.firewall {
             let (decisions, passes) = rules.hook(bridge, hook, &mut self.packet, &|address| world.is_local(address));
             let at = format!("{} {}", if bridge { "bridge" } else { "inet" }, hook.word());

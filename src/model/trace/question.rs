@@ -55,6 +55,13 @@ impl World<'_> {
     pub fn question(&self, from: &str, to: &str, ipv6: Option<bool>) -> Result<Question, Diagnostic> {
         let (to, service) = service(to)?;
         let (asks, asked) = (self.party(from)?, self.party(to)?);
+        for party in [&asks, &asked] {
+            if let Party::Address(address) = party
+                && (address.is_multicast() || *address == Ipv4Addr::BROADCAST || address.is_unspecified())
+            {
+                return Err(Diagnostic::new(format!("`{address}` is nobody's own address")).hint(HINT));
+            }
+        }
         let families = [false, true].into_iter().filter(|family| ipv6.is_none_or(|ipv6| ipv6 == *family));
         let mut found = families.filter_map(|ipv6| {
             let from = self.sender(&asks, ipv6)?;

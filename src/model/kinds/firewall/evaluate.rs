@@ -119,6 +119,13 @@ impl Ruleset {
         Self { tables: Skeleton::of(&firewall.table).map(|skeleton| Table::new(&skeleton, firewall)) }
     }
 
+    /// The rules of a chain as nft lists them, in order.
+    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<&str> {
+        let table = self.tables.iter().find(|table| table.bridge == bridge);
+        let chain = table.and_then(|table| table.chains.iter().find(|it| it.name == chain));
+        chain.into_iter().flat_map(|chain| &chain.rules).map(|(text, _)| text.as_str()).collect()
+    }
+
     /// Leads a packet through a hook of the host, or of its bridges: what was decided on the way, and whether it goes on.
     /// `is_local` says which addresses are the host's.
     pub fn hook(

@@ -16,6 +16,7 @@ mod packet;
 mod policies;
 mod rules;
 mod text;
+mod tracing;
 mod wanted;
 mod wire;
 
@@ -26,6 +27,7 @@ pub use self::evaluate::{Decision, Does, Hook, Ruleset};
 pub use self::flows::{Flows, Stale};
 pub use self::packet::{Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
+pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use self::attribute::Attr;
 use self::rules::Skeleton;
