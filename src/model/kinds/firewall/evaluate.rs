@@ -3,14 +3,13 @@
 //! packet is what the rules say, and not what they were meant to say.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 
 use nftables::schema::NfListObject;
 
 use super::attribute::{self, encode};
 use super::elements::Element;
-use super::packet::{Packet, Service};
+use super::packet::{Does, Packet, Service};
 use super::rules::Skeleton;
 use super::wire::{self, Node};
 use super::{Firewall, compile, text};
@@ -40,38 +39,6 @@ impl Hook {
             Self::Forward => "forward",
             Self::Output => "output",
             Self::Postrouting => "postrouting",
-        }
-    }
-}
-
-/// What a rule does with a packet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Does {
-    /// Lets it through this chain.
-    Accept,
-    /// Ends it.
-    Drop,
-    /// Gives it this destination, and lets it through.
-    Dnat(IpAddr, Option<u16>),
-    /// Gives it this source, and lets it through.
-    Snat(IpAddr),
-    /// Gives it the address of the link it leaves by, and lets it through.
-    Masquerade,
-    /// Remembers its answer.
-    Remember,
-}
-
-impl fmt::Display for Does {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Accept => f.write_str("accept"),
-            Self::Drop => f.write_str("drop"),
-            Self::Dnat(IpAddr::V6(address), Some(port)) => write!(f, "dnat to [{address}]:{port}"),
-            Self::Dnat(address, Some(port)) => write!(f, "dnat to {address}:{port}"),
-            Self::Dnat(address, None) => write!(f, "dnat to {address}"),
-            Self::Snat(address) => write!(f, "snat to {address}"),
-            Self::Masquerade => f.write_str("masquerade"),
-            Self::Remember => f.write_str("remember"),
         }
     }
 }
@@ -434,4 +401,78 @@ fn covers(set: &[u8], element: &Element, key: &[u8]) -> Option<Vec<u8>> {
         }
     };
     covered.then(|| node.data.unwrap_or_default().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::kinds::firewall::{Guard, NetworkRules, Publication, SourceNat};
+    use crate::model::values::{Mac, Ports, Protocol};
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn rules() -> Ruleset {
+        let network = NetworkRules {
+            bridge: "br0".into(),
+            subnets: vec!["10.0.0.0/24".parse().expect("a net")],
+            internal: false,
+            ipv4: SourceNat::Masquerade,
+            ipv6: SourceNat::Keep,
+            icc: true,
+            open: false,
+            host_access: false,
+            trusted: Vec::new(),
+        };
+        let publication = |first, last, to: u16, from: Option<&str>| Publication {
+            listen: None,
+            protocol: Protocol::Tcp,
+            ports: Ports { first, last },
+            target: address("10.0.0.2"),
+            first: to,
+            allow_from: from.map(|net| vec![net.parse().expect("a net")]),
+        };
+        let published = [publication(9000, 9010, 9000, None), publication(8000, 8001, 80, Some("192.0.2.0/28"))];
+        let guard = Guard { link: "p0".into(), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: vec![address("10.0.0.2")] };
+        Ruleset::new(&Firewall::new("t", &[network], &published).with(guard.elements()))
+    }
+
+    /// Where a packet from outside to a port of the host goes; none: it is dropped.
+    fn mapped(from: &str, port: u16) -> Option<(IpAddr, Service)> {
+        let host = address("192.0.2.1");
+        let mut packet = Packet::new(address(from), host, Service::Port(Protocol::Tcp, port));
+        packet.iif = "up0".into();
+        let (_, passes) = rules().hook(false, Hook::Prerouting, &mut packet, &|address| address == host);
+        passes.then(|| (packet.destination(), packet.service()))
+    }
+
+    #[test]
+    fn intervals_end_where_they_end() {
+        let port = |port| Service::Port(Protocol::Tcp, port);
+        let (host, inside) = (address("192.0.2.1"), address("10.0.0.2"));
+        for (asked, to) in [(8999, host), (9000, inside), (9010, inside), (9011, host)] {
+            assert_eq!(mapped("198.51.100.1", asked), Some((to, port(asked))));
+        }
+        assert_eq!(mapped("192.0.2.15", 8001), Some((inside, port(81))));
+        assert_eq!(mapped("192.0.2.16", 8001), None, "not of those who may");
+    }
+
+    #[test]
+    fn a_port_sends_as_itself_only() {
+        let group = crate::model::wire::Owner::new("t").group;
+        for (link, mac, source, passes) in [
+            ("p0", 1, "10.0.0.2", true),
+            ("p0", 2, "10.0.0.2", false),
+            ("p0", 1, "10.0.0.3", false),
+            ("p1", 1, "10.0.0.2", false),
+        ] {
+            let mut packet = Packet::new(address(source), address("10.0.0.3"), Service::Echo);
+            (packet.iif, packet.iif_group) = (link.into(), Some(group));
+            packet.set_sender(Mac([2, 0, 0, 0, 0, mac]));
+            assert_eq!(rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1, passes, "{link} {mac} {source}");
+            packet.iif_group = Some(0);
+            assert!(rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1, "no port of ours");
+        }
+    }
 }

@@ -23,9 +23,9 @@ mod wire;
 use nftables::schema::NfListObject;
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
-pub use self::evaluate::{Decision, Does, Hook, Ruleset};
+pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, Stale};
-pub use self::packet::{Packet, Service};
+pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
 pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};

@@ -27,6 +27,38 @@ impl fmt::Display for Service {
     }
 }
 
+/// What a rule does with a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Does {
+    /// Lets it through this chain.
+    Accept,
+    /// Ends it.
+    Drop,
+    /// Gives it this destination, and lets it through.
+    Dnat(IpAddr, Option<u16>),
+    /// Gives it this source, and lets it through.
+    Snat(IpAddr),
+    /// Gives it the address of the link it leaves by, and lets it through.
+    Masquerade,
+    /// Remembers its answer.
+    Remember,
+}
+
+impl fmt::Display for Does {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Dnat(IpAddr::V6(address), Some(port)) => write!(f, "dnat to [{address}]:{port}"),
+            Self::Dnat(address, Some(port)) => write!(f, "dnat to {address}:{port}"),
+            Self::Dnat(address, None) => write!(f, "dnat to {address}"),
+            Self::Snat(address) => write!(f, "snat to {address}"),
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Remember => f.write_str("remember"),
+        }
+    }
+}
+
 /// The first packet of a flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
