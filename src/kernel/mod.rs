@@ -41,6 +41,7 @@ pub mod simulated;
 pub mod stop;
 pub mod sysctl;
 pub mod throwaway;
+pub mod trace;
 
 /// A kernel: Linux, or one that is simulated.
 pub trait Kernel {

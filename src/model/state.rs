@@ -40,9 +40,10 @@ impl State {
     }
 
     /// All of a kind in a namespace.
-    pub fn of_kind(&self, netns: &Text, kind: KindName) -> impl Iterator<Item = &Resource> {
-        let first = ResourceId::new(netns, kind, "");
-        self.resources.range(first..).map_while(move |(id, it)| (id.netns == *netns && id.kind == kind).then_some(it))
+    pub fn of_kind<'a>(&'a self, netns: &str, kind: KindName) -> impl Iterator<Item = &'a Resource> + use<'a> {
+        let netns = Text::from(netns);
+        let first = ResourceId::new(&netns, kind, "");
+        self.resources.range(first..).map_while(move |(id, it)| (id.netns == netns && id.kind == kind).then_some(it))
     }
 
     /// How many resources there are.
