@@ -262,6 +262,11 @@ fn what_others_did_to_links_addresses_and_routes_of_ours_is_mended_or_told() {
         run("netrec apply /run/shop.toml").ends(0);
         assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
 
+        sh("ip -n web link set eth0 group 0");
+        run("netrec apply /run/shop.toml").ends(0);
+        sh("ip -n web link show eth0");
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+
         let address = sh("ip -n web -br -4 address show dev eth0 | awk '{ print $3 }'").trim().to_owned();
         let again = format!("ip -n web address delete {address} dev eth0 && ip -n web address add {address} dev eth0");
         sh(&format!("{again} && ip -n web -6 address flush dev eth0 scope global"));

@@ -346,6 +346,10 @@ impl Service {
         let (done, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(since, _)| *since <= began);
         self.waiting = waiting;
+        if !self.waiting.is_empty() {
+            // Asked after the round had begun and before it looked: nothing else would begin another one.
+            self.watcher.urge(self.now());
+        }
         for (_, answer) in done {
             let _ = answer.send(self.answer(None));
         }

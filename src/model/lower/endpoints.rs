@@ -11,6 +11,7 @@ use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
+use crate::model::observed::ForeignLink;
 use crate::model::resource::{HOST, Resource, Text};
 use crate::model::topology::{Endpoint, Item};
 
@@ -139,7 +140,11 @@ impl<'a> Lowering<'a> {
 
     /// Gives interface names: the user's, then those held, then `eth0`, `eth1`, … by rank.
     fn give_names(&mut self, ports: &mut [Port<'a>]) {
-        let mut taken: BTreeSet<(Text, Text)> = self.observed.foreign.links.keys().cloned().collect();
+        // What bears our mark and was taken out of our group goes when its pair is made anew.
+        let own = |link: &ForeignLink| link.topology.as_ref().is_some_and(|it| **it == *self.topology.name);
+        let links = self.observed.foreign.links.iter();
+        let mut taken: BTreeSet<(Text, Text)> =
+            links.filter(|(_, link)| !own(link)).map(|(place, _)| place.clone()).collect();
         for port in ports.iter_mut() {
             let Some(own) = &port.item.ifname else { continue };
             port.ifname = own.get_ref().as_str().into();
