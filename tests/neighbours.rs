@@ -161,6 +161,56 @@ fn reached(yes: bool, from: &str, to: &str) {
     assert_eq!(lab::ask_tcp(from, to, patience).is_some(), yes, "from {from} to {to}");
 }
 
+#[test]
+fn what_users_drop_is_lost_and_what_they_accept_is_judged_as_ever() {
+    in_private_namespaces(|| {
+        lan();
+        let shop = |publish: &str| topology("shop", 10, publish);
+        applied(&shop(r#""8080:80", "8081:81", "8082:82""#));
+        for port in [80, 81, 82, 90] {
+            lab::serve("shop", port);
+        }
+        run("ip -n lan route add 10.10.0.0/24 via 192.0.2.1; ip -n lan addr add 192.0.2.3/24 dev eth0");
+        let rules = || run("nft -s list table inet netrec-user");
+        assert_eq!(rules().matches("policy accept").count(), 4, "{}", rules());
+        assert!(!rules().lines().any(|line| ["accept", "drop"].contains(&line.trim())), "no rule stands in it");
+
+        // By the port that was published, and by the container's; an accept of what is not published opens nothing.
+        run("nft add rule inet netrec-user prerouting iifname up0 tcp dport 8080 drop
+             nft add rule inet netrec-user forward tcp dport 81 drop
+             nft add rule inet netrec-user forward ip daddr 10.10.0.10 tcp dport 90 accept");
+        let judged = || {
+            reached(false, "lan", "192.0.2.1:8080");
+            reached(false, "lan", "192.0.2.1:8081");
+            reached(true, "lan", "192.0.2.1:8082");
+            reached(false, "lan", "10.10.0.10:90");
+            reached(true, "", "192.0.2.1:8080");
+        };
+        judged();
+
+        let theirs = rules();
+        applied(&shop(r#""8080:80", "8081:81", "8082:82", "8083:83""#));
+        let (exit, said) = netrec("plan --exit-code", &shop(r#""8080:80", "8081:81", "8082:82", "8083:83""#));
+        assert!(exit == 0 && said == "nothing to do\n", "{exit} {said}");
+        judged();
+        let said = netrec("destroy --yes", &shop(r#""8080:80""#));
+        assert!(said.0 == 0 && !said.1.contains("netrec-user"), "{}", said.1);
+        assert_eq!(rules(), theirs);
+        assert_eq!(run("nft list tables").trim(), "table inet netrec-user");
+        applied(&topology("other", 20, ""));
+        applied(&shop(r#""8080:80", "8081:81", "8082:82""#));
+        assert_eq!(rules(), theirs, "also of a topology that comes new to it");
+
+        // A table that a user emptied of its chains is as they want it; one that is gone is made again.
+        run("nft delete table inet netrec-user; nft add table inet netrec-user");
+        let (exit, said) = netrec("plan --exit-code", &shop(r#""8080:80", "8081:81", "8082:82""#));
+        assert!(exit == 0 && said == "nothing to do\n", "{exit} {said}");
+        run("nft delete table inet netrec-user");
+        let said = applied(&shop(r#""8080:80", "8081:81", "8082:82""#));
+        assert!(said.contains("+ host/table/netrec-user  empty, for your rules"), "{said}");
+    });
+}
+
 /// Does what the note about a chain says, as a person would: what stands in backquotes.
 fn follow(said: &str, about: &str) {
     let note = said.lines().find(|line| line.contains(about)).unwrap_or_else(|| panic!("{about}: {said}"));

@@ -32,6 +32,8 @@ pub struct Linux {
     generation: Option<u32>,
     /// Our tables in that look.
     tables: Vec<TableFacts>,
+    /// Whether the table for rules of users was there in that look.
+    user_rules: bool,
 }
 
 impl Kernel for Linux {
@@ -40,8 +42,9 @@ impl Kernel for Linux {
         let mut netfilter = Nft::open().map_err(feature::nftables)?;
         netfilter.generation().map_err(feature::nftables)?;
         let (tables, generation) = netfilter.tables(&scope.owner)?;
+        self.user_rules = netfilter.has_user_rules()?;
         self.tables.clone_from(&tables);
-        facts.tables = tables;
+        (facts.tables, facts.user_rules) = (tables, self.user_rules);
         (facts.chains, facts.topologies) = neighbours::look(&mut netfilter, &scope.owner)?;
         facts.listeners = listeners::all()?;
         self.generation = Some(generation);
@@ -305,7 +308,10 @@ impl Run<'_> {
                 Body::Nft(messages) if messages.is_empty() => Ok(()),
                 // What follows the first transaction of a step only takes out what that one put in.
                 Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
-                Body::Nft(messages) => self.commit(&messages, &mut None),
+                Body::Nft(messages) => {
+                    generation = generation.map(nft::next);
+                    self.commit(&messages, &mut None)
+                }
                 Body::Forget(flows) => conntrack::forget(&flows).map(drop),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
@@ -326,7 +332,7 @@ impl Run<'_> {
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
             let (tables, now) = nft.tables(owner)?;
-            if tables != self.linux.tables {
+            if tables != self.linux.tables || nft.has_user_rules()? != self.linux.user_rules {
                 break;
             }
             *generation = Some(now);

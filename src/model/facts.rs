@@ -20,6 +20,8 @@ pub struct Facts {
     pub sysctls: BTreeMap<(Text, Text), Text>,
     /// Our tables as they are in the kernel.
     pub tables: Vec<TableFacts>,
+    /// Whether the table for rules of users is there.
+    pub user_rules: bool,
     /// Base chains of other tables that could drop what we accept.
     pub chains: Vec<ChainFacts>,
     /// What listens on the host.

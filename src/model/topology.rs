@@ -58,11 +58,14 @@ impl Topology {
         }
     }
 
-    /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`.
+    /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`, and not [`Self::RESERVED`].
     pub fn is_name(name: &str) -> bool {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        (1..=32).contains(&name.len()) && name.bytes().all(plain)
+        (1..=32).contains(&name.len()) && name.bytes().all(plain) && name != Self::RESERVED
     }
+
+    /// No topology has this name: its table would be the one for rules of users.
+    pub const RESERVED: &str = "user";
 
     /// Containers on a network of driver `host`: their namespace is the host's own.
     pub fn on_host(&self) -> BTreeSet<&str> {

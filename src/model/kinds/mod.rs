@@ -114,6 +114,8 @@ kinds! {
     sysctl::Sysctl = "sysctl",
     /// The packet filter of a topology.
     firewall::Firewall = "firewall",
+    /// The table for rules of users.
+    user_rules::UserRules = "table",
 }
 
 impl fmt::Display for KindName {

@@ -11,8 +11,8 @@ use super::{Lowering, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
+use crate::model::kinds::user_rules::UserRules;
 use crate::model::resource::Resource;
-use crate::model::source::Span;
 use crate::model::values::{Ports, Protocol, Publish};
 
 /// Host ports that netrec chooses from: above Linux's default range for outgoing connections (`ip_local_port_range`).
@@ -46,7 +46,8 @@ impl<'a> Lowering<'a> {
         let policies = self.policies(direct, ports, networks);
         let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
-        self.want(Resource::Firewall(firewall), Span { start: origin.start, ..origin });
+        self.want(Resource::Firewall(firewall), origin);
+        self.want(Resource::UserRules(UserRules), origin);
     }
 
     fn claimed(&self) -> Claimed {
