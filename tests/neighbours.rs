@@ -83,6 +83,26 @@ fn whoever_comes_to_a_port_that_is_published_is_told_of() {
 }
 
 #[test]
+fn a_host_port_is_chosen_around_others_and_stays_when_they_go_or_come() {
+    in_private_namespaces(|| {
+        let chosen = |said: &str| {
+            let (_, rest) = said.split_once("publish tcp ").unwrap_or_else(|| panic!("{said}"));
+            rest.split_once(' ').unwrap().0.parse::<u16>().unwrap()
+        };
+        let shop = topology("shop", 10, r#""80""#);
+        let first = chosen(&applied(&shop));
+        assert_eq!(netrec("destroy --yes", &shop).0, 0);
+        let listener = TcpListener::bind(("0.0.0.0", first)).unwrap();
+        let second = chosen(&applied(&shop));
+        assert_eq!(second, first + 1);
+        drop(listener);
+        assert_eq!(netrec("plan --exit-code", &shop), (0, "nothing to do\n".to_owned()));
+        let _late = TcpListener::bind(("0.0.0.0", second)).unwrap();
+        assert_eq!(netrec("plan --exit-code", &shop).0, 0);
+    });
+}
+
+#[test]
 fn a_port_that_another_topology_publishes_is_refused() {
     in_private_namespaces(|| {
         applied(&topology("other", 20, r#""8080:80", "127.0.0.1:9000-9010:9000-9010/udp""#));

@@ -1,5 +1,6 @@
 //! A story told by Linux, in namespaces that the caller has made.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
 use netrec::apply::confirm::{Certainty, roll_back, undo};
@@ -19,6 +20,8 @@ pub(crate) struct OnLinux {
     kernel: Linux,
     shadow: Simulation,
     writes: u64,
+    /// Open for as long as the story is told.
+    listeners: Vec<TcpListener>,
     /// In what the simulated kernel was not as Linux.
     pub differences: String,
 }
@@ -30,7 +33,9 @@ impl OnLinux {
         build(before);
         plant();
         let (kernel, shadow) = (Linux::default(), Simulation::new(before));
-        Self { kernel, shadow, writes: netlink::counters().writes, differences: String::new() }
+        let listen = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).expect("a free port");
+        let listeners = before.listens.iter().map(listen).collect();
+        Self { kernel, shadow, writes: netlink::counters().writes, listeners, differences: String::new() }
     }
 }
 

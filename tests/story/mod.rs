@@ -17,12 +17,13 @@ use netrec::kernel::simulated::Simulated;
 use netrec::model::diagnostic::render;
 use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
-use netrec::model::observed::{ForeignLink, ForeignRoute, Session};
+use netrec::model::observed::{Claim, ForeignLink, ForeignRoute, Session};
 use netrec::model::parse::parse;
 use netrec::model::resource::{HOST, Resource};
 use netrec::model::source::{Source, Sources};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
+use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{ChainFacts, Scope};
 use serde::Deserialize;
 
@@ -42,6 +43,8 @@ pub(crate) struct Before {
     pub routes: Vec<Route>,
     /// Base chains that drop what is forwarded: `family table chain`.
     pub drops: Vec<[String; 3]>,
+    /// Ports of the host that a process listens on, with TCP and at every address.
+    pub listens: Vec<u16>,
     /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
     pub filters_bridged: bool,
     /// Sessions that netrec is run in: where they come from, and our end.
@@ -303,6 +306,7 @@ impl Simulation {
                 rules: Vec::new(),
             });
         }
+        kernel.foreign.claims = before.listens.iter().map(|port| listener(*port)).collect();
         if before.filters_bridged {
             let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };
             for key in FILTERS_BRIDGED {
@@ -311,6 +315,11 @@ impl Simulation {
         }
         Self { kernel }
     }
+}
+
+fn listener(port: u16) -> Claim {
+    let (protocol, ports) = (Protocol::Tcp, Ports { first: port, last: port });
+    Claim { protocol, ipv6: Some(false), address: None, ports, holder: "a process of the host listens".into() }
 }
 
 fn route(destination: ipnet::IpNet, link: &str) -> ForeignRoute {
