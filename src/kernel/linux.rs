@@ -18,7 +18,7 @@ use super::nft::{self, Nft, NftError};
 use super::{Kernel, KernelError, conntrack, feature, listeners, neighbours, read, stop, sysctl};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope, TableFacts};
+use crate::model::wire::{Body, DockerFacts, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope, TableFacts};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
@@ -34,6 +34,8 @@ pub struct Linux {
     tables: Vec<TableFacts>,
     /// Whether the table for rules of users was there in that look.
     user_rules: bool,
+    /// Docker's chains in that look.
+    docker: Vec<DockerFacts>,
 }
 
 impl Kernel for Linux {
@@ -46,6 +48,8 @@ impl Kernel for Linux {
         self.tables.clone_from(&tables);
         (facts.tables, facts.user_rules) = (tables, self.user_rules);
         (facts.chains, facts.topologies) = neighbours::look(&mut netfilter, &scope.owner)?;
+        facts.docker = neighbours::docker(&mut netfilter)?;
+        self.docker.clone_from(&facts.docker);
         facts.listeners = listeners::all()?;
         self.generation = Some(generation);
         self.containers = scope.containers.clone();
@@ -332,7 +336,8 @@ impl Run<'_> {
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
             let (tables, now) = nft.tables(owner)?;
-            if tables != self.linux.tables || nft.has_user_rules()? != self.linux.user_rules {
+            let others = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
+            if tables != self.linux.tables || others != (self.linux.user_rules, self.linux.docker.clone()) {
                 break;
             }
             *generation = Some(now);

@@ -10,6 +10,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, Soc
 use nix::sys::time::TimeVal;
 
 use super::netlink;
+use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
 use crate::model::kinds::user_rules::UserRules;
 use crate::model::wire::{ChainFacts, NftMessage, Owner, TableFacts};
@@ -260,6 +261,13 @@ impl Nft {
     pub fn has_user_rules(&mut self) -> Result<bool, NftError> {
         let by_name = nla(1, &[UserRules::TABLE.as_bytes(), &[0]].concat());
         self.one((GET_TABLE, 0), INET, &by_name).map(|own| own.is_some())
+    }
+
+    /// Whether docker's chain for rules of users is there, in `ip` or `ip6`.
+    pub(super) fn has_docker_user(&mut self, ipv6: bool) -> Result<bool, NftError> {
+        let name = |kind, name: &str| nla(kind, &[name.as_bytes(), &[0]].concat());
+        let chain = [name(1, DockerUser::TABLE), name(3, DockerUser::CHAIN)].concat();
+        self.one((GET_CHAIN, 0), if ipv6 { 10 } else { 2 }, &chain).map(|chain| chain.is_some())
     }
 
     /// Asks for what may not be there.

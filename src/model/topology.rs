@@ -31,6 +31,8 @@ pub struct Topology {
     pub policies: Vec<Item<Policy>>,
     /// How many networks, containers and endpoints one apply may remove; none: as the rails say.
     pub allow_deletes: Option<Item<u32>>,
+    /// Whether docker's chain for rules of users accepts what is forwarded.
+    pub docker_user: Option<Item<bool>>,
     /// What was renamed.
     pub moved: Vec<Item<Moved>>,
 }
@@ -116,6 +118,10 @@ pub struct File {
     /// 30 % of those that are there, and never two or more that are all endpoints of a network.
     #[schemars(with = "Option<u32>")]
     pub allow_deletes: Option<Spanned<u32>>,
+    /// true: accepts for the networks go into docker's chain `DOCKER-USER`, where docker drops what is forwarded, as long
+    /// as the chain is there: what comes to them, and what leaves by the host's default routes. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub docker_user: Option<Spanned<bool>>,
     /// What was renamed since it was made: it lives on under its new name. An entry can go once it was applied.
     #[schemars(with = "Vec<Moved>")]
     pub moved: Vec<Spanned<Moved>>,

@@ -140,6 +140,11 @@ fn build(before: &Before) {
         let learnt = if route.learnt { "proto ra" } else { "" };
         sh(&format!("ip {inside} route add {} {via} dev {} table {} {learnt}", route.to, route.link, route.table));
     }
+    if before.docker {
+        sh("nft add table ip filter; nft add chain ip filter DOCKER-USER
+            nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+            nft add rule ip filter FORWARD counter jump DOCKER-USER");
+    }
     for [family, table, chain] in &before.drops {
         let hook = "{ type filter hook forward priority 0; policy drop; }";
         sh(&format!("nft add table {family} {table} && nft 'add chain {family} {table} {chain} {hook}'"));

@@ -43,6 +43,8 @@ pub(crate) struct Before {
     pub routes: Vec<Route>,
     /// Base chains that drop what is forwarded: `family table chain`.
     pub drops: Vec<[String; 3]>,
+    /// Whether docker is there, with its chain for rules of users and its drop in IPv4.
+    pub docker: bool,
     /// Ports of the host that a process listens on, with TCP and at every address.
     pub listens: Vec<u16>,
     /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
@@ -224,7 +226,11 @@ fn chapter_text<T: Teller>(
     if !prepared.diff.is_empty() {
         *before = Some(undo(&prepared, target).0);
         teller.planned(target, &prepared);
-        match execute(teller.kernel(), target, prepared.clone(), &mut |_, _| {}) {
+        // What was rolled back has other handles now, so it is planned from a look of its own; settings are as they were.
+        let looked = prepare_within(teller.kernel(), target, &allowance).ok();
+        let looked = looked.filter(|looked| text(&looked.diff) == text(&prepared.diff));
+        let looked = looked.unwrap_or_else(|| prepared.clone());
+        match execute(teller.kernel(), target, looked, &mut |_, _| {}) {
             Ok(report) => told += &outcome(&report),
             Err(no_plan) => told += &rejected(&no_plan, sources),
         }
@@ -306,6 +312,7 @@ impl Simulation {
                 rules: Vec::new(),
             });
         }
+        kernel.foreign.docker.extend(before.docker.then_some((false, None)));
         kernel.foreign.claims = before.listens.iter().map(|port| listener(*port)).collect();
         if before.filters_bridged {
             let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };

@@ -116,6 +116,8 @@ kinds! {
     firewall::Firewall = "firewall",
     /// The table for rules of users.
     user_rules::UserRules = "table",
+    /// Accepts in docker's chain for rules of users.
+    docker_user::DockerUser = "docker-user",
 }
 
 impl fmt::Display for KindName {
