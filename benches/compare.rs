@@ -110,8 +110,11 @@ fn main() -> ExitCode {
 
 /// One run in a process with namespaces of its own; none, and a word about it, if it failed.
 fn outside(tool: Tool, size: usize) -> Option<Run> {
+    // A daemon and what it has started end with the first process of their namespace.
+    let processes: &[&str] = if tool.is_daemon() { &["--pid", "--fork", "--kill-child", "--mount-proc"] } else { &[] };
     let output = Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private"])
+        .args(processes)
         .arg(std::env::current_exe().expect("this program"))
         .args(["--inside", tool.name(), &size.to_string()])
         .output()

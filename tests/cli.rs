@@ -202,10 +202,10 @@ fn nothing_is_touched_and_programs_are_told_why() {
 #[test]
 fn a_name_that_is_taken_is_refused_and_what_is_lost_on_the_way_out_is_told() {
     with_shop(|| {
-        sh("mkdir -p /run/netrec /run/netns/folder && touch /run/netns/file");
+        sh("mkdir -p /run/netrec /run/netns/folder && touch /run/netns/file && ln -s /proc/0/ns/net /run/netns/link");
         let before = snapshot();
-        for (name, why) in [("file", "is a file with no namespace behind it"), ("folder", "is not a network namespace")]
-        {
+        let not_one = "is not a network namespace";
+        for (name, why) in [("file", "is a file with no namespace behind it"), ("folder", not_one), ("link", not_one)] {
             fs::write("/run/shop.toml", SHOP.replace("\"web\"\n[endpoints", &format!("\"{name}\"\n[endpoints")))
                 .expect("ours");
             let refused = run("netrec apply /run/shop.toml").ends(4).err;

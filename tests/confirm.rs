@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
+mod watched;
 mod world;
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use watched::{FILE, SHOP, Watcher};
 
 const NETREC: &str = env!("CARGO_BIN_EXE_netrec");
 
@@ -166,7 +170,7 @@ fn the_session_is_found_without_the_environment() {
         exits(0, &["apply", "/run/open.toml"]);
         // As an SSH server and sudo: the connection is held by a process above netrec, which is told nothing of it.
         world::sh(&format!(
-            "timeout 60 socat TCP-LISTEN:2222,reuseaddr EXEC:'{NETREC} apply /run/bad.toml',stderr >/run/log 2>&1 &
+            "timeout 60 socat -t 60 TCP-LISTEN:2222,reuseaddr EXEC:'{NETREC} apply /run/bad.toml',stderr >/run/log 2>&1 &
              until ss -Hltn 'sport = :2222' | grep -q .; do sleep 0.05; done
              timeout 60 ip netns exec c socat -u TCP:10.1.0.1:2222 - >/run/said || true"
         ));
@@ -211,7 +215,7 @@ fn the_history_tells_what_was_done_and_nothing_of_what_was_not() {
         exits(0, &["rollback"]);
         let told = exits(0, &["history", "t"]);
         let results: Vec<&str> = told.lines().filter_map(|line| line.rsplit("  ").next()).collect();
-        assert_eq!(results, ["done", "to be confirmed", "rolled back"], "{told}");
+        assert_eq!(results, ["done", "to be confirmed", "rolled back: `netrec rollback` was run"], "{told}");
         let file = "/var/lib/netrec/history";
         fs::write(file, fs::read_to_string(file).unwrap().replacen("apply", "apple", 1)).unwrap();
         let told = exits(0, &["history", "--format", "json"]);
@@ -219,5 +223,47 @@ fn the_history_tells_what_was_done_and_nothing_of_what_was_not() {
         fs::remove_dir_all("/var/lib/netrec").unwrap();
         assert_eq!(exits(0, &["history"]), "");
         exits(0, &["plan", "--exit-code", "/run/good.toml"]);
+    });
+}
+
+#[test]
+fn a_watcher_leaves_alone_what_waits_and_does_not_retry_what_went_back() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &[]);
+        let mtu = || world::sh("ip -o link show br-front");
+        let is = |wanted: u32| mtu().contains(&format!("mtu {wanted} "));
+        let applied_meanwhile = |mtu: u32| {
+            exits(0, &["suspend", FILE]);
+            fs::write(FILE, SHOP.replace("mtu = 1500", &format!("mtu = {mtu}"))).unwrap();
+            exits(0, &["apply", FILE, "--confirm", "1h"]);
+            assert!(is(mtu));
+            world::sh("ip link set br-front mtu 1300");
+        };
+        let degraded = |why: &str| {
+            let standing = watcher.until(|standing| standing["state"] == "degraded");
+            assert!(standing["reason"].as_str().unwrap().contains(why), "{standing}");
+        };
+        applied_meanwhile(1400);
+        exits(0, &["resume", FILE]);
+        degraded("waits to be confirmed");
+        let said = exits(0, &["status", FILE]);
+        assert!(said.contains("\nto be confirmed until ") && said.contains("applied by "), "{said}");
+        assert!(is(1300), "it is not the watcher's to change: {}", mtu());
+        exits(0, &["confirm"]);
+        watcher.signal(Signal::SIGHUP);
+        waits_for("what was confirmed is kept up", || is(1400));
+
+        applied_meanwhile(1450);
+        exits(0, &["rollback"]);
+        exits(0, &["resume", FILE]);
+        degraded("never confirmed");
+        world::sh("ip link set br-front mtu 1300");
+        waits_for("what was good is kept up", || is(1400));
+        let said = exits(0, &["status", FILE]);
+        assert!(said.contains(" was rolled back: `netrec rollback` was run\n"), "{said}");
+        exits(4, &["apply", FILE]);
+        exits(0, &["apply", FILE, "--retry"]);
+        assert!(is(1450));
+        watcher.until(|standing| standing["state"] == "in_sync");
     });
 }

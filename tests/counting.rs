@@ -18,9 +18,11 @@ use std::time::Duration;
 use netrec::apply::rails::Allowance;
 use netrec::apply::{Target, execute, prepare_within};
 use netrec::kernel::linux::Linux;
+use netrec::kernel::memory::Disturbed;
 use netrec::kernel::netlink::{Counters, counters};
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
+use netrec::model::wire::NetnsRef;
 use world::sh;
 
 /// The counters are one for the process.
@@ -111,6 +113,39 @@ fn what_is_said_is_what_changes() {
         let (set_up, of) = (many[0].1, many[0].1.writes - few[0].1.writes);
         // A namespace, its lo, three for the pair's two ends, its going up, two addresses, two routes.
         assert_eq!(of, 20 * 10, "{set_up:?}");
+    });
+}
+
+/// What a watcher says to see that a route has gone, and to put it back: where nothing was announced nothing is asked.
+#[test]
+fn what_is_healed_is_asked_for_where_it_was_announced() {
+    alone(|| {
+        let heal = |endpoints: usize| {
+            let topology = parse(&[Source::new("w.toml", workload::topology(endpoints))]).unwrap();
+            let target = Target::Topology(&topology);
+            let mut kernel = Linux::remembering();
+            kernel.disturb(&Disturbed::anywhere());
+            let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+            assert!(execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap().is_converged());
+            let before = counters().messages;
+            assert!(prepare_within(&mut kernel, target, &Allowance::granted()).unwrap().diff.is_empty());
+            let idle = counters().messages - before;
+            sh("ip -n c0 route delete default");
+            let before = counters().messages;
+            let namespaces = [NetnsRef::Named("c0".into())].into();
+            kernel.disturb(&Disturbed { namespaces, ..Disturbed::default() });
+            let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+            assert_eq!(prepared.diff.len(), 1, "{:?}", prepared.diff);
+            assert!(execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap().is_converged());
+            let said = counters().messages - before;
+            let whole = prepare_within(&mut Linux::default(), target, &Allowance::granted()).unwrap();
+            assert!(whole.diff.is_empty(), "a whole look agrees: {:?}", whole.diff);
+            destroy();
+            (idle, said)
+        };
+        let (few, many) = (heal(10), heal(60));
+        println!("{few:?} and {many:?} messages");
+        assert_eq!(few, many);
     });
 }
 

@@ -12,7 +12,7 @@ mod world;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netrec::kernel::netlink::{Protocol, Socket, counters};
-use netrec::kernel::{KernelError, read};
+use netrec::kernel::{KernelError, ask};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use world::sh;
@@ -33,7 +33,7 @@ fn what_is_said_is_counted_and_interrupted_dumps_are_never_handed_over() {
         let after = counters();
         assert_eq!((after.sends - before.sends, after.messages - before.messages), (3, 130));
         assert_eq!(after.writes - before.writes, 130);
-        read::links(&mut socket).unwrap();
+        ask::links(&mut socket).unwrap();
         assert_eq!(counters().writes, after.writes, "a look writes nothing");
 
         sh("for n in $(seq 300); do echo link add stay$n type bridge; done | ip -batch -");
@@ -46,7 +46,7 @@ fn what_is_said_is_counted_and_interrupted_dumps_are_never_handed_over() {
                 }
             });
             for _ in 0..400 {
-                match read::links(&mut socket) {
+                match ask::links(&mut socket) {
                     Ok(links) => {
                         whole += 1;
                         assert_eq!(links.iter().filter(|link| link.name.starts_with("stay")).count(), 300);

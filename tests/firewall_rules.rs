@@ -23,8 +23,11 @@ use netrec::model::wire::{Body, Facts, NetnsFacts, Owner, TableFacts};
 fn observe(nft: &mut Nft) -> Option<Firewall> {
     let owner = Owner::new("shop");
     let (tables, _) = nft.tables(&owner).unwrap();
-    let facts =
-        Facts { tables, namespaces: BTreeMap::from([("host".into(), NetnsFacts::default())]), ..Facts::default() };
+    let facts = Facts {
+        tables,
+        namespaces: BTreeMap::from([("host".into(), NetnsFacts::default().into())]),
+        ..Facts::default()
+    };
     let mut found = Firewall::observe(&facts, &owner);
     assert!(found.len() <= 1);
     found.pop()

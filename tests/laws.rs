@@ -129,7 +129,7 @@ fn forwarding_begins_after_the_drops_stand_and_learnt_routes_are_safe() {
     for (key, value) in
         [("net.ipv4.ip_forward", "0"), ("net.ipv6.conf.all.forwarding", "0"), ("net.ipv6.conf.up0.accept_ra", "1")]
     {
-        observed.ours.insert(Resource::Sysctl(Sysctl { netns: HOST.into(), key: key.into(), value: value.into() }));
+        observed.ours.insert(Sysctl { netns: HOST.into(), key: key.into(), value: value.into() }.into());
     }
     let desired = lower(&topology, &observed).unwrap();
     let steps = plan(&diff(&desired.state, &observed.ours)).unwrap().steps;

@@ -1,14 +1,15 @@
-//! `netrec watch` on the real kernel: every drift is healed, every saved content is followed once, nothing bad that
-//! happens to the files deletes anything, nobody is fought, and whoever asks is told.
+//! `netrec watch` on the real kernel: every drift is healed, nobody is fought, and whoever asks is told.
+
+#![allow(clippy::print_stderr, reason = "what is measured is for people")]
 
 mod watched;
 mod world;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -52,101 +53,16 @@ fn every_drift_is_healed() {
     });
 }
 
-#[test]
-fn every_way_to_save_is_followed_once() {
-    world::run(|| {
-        let watcher = Watcher::of(SHOP, &["--poll-every", "1h"]);
-        let mut mtu = 1400;
-        let mut saved = |way: &str, save: &dyn Fn(&str)| {
-            mtu += 1;
-            let (accepted, rejected) = (watcher.counter("accepted"), watcher.counter("rejected"));
-            save(&SHOP.replace("mtu = 1500", &format!("mtu = {mtu}")));
-            watcher.until(|_| sh("ip link show br-front").contains(&format!(" mtu {mtu} ")));
-            // Long enough for whatever would follow.
-            std::thread::sleep(Duration::from_millis(500));
-            assert_eq!(watcher.counter("accepted"), accepted + 1, "{way}");
-            assert_eq!(watcher.counter("rejected"), rejected, "{way}");
-        };
-        for _ in 0..2 {
-            saved("in place", &|text| fs::write(FILE, text).unwrap());
-            saved("by rename", &|text| {
-                fs::write("/run/files/.new", text).unwrap();
-                fs::rename("/run/files/.new", FILE).unwrap();
-            });
-            saved("deleted and made again", &|text| {
-                fs::remove_file(FILE).unwrap();
-                std::thread::sleep(Duration::from_millis(50));
-                fs::write(FILE, text).unwrap();
-            });
-            saved("piece by piece", &|text| {
-                let mut file = fs::File::create(FILE).unwrap();
-                for piece in text.as_bytes().chunks(100) {
-                    file.write_all(piece).unwrap();
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            });
-            saved("by another link", &|text| {
-                let name = format!("/run/files/{}", text.len() + sh("ls /run/files").len());
-                fs::write(&name, text).unwrap();
-                symlink(&name, "/run/files/.link").unwrap();
-                fs::rename("/run/files/.link", FILE).unwrap();
-            });
-            saved("as Kubernetes does", &|text| {
-                let folder = format!("/run/files/..{}", sh("ls -a /run/files | wc -l").trim());
-                fs::create_dir(&folder).unwrap();
-                fs::write(format!("{folder}/shop.toml"), text).unwrap();
-                symlink(&folder, "/run/files/..data_tmp").unwrap();
-                fs::rename("/run/files/..data_tmp", "/run/files/..data").unwrap();
-                if fs::read_link(FILE).is_ok_and(|target| !target.ends_with("..data/shop.toml")) {
-                    symlink("..data/shop.toml", "/run/files/.link").unwrap();
-                    fs::rename("/run/files/.link", FILE).unwrap();
-                }
-            });
-            fs::remove_file(FILE).unwrap();
-        }
-    });
-}
-
-#[test]
-fn whatever_becomes_of_the_file_nothing_is_deleted() {
-    world::run(|| {
-        let watcher = Watcher::of(SHOP, &[]);
-        let before = settled();
-        let spoil: [(&str, &dyn Fn()); 8] = [
-            ("empty", &|| fs::write(FILE, "").unwrap()),
-            ("half", &|| fs::write(FILE, &SHOP[..SHOP.len() / 2]).unwrap()),
-            ("nonsense", &|| fs::write(FILE, [0xff; 100]).unwrap()),
-            ("gone", &|| ()),
-            ("a directory", &|| fs::create_dir(FILE).unwrap()),
-            ("a pipe", &|| drop(sh(&format!("mkfifo {FILE}")))),
-            ("a link to itself", &|| symlink("shop.toml", FILE).unwrap()),
-            ("too long", &|| drop(sh(&format!("truncate -s 10G {FILE}")))),
-        ];
-        for (what, spoil) in spoil {
-            sh(&format!("rm -rf {FILE}"));
-            spoil();
-            let standing = watcher.until(|standing| standing["state"] == "degraded");
-            assert!(standing["reason"].as_str().unwrap().contains("shop"), "{what}: {standing}");
-            sh(&format!("rm -rf {FILE}"));
-            fs::write(FILE, SHOP).unwrap();
-            watcher.until(|standing| standing["state"] == "in_sync");
-            is_as(&before);
-        }
-        // Of another topology: what is watched would be left to nobody.
-        fs::write(FILE, SHOP.replace("\"shop\"", "\"other\"")).unwrap();
-        let standing = watcher.until(|standing| standing["state"] == "degraded");
-        assert!(standing["reason"].as_str().unwrap().contains("topology other"), "{standing}");
-        sh("ip link delete br-front");
-        is_as(&before);
-        assert_eq!(watcher.counter("intentional"), watcher.standing().unwrap()["resources"].as_u64().unwrap());
-    });
-}
+/// Seconds of a fight; `NETREC_FIGHT=60 cargo test --test watch a_fighter -- --nocapture` is the full size, in which what
+/// the watcher takes of a processor counts, too.
+const FIGHT: u64 = 3;
 
 #[test]
 fn a_fighter_is_named_and_left_alone() {
     world::run(|| {
         let watcher = Watcher::of(SHOP, &[]);
         let before = settled();
+        let told = watcher.events().lines().count();
         let mut fighter = Command::new("sh")
             .args(["-c", "while :; do ip -n api route delete default 2>/dev/null; sleep 0.1; done"])
             .spawn()
@@ -154,12 +70,19 @@ fn a_fighter_is_named_and_left_alone() {
         watcher.until(|standing| standing["state"] == "contested");
         sh("ip link delete br-front");
         wait_for(has_bridge).expect("all else is healed");
-        let looks = watcher.counter("looks");
-        std::thread::sleep(Duration::from_secs(3));
-        let more = watcher.counter("looks") - looks;
-        assert!(more < 20, "{more} looks in three seconds");
+        let seconds = std::env::var("NETREC_FIGHT").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(FIGHT);
+        let (looks, taken) = (watcher.counter("looks"), watcher.processor());
+        std::thread::sleep(Duration::from_secs(seconds));
+        let looks = watcher.counter("looks") - looks;
+        let taken = watcher.processor().saturating_sub(taken);
+        // A hundredth of a fight of some seconds is ten times as many milliseconds.
+        let percent = taken.as_millis() / u128::from(10 * seconds);
+        assert!(looks < 7 * seconds, "{looks} looks in {seconds} seconds");
         let events = watcher.events();
-        assert!(events.lines().count() <= 15, "{events}");
+        let lines = events.lines().count() - told;
+        eprintln!("a fight of {seconds} s: {lines} lines, {looks} looks, {percent} % of a processor");
+        assert!(lines <= 10, "{events}");
+        assert!(seconds == FIGHT || percent < 2);
         let contested = events.lines().find(|line| line.contains("contested")).unwrap();
         assert!(contested.contains("api/route/0.0.0.0/0"), "{contested}");
         fighter.kill().unwrap();
@@ -245,8 +168,19 @@ fn killed_and_started_again_it_goes_on() {
             is_as(&before);
         }
         is_as(&before);
+        for _ in 0..3 {
+            let corrective = watcher.counter("corrective");
+            sh("ip link set br-front mtu 1400");
+            watcher.until(|standing| standing["counters"]["corrective"].as_u64().unwrap() > corrective);
+        }
+        watcher.until(|standing| standing["state"] == "in_sync");
         watcher.end();
         assert_eq!(sh("ls /run/netrec").trim(), "shop.lock");
+        let history = sh(&format!("{NETREC} history shop --format json"));
+        let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+        let [entry] = history["records"].as_array().unwrap().as_slice() else { panic!("{history:#}") };
+        assert_eq!((&entry["command"], &entry["result"]), (&"watch".into(), &"in sync".into()), "{entry:#}");
+        assert!(entry["plan"].to_string().contains("br-front (3 times)"), "{entry:#}");
     });
 }
 
@@ -392,19 +326,21 @@ fn what_is_watched_is_applied_by_its_watcher() {
     });
 }
 
-/// How many looks a long life has; each with ten announcements. `NETREC_SOAK=100000` is the full size.
-const LOOKS: u32 = 300;
+/// How many looks a long life has; each with ten announcements and more. The full size is
+/// `NETREC_SOAK=100000 cargo test --release --test watch a_long_life -- --nocapture`, which takes a quarter of an hour.
+const LOOKS: u64 = 300;
 
 #[test]
 fn a_long_life_in_short() {
     world::run(|| {
         let looks = std::env::var("NETREC_SOAK").ok().and_then(|looks| looks.parse().ok()).unwrap_or(LOOKS);
         let watcher = Watcher::of(SHOP, &[]);
-        fs::write("/run/batch", "address add 192.0.2.1/32 dev lo\naddress delete 192.0.2.1/32 dev lo\n".repeat(5))
-            .unwrap();
-        let live = |looks: u32| {
-            for _ in 0..looks {
-                sh("ip -batch /run/batch");
+        let batch = "address add 192.0.2.1/32 dev lo\naddress delete 192.0.2.1/32 dev lo\n".repeat(5);
+        let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut live = |looks: u64| {
+            let enough = watcher.counter("looks") + looks;
+            while watcher.counter("looks") < enough {
+                ip.stdin.as_mut().unwrap().write_all(batch.as_bytes()).unwrap();
                 watcher.ask(r#"{"version":1,"do":"apply"}"#).unwrap();
             }
             let status = fs::read_to_string(format!("/proc/{}/status", watcher.child.id())).unwrap();
@@ -417,10 +353,14 @@ fn a_long_life_in_short() {
             let fds = (0..20).map(|_| (std::thread::sleep(Duration::from_millis(10)), fds()).1).min().unwrap();
             (number("VmRSS"), number("Threads"), fds)
         };
-        let (warm, threads, fds) = live(looks / 3);
+        let (warm, threads, fds) = live(looks / 10);
         let (later, more_threads, more_fds) = live(looks);
+        let (looks_made, announcements) = (watcher.counter("looks"), watcher.counter("announcements"));
+        eprintln!("{looks_made} looks, {announcements} announcements: {warm} kB, later {later} kB; {fds} descriptors");
         assert!(later <= warm + warm / 20, "{warm} kB grew to {later} kB");
         assert_eq!((more_threads, more_fds), (threads, fds));
-        assert!(watcher.counter("announcements") > u64::from(looks) * 10);
+        drop(ip.stdin.take());
+        assert!(ip.wait().unwrap().success());
+        assert!(announcements > looks * 10);
     });
 }

@@ -62,17 +62,18 @@ pub(super) type Run = BTreeMap<Phase, Figures>;
 pub(super) fn inside(tool: Tool, size: usize) -> Run {
     sh("mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/bench && ip link set lo up");
     tool.prepare(size);
-    let mut run = Run::new();
+    let (mut run, idle) = (Run::new(), links());
     for phase in Phase::ALL {
         let Some(command) = tool.command(phase, size) else { continue };
-        let mut figures = timed(command, phase);
+        let mut figures = timed(command, (phase == Phase::Down).then_some(idle));
         figures.packets = settle() as f64;
         run.insert(phase, figures);
     }
     run
 }
 
-fn timed(mut command: Command, phase: Phase) -> Figures {
+/// Runs a command; where a number of links is given, until no more are left.
+fn timed(mut command: Command, left: Option<usize>) -> Figures {
     let used = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("our own children");
         let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
@@ -81,10 +82,8 @@ fn timed(mut command: Command, phase: Phase) -> Figures {
     let ((before, _), start) = (used(), Instant::now());
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("the tool starts");
     assert!(status.success(), "{command:?} ended with {status}");
-    if phase == Phase::Down {
-        while links() > 1 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    while left.is_some_and(|left| links() > left) {
+        std::thread::sleep(Duration::from_millis(1));
     }
     let (wall, (after, peak)) = (start.elapsed(), used());
     Figures { wall: wall.as_secs_f64() * 1e3, cpu: after - before, peak, packets: 0.0 }

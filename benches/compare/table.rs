@@ -67,11 +67,29 @@ impl Results {
                 Some(with_ratio(milliseconds(wall), self.ratio(subject, phase, |figures| figures.wall)))
             });
         }
+        text += &self.table(
+            "Power with which the set-up's time, and its processor time, grow from the size before",
+            |subject| {
+                let [wall, cpu] = [|figures: &Figures| figures.wall, |figures: &Figures| figures.cpu]
+                    .map(|figure| self.growth(subject, Phase::Up, figure));
+                Some(if subject.tool.is_daemon() {
+                    format!("{:.2}", wall?)
+                } else {
+                    format!("{:.2}, {:.2}", wall?, cpu?)
+                })
+            },
+        );
         text += &self.table("Processor time of the set-up", |subject| {
+            if subject.tool.is_daemon() {
+                return None;
+            }
             let cpu = self.median(subject, Phase::Up, |figures| figures.cpu)?;
             Some(with_ratio(milliseconds(cpu), self.ratio(subject, Phase::Up, |figures| figures.cpu)))
         });
         text += &self.table("Largest process of the set-up", |subject| {
+            if subject.tool.is_daemon() {
+                return None;
+            }
             self.median(subject, Phase::Up, |figures| figures.peak).map(|peak| format!("{peak:.1} MiB"))
         });
         text += &self.table("Packets delivered after the set-up, until it is quiet", |subject| {
@@ -123,6 +141,14 @@ impl Results {
 
     fn median(&self, subject: &Subject, phase: Phase, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
         median(self.runs.get(subject)?.values().filter_map(|run| run.get(&phase)).map(figure).collect())
+    }
+
+    /// The power of growth from the next smaller size that the tool was measured at: 1 is linear.
+    fn growth(&self, subject: &Subject, phase: Phase, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
+        let smaller = Subject { size: 0, ..*subject }..*subject;
+        let (before, _) = self.runs.range(smaller).next_back()?;
+        let times = self.median(subject, phase, &figure)? / self.median(before, phase, &figure)?;
+        Some(times.ln() / (subject.size as f64 / before.size as f64).ln())
     }
 
     /// Median of the ratios to the base's run of the same round; none for a base itself.

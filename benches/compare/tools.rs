@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::measure::Phase;
 use super::workload;
@@ -24,6 +24,8 @@ pub(super) enum Tool {
     Netavark,
     /// The CNI plugins bridge and portmap, one process each a container.
     Cni,
+    /// Docker's engine, the network part alone: containers that run already are connected to a network.
+    Docker,
     /// On nmstate's shape, which is all in one namespace: `ip -batch`.
     PairsOperator,
     /// netrec, with the far ends in one container.
@@ -34,12 +36,13 @@ pub(super) enum Tool {
 
 impl Tool {
     /// All of them, the measure of all others first.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Floor,
         Self::Netrec,
         Self::Operator,
         Self::Netavark,
         Self::Cni,
+        Self::Docker,
         Self::PairsOperator,
         Self::PairsNetrec,
         Self::PairsNmstate,
@@ -53,6 +56,7 @@ impl Tool {
             Self::Operator => "ip+nft",
             Self::Netavark => "netavark",
             Self::Cni => "cni",
+            Self::Docker => "docker",
             Self::PairsOperator => "pairs:ip",
             Self::PairsNetrec => "pairs:netrec",
             Self::PairsNmstate => "pairs:nmstatectl",
@@ -77,7 +81,7 @@ impl Tool {
         match self {
             Self::Floor | Self::Netrec => usize::MAX,
             Self::Operator => 1_000,
-            Self::Netavark | Self::Cni | Self::PairsOperator | Self::PairsNetrec | Self::PairsNmstate => 100,
+            _ => 100,
         }
     }
 
@@ -88,11 +92,17 @@ impl Tool {
             Self::Operator => on_path("ip").is_some() && on_path("nft").is_some(),
             Self::Netavark => on_path("netavark").is_some(),
             Self::Cni => plugins().is_some(),
+            Self::Docker => ["dockerd", "docker", "busybox"].into_iter().all(|program| on_path(program).is_some()),
             Self::PairsOperator | Self::PairsNetrec | Self::PairsNmstate => on_path("nmstatectl").is_some(),
         }
     }
 
-    /// Writes its inputs; not part of any time.
+    /// Whether a daemon does the work: what that takes is not seen in the figures of the processes that ask it.
+    pub(super) fn is_daemon(self) -> bool {
+        self == Self::Docker
+    }
+
+    /// Writes its inputs, starts what is to be there before; not part of any time.
     pub(super) fn prepare(self, size: usize) {
         match self {
             Self::Floor => {}
@@ -105,6 +115,7 @@ impl Tool {
             Self::Operator => operator(size),
             Self::Netavark => netavark(size),
             Self::Cni => cni(size),
+            Self::Docker => docker(size),
             Self::PairsOperator | Self::PairsNmstate => pairs(size),
             Self::PairsNetrec => write("up.toml", &pairs_topology(size)),
         }
@@ -318,6 +329,31 @@ fn cni(size: usize) {
     let delete = each("DEL", &format!("{plugins}/portmap < portmap$n\n{plugins}/bridge < bridge.json"));
     write("up.sh", &format!("ip -batch {INPUTS}/make\n{add}"));
     write("down.sh", &format!("{delete}ip link del n0\nip -batch {INPUTS}/gone\n"));
+}
+
+/// Containers on an internal network, for which nothing is published; the network with the way out publishes their
+/// ports when they are connected to it. The engine and all of its children end with the process namespace of this run.
+fn docker(size: usize) {
+    write(
+        "start.sh",
+        &format!(
+            "cd {INPUTS}\nexport DOCKER_HOST=unix://{INPUTS}/docker.sock\n\
+             dockerd --data-root {INPUTS}/data --exec-root {INPUTS}/exec -p {INPUTS}/pid -H $DOCKER_HOST \
+             --exec-opt native.cgroupdriver=cgroupfs > log 2>&1 &\n\
+             n=0\nuntil docker info > /dev/null 2>&1; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done\n\
+             mkdir -p image/bin\ncp $(command -v busybox) image/bin/\ntar -C image -c . | docker import - pause\n\
+             docker network create --internal idle\nn=0\nwhile [ $n -lt {size} ]; do docker run -d --network idle \
+             -p $((20000 + n)):80 --name c$n pause /bin/busybox sleep 1000000; n=$((n + 1)); done\n"
+        ),
+    );
+    let each =
+        |word: &str| format!("n=0\nwhile [ $n -lt {size} ]; do docker network {word} w c$n; n=$((n + 1)); done\n");
+    let host = format!("export DOCKER_HOST=unix://{INPUTS}/docker.sock\n");
+    let create = "docker network create --ipv6 --subnet 10.0.0.0/16 --subnet fd00::/64 w\n";
+    write("up.sh", &format!("{host}{create}{}", each("connect")));
+    write("down.sh", &format!("{host}{}docker network rm w\n", each("disconnect")));
+    let started = run(&["sh", "-e", &format!("{INPUTS}/start.sh")]).stdout(Stdio::null()).status();
+    assert!(started.is_ok_and(|status| status.success()), "the engine and its containers start");
 }
 
 /// nmstate's shape: a bridge, and pairs of which both ends stay in the namespace.

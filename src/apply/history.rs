@@ -78,7 +78,7 @@ impl Record {
 }
 
 /// Who logged in, whatever they became since (`/proc/self/loginuid`); else who runs this.
-fn who() -> String {
+pub(super) fn who() -> String {
     let login = fs::read_to_string("/proc/self/loginuid").ok().and_then(|uid| uid.trim().parse::<u32>().ok());
     // A process that nobody logged in for has the highest number.
     let uid = login.filter(|uid| *uid != u32::MAX).map_or_else(nix::unistd::getuid, nix::unistd::Uid::from_raw);
@@ -133,6 +133,12 @@ impl History {
         }
         let start = if last == [b'\n'] { "" } else { "\n" };
         file.write_all(format!("{start}{}", record.line()).as_bytes())
+    }
+
+    /// The last thing that somebody did to a topology; what its watcher does by itself is not meant.
+    pub fn last(&self, topology: &str) -> Option<Record> {
+        let (records, _) = self.read().ok()?;
+        records.into_iter().rfind(|record| record.topology == topology && record.command != "watch")
     }
 
     /// All records, the oldest first, and how many lines are none.

@@ -10,6 +10,7 @@ pub mod pace;
 pub mod reading;
 pub mod round;
 pub mod standing;
+pub mod tally;
 
 #[cfg(test)]
 mod tests;
@@ -41,10 +42,14 @@ const BLIND_FIRST: Duration = Duration::from_millis(100);
 /// At most that long.
 const BLIND_MAX: Duration = Duration::from_secs(30);
 
+/// Looks at everything take at most that share of the time.
+const WHOLE_SHARE: u32 = 1_000;
+
 /// What the watcher keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Between two looks that nothing asked for; a quarter more or less.
+    /// Between two looks that nothing asked for; a quarter more or less. They are at everything, unless that would take
+    /// more than a thousandth of the time.
     pub slow: Duration,
     /// Sets hosts apart that run the same topology.
     pub seed: u64,
@@ -92,6 +97,10 @@ pub struct Order {
     pub held: BTreeSet<ResourceId>,
     /// Whether something may be written.
     pub write: bool,
+    /// Whether everything is to be looked at, announced or not.
+    pub whole: bool,
+    /// Whether it is to be made sure that names stand for the namespaces they stood for.
+    pub glance: bool,
 }
 
 /// How an order was carried out.
@@ -101,6 +110,8 @@ pub struct Sight {
     pub began: Clock,
     /// When the last look began: what was announced before is seen.
     pub seen: Clock,
+    /// Whether everything was looked at.
+    pub whole: bool,
     /// How long the round took.
     pub took: Duration,
     /// Whether there are namespaces since then of which nothing was heard before.
@@ -132,6 +143,8 @@ pub struct Watcher {
     not_before: Clock,
     /// A look at that time at the latest.
     slow: Clock,
+    /// From then on the next look is at everything, announced or not.
+    whole: Clock,
     blind: u32,
     /// Whether the last round changed something.
     wrote: bool,
@@ -167,6 +180,7 @@ impl Watcher {
             looking: false,
             not_before: Clock::ZERO,
             slow: Clock::ZERO,
+            whole: Clock::ZERO,
             blind: 0,
             wrote: false,
             left: BTreeSet::new(),
@@ -236,6 +250,7 @@ impl Watcher {
     pub fn urge(&mut self, now: Clock) {
         self.candidate = self.candidate.take().or(self.rejected.take());
         self.disturbed(now);
+        self.whole = now;
         self.not_before = now;
         self.budget = Budget::default();
     }
@@ -258,7 +273,7 @@ impl Watcher {
         if self.looking {
             return Next::Wait(None);
         }
-        if now >= self.slow && self.candidate.is_none() {
+        if now >= self.slow.min(self.whole) && self.candidate.is_none() {
             self.candidate = self.rejected.take();
         }
         let at = self.time_of_look(now);
@@ -268,7 +283,15 @@ impl Watcher {
         match content.filter(|_| at <= now) {
             Some(content) => {
                 (self.looking, self.trying) = (true, trying);
-                Next::Look(Order { content, held: self.pace.held(now), write: !self.suspended })
+                // What was announced is put right first, but not for ever.
+                let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
+                Next::Look(Order {
+                    content,
+                    held: self.pace.held(now),
+                    write: !self.suspended,
+                    whole,
+                    glance: now >= self.slow,
+                })
             }
             None => Next::Wait([Some(at).filter(|at| *at > now), self.flips].into_iter().flatten().min()),
         }
@@ -278,7 +301,7 @@ impl Watcher {
         let woken = self.dirty.map(|_| self.not_before.max(self.budget.ready(now)));
         let retry = if self.suspended { None } else { self.pace.due(&self.left).map(|due| due.max(self.not_before)) };
         let wanted = self.candidate.as_ref().filter(|_| !self.suspended).map(|_| self.not_before);
-        [woken, retry, wanted].into_iter().flatten().min().unwrap_or(self.slow).min(self.slow)
+        [woken, retry, wanted].into_iter().flatten().min().unwrap_or(self.slow).min(self.slow).min(self.whole)
     }
 
     /// What came of the look that [`next`](Self::next) asked for.
@@ -294,6 +317,10 @@ impl Watcher {
         }
         let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
         self.slow = now + self.limits.slow * jitter as u32 / 100;
+        if sight.whole {
+            // With that share left to it, a watcher of thousands of endpoints is idle when nothing happens.
+            self.whole = self.slow.max(now + sight.took * WHOLE_SHARE);
+        }
         // A look takes no more than half of the time, whatever happens.
         self.not_before = now + sight.took.min(Duration::from_millis(250));
         match sight.result {

@@ -83,10 +83,11 @@ impl Apply {
     /// What is seen to before the first write: refuses what was not confirmed once, and what could not be undone.
     fn precautions<'a>(&'a self, errand: &Errand<'a>, prepared: &Prepared) -> Result<Option<Confirming<'a>>, Failure> {
         let (topology, digest) = (errand.topology(), memory::digest(&errand.loaded.sources));
-        if !self.retry && Memory::default().has(&topology, &digest) {
-            let finding = Diagnostic::new("this was applied before, and rolled back or never confirmed");
-            let hint = "change it, or try it again with `--retry`, best with `--confirm 120s`";
-            return Err(Failure::new(Exit::Refused, finding.hint(hint)));
+        if self.retry && self.confirm.is_none() {
+            // Wanted in spite of all, by whoever is to do it.
+            let _ = Memory::default().forget(&topology, &digest);
+        } else if let Some(finding) = confirm::discarded(&topology, &digest).filter(|_| !self.retry) {
+            return Err(Failure::new(Exit::Refused, finding));
         }
         let Some(timeout) = self.confirm else { return Ok(None) };
         Confirming::new(errand, prepared, timeout, &self.probes).map(Some)

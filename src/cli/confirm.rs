@@ -83,14 +83,25 @@ pub(super) fn decide(topology: Option<String>, question: Question, format: Forma
 
 /// Nobody writes to a topology that waits to be confirmed.
 pub(super) fn is_free(topology: &str) -> Result<(), Failure> {
+    undecided(topology).map_or(Ok(()), |finding| Err(Failure::new(Exit::Busy, finding)))
+}
+
+/// That a topology waits to be confirmed, if it does.
+pub(super) fn undecided(topology: &str) -> Option<Diagnostic> {
     let until = match ask(topology, Question::Status) {
-        Ok(None) => return Ok(()),
-        Ok(Some(Answer::Pending { until })) => format!(", until {}", output::utc(until)),
+        Ok(None) => return None,
+        Ok(Some(Answer::Pending { until, who })) => format!(", by {who}, until {}", output::utc(until)),
         Ok(Some(_)) | Err(_) => String::new(),
     };
     let finding = Diagnostic::new(format!("what was applied to `{topology}` waits to be confirmed{until}"));
-    let hint = format!("`netrec confirm {topology}` keeps it, `netrec rollback {topology}` takes it back");
-    Err(Failure::new(Exit::Busy, finding.hint(hint)))
+    Some(finding.hint(format!("`netrec confirm {topology}` keeps it, `netrec rollback {topology}` takes it back")))
+}
+
+/// That this text of a topology was not confirmed once, if so.
+pub(super) fn discarded(topology: &str, digest: &str) -> Option<Diagnostic> {
+    let finding = Diagnostic::new("this was applied before, and rolled back or never confirmed");
+    let hint = "change it, or try it again with `netrec apply --retry`, best with `--confirm 120s`";
+    Memory::default().has(topology, digest).then(|| finding.hint(hint))
 }
 
 /// An apply that is to be confirmed.
@@ -205,8 +216,8 @@ impl Guarded<'_> {
         let order = if wrong.is_some() { Order::RollBack } else { Order::Applied };
         let reason = wrong.unwrap_or_else(|| "it was not confirmed in time".into());
         match self.guard.order(order) {
-            Ok(Answer::Pending { until }) => Settled::Pending { until, undo: self.certainty.to_string() },
-            Ok(Answer::RolledBack { complete, left }) => Settled::RolledBack { complete, reason, left },
+            Ok(Answer::Pending { until, .. }) => Settled::Pending { until, undo: self.certainty.to_string() },
+            Ok(Answer::RolledBack { complete, left, .. }) => Settled::RolledBack { complete, reason, left },
             Ok(Answer::Confirmed | Answer::Applying) | Err(_) => {
                 Settled::Unguarded { reason: "its guard was ended by somebody".into() }
             }

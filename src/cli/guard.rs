@@ -50,8 +50,10 @@ impl Guard {
 fn note(topology: &str, digest: &str, answer: &Answer) {
     let (command, result) = match answer {
         Answer::Confirmed => ("confirm", "confirmed".to_owned()),
-        Answer::RolledBack { complete: true, .. } => ("rollback", "rolled back".to_owned()),
-        Answer::RolledBack { left, .. } => ("rollback", format!("incomplete: {}", left.join("; "))),
+        Answer::RolledBack { complete: true, why, .. } => ("rollback", format!("rolled back: {why}")),
+        Answer::RolledBack { why, left, .. } => {
+            ("rollback", format!("rollback incomplete: {why}: {}", left.join("; ")))
+        }
         Answer::Applying | Answer::Pending { .. } => return,
     };
     if *answer == Answer::Confirmed {

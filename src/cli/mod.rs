@@ -21,6 +21,7 @@ mod rollback;
 mod show;
 mod status;
 mod suspend;
+mod trace;
 mod wait;
 mod watch;
 
@@ -114,6 +115,7 @@ enum Command {
     Destroy(destroy::Destroy),
     Status(status::Status),
     Show(show::Show),
+    Trace(trace::Trace),
     Rehearse(rehearse::Rehearse),
     Confirm(confirm::Confirm),
     Rollback(rollback::Rollback),
@@ -152,6 +154,7 @@ impl Command {
             Self::Destroy(destroy) => destroy.output.format,
             Self::Status(status) => status.input.output.format,
             Self::Show(show) => show.output.format,
+            Self::Trace(trace) => trace.output.format,
             Self::Rehearse(rehearse) => rehearse.input.output.format,
             Self::Confirm(confirm) => confirm.output.format,
             Self::Rollback(rollback) => rollback.output.format,
@@ -172,6 +175,7 @@ impl Command {
             Self::Destroy(destroy) => destroy.run(),
             Self::Status(status) => status.run(),
             Self::Show(show) => show.run(),
+            Self::Trace(trace) => trace.run(),
             Self::Rehearse(rehearse) => rehearse.run(),
             Self::Confirm(confirm) => confirm.run(),
             Self::Rollback(rollback) => rollback.run(),

@@ -7,6 +7,8 @@ use super::control::{self, Answer, PATIENCE, Question, Verb};
 use super::failure::Failure;
 use super::load::load;
 use super::{Exit, Format, Input, output, plan};
+use crate::apply::confirm::guard;
+use crate::apply::history::{History, Record};
 use crate::apply::watch::standing::State;
 use crate::apply::{Target, look, watch};
 use crate::kernel::linux::Linux;
@@ -39,6 +41,10 @@ struct Standing<'a> {
     pending: Vec<&'a str>,
     /// What its watcher says, if it is watched.
     watcher: Option<&'a Answer>,
+    /// How the guard of an apply stands that waits to be confirmed.
+    confirm: Option<guard::Answer>,
+    /// The rollback that was the last thing done.
+    rolled_back: Option<Record>,
     drift: serde_json::Value,
 }
 
@@ -59,9 +65,13 @@ impl Status {
         let watcher = control::ask(name, &Question::new(Verb::Status), PATIENCE)?;
         let stand = watcher.as_ref().map(|answer| &answer.standing).filter(|standing| is_worse(standing.state));
         let state = stand.map_or_else(|| state.to_owned(), |standing| standing.state.to_string());
+        // One that does not answer is going back, which is told when it is done.
+        let confirm = guard::ask(name, guard::Question::Status).ok().flatten();
+        let rolled_back = History::default().last(name).filter(|record| record.command == "rollback");
         match format {
             Format::Text => {
                 let mut text = format!("topology {name}: {state}\n");
+                text += &decisions(confirm.as_ref(), rolled_back.as_ref());
                 text += &watcher.as_ref().map(|answer| watched(&answer.standing)).unwrap_or_default();
                 if drifted || waiting || !prepared.desired.notes.is_empty() {
                     text += &plan::text(&prepared);
@@ -73,6 +83,8 @@ impl Status {
                 topology: name,
                 state: &state,
                 watcher: watcher.as_ref(),
+                confirm,
+                rolled_back,
                 pending: prepared.desired.pending.iter().map(|it| it.container.as_str()).collect(),
                 drift: serde_json::to_value(plan::json(&prepared, &loaded)).expect("our own types have string keys"),
             }),
@@ -84,6 +96,20 @@ impl Status {
 /// Whether a watcher's state says what a look cannot see.
 fn is_worse(state: State) -> bool {
     matches!(state, State::Failed | State::Contested | State::Degraded | State::Suspended)
+}
+
+/// What waits to be confirmed, and what was not, for people.
+fn decisions(confirm: Option<&guard::Answer>, rolled_back: Option<&Record>) -> String {
+    match (confirm, rolled_back) {
+        (Some(guard::Answer::Pending { until, who }), _) => {
+            format!("to be confirmed until {}, else it is rolled back; applied by {who}\n", output::utc(*until))
+        }
+        (Some(_), _) => "being applied, to be confirmed then\n".into(),
+        (None, Some(Record { when, digest, result, .. })) => {
+            format!("at {} {} was {result}\n", output::utc(*when), digest.as_deref().unwrap_or("something"))
+        }
+        (None, None) => String::new(),
+    }
 }
 
 /// What a watcher has to say, for people.

@@ -33,10 +33,11 @@ use super::failure::Failure;
 use super::load::{self, Loaded, load};
 use super::{Exit, Input};
 use crate::apply::NoPlan;
-use crate::apply::confirm::memory::{self, Memory};
+use crate::apply::history::{History, Record};
 use crate::apply::watch::event::Event;
-use crate::apply::watch::reading::{Finding, Patience, Reading};
+use crate::apply::watch::reading::{Finding, Patience, Reading, is_cut_off};
 use crate::apply::watch::standing::State;
+use crate::apply::watch::tally::Tally;
 use crate::apply::watch::{Clock, Content, Limits, Next, Sight, Watcher};
 use crate::kernel::events::{Heard, Listener};
 use crate::kernel::{KernelError, lock, privilege};
@@ -47,6 +48,8 @@ use crate::model::wire::Owner;
 
 /// Between the two readings of the files that must be alike.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Before a file is followed that is as before without its end. Who wants that at once runs `netrec apply`.
+const DOUBT: Duration = Duration::from_mins(1);
 /// Questions that wait for the loop.
 const QUESTIONS: usize = 16;
 /// Nothing in particular is waited for: any time will do.
@@ -122,6 +125,7 @@ struct Mouth {
     hook: Option<Hook>,
     manager: Manager,
     ready: bool,
+    tally: Tally,
 }
 
 struct Service {
@@ -182,7 +186,7 @@ impl Service {
         // The service manager hears from completed looks only, so there must be enough of them.
         let slow = manager.watchdog.map_or(options.look_every, |limit| options.look_every.min(limit / 3));
         let seed = hash::of(&(std::process::id(), &topology));
-        let patience = Patience { quiet: options.debounce, settle: SETTLE, poll: options.poll_every };
+        let patience = Patience { quiet: options.debounce, settle: SETTLE, poll: options.poll_every, doubt: DOUBT };
         let mut service = Self {
             watcher: Watcher::new(Limits { slow, seed }),
             reading: Reading::new(patience, fingerprint(&Ok(loaded.sources.clone())), Clock::ZERO),
@@ -195,6 +199,7 @@ impl Service {
                 hook: options.hook.map(Hook::start).transpose().map_err(failed("thread"))?,
                 manager,
                 ready: false,
+                tally: Tally::default(),
             },
             waiting: Vec::new(),
             reloading: false,
@@ -241,6 +246,7 @@ impl Service {
             }
         }
         self.mouth.manager.say("STOPPING=1");
+        self.enter();
         Ok(Exit::Done)
     }
 
@@ -250,6 +256,7 @@ impl Service {
             self.read();
         }
         if self.vigil.next().is_some_and(|at| at <= self.now()) && self.vigil.changed(self.now()) {
+            self.looker.hears_of_names();
             self.watcher.disturbed(self.now());
         }
         let wake = match self.watcher.next(self.now()) {
@@ -260,13 +267,19 @@ impl Service {
             Next::Wait(at) => at,
         };
         self.tell();
-        [wake, self.vigil.next(), Some(self.reading.next())].into_iter().flatten().min().unwrap_or(self.now() + LONG)
+        let entry = self.mouth.tally.due();
+        if entry.is_some_and(|at| at <= self.now()) {
+            self.enter();
+        }
+        [wake, self.vigil.next(), Some(self.reading.next()), entry]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.now() + LONG)
     }
 
     fn announced(&mut self, heard: &Heard) {
-        if heard.namespace_gone || heard.overflow {
-            self.looker.forget_namespaces();
-        }
+        self.looker.hears(heard);
         self.watcher.heard(heard, self.now());
     }
 
@@ -282,17 +295,24 @@ impl Service {
     fn read(&mut self) {
         let text = load::read_all(&self.paths);
         if self.reading.read(fingerprint(&text), self.now()) == Finding::New {
-            self.understand(text);
+            self.understand(text, false);
         }
     }
 
-    fn understand(&mut self, text: Result<Sources, Failure>) {
+    /// Follows what the files say if that can be; `asked`: because somebody says so, and not just the files.
+    fn understand(&mut self, text: Result<Sources, Failure>, asked: bool) {
         match text.and_then(load::understand) {
-            Ok(loaded) if Memory::default().has(&self.topology, &memory::digest(&loaded.sources)) => {
-                self.watcher.reject("what the files say was rolled back before, or never confirmed".into());
-            }
             Ok(loaded) if loaded.topology.name == self.topology => {
-                self.follow(Content::new(loaded.topology, loaded.sources));
+                let content = Content::new(loaded.topology, loaded.sources);
+                let known = self.watcher.content().filter(|_| !asked);
+                let cut_off = known.is_some_and(|known| is_cut_off(&content.sources, &known.sources));
+                if cut_off && !self.reading.believes(self.now()) {
+                    let reason = "the files are as before without their end: followed if they stay so for a minute, \
+                                  or at once with `netrec apply`";
+                    self.watcher.reject(reason.into());
+                } else {
+                    self.follow(content);
+                }
             }
             Ok(loaded) => {
                 let (old, new) = (&self.topology, &loaded.topology.name);
@@ -307,6 +327,7 @@ impl Service {
 
     fn follow(&mut self, content: Content) {
         self.vigil.turn_to(&content);
+        self.looker.hears_of_names();
         self.ears.namespaces.watch(self.vigil.directories().into_iter());
         self.watcher.accept(content, self.now());
     }
@@ -351,7 +372,7 @@ impl Service {
             return;
         }
         self.reading = Reading::new(self.reading.patience(), fingerprint(&text), self.now());
-        self.understand(text);
+        self.understand(text, true);
         self.watcher.urge(self.now());
         self.waiting.push((self.now(), answer));
     }
@@ -362,11 +383,21 @@ impl Service {
         Answer { version: 1, error, files, standing: self.watcher.standing(self.now()) }
     }
 
+    /// Enters into the history what was changed since the last entry.
+    fn enter(&mut self) {
+        let now = self.now();
+        let Some((summary, plan)) = self.mouth.tally.take(now) else { return };
+        let standing = self.watcher.standing(now);
+        let record = Record::new(&self.topology, "watch", standing.state.to_string()).with_plan(&plan);
+        History::default().add(&Record { digest: standing.digest, summary, ..record });
+    }
+
     fn tell(&mut self) {
         let now = self.now();
         let events: Vec<Event> = self.watcher.events().collect();
         for event in &events {
             self.mouth.teller.tell(event, now);
+            self.mouth.tally.note(event, now);
             if let Event::State { from, to } = *event {
                 self.mouth.manager.say(&format!("STATUS={to}"));
                 let reason = self.watcher.standing(now).reason;

@@ -8,6 +8,7 @@ pub mod plan;
 pub mod render;
 pub mod unified;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::numbers::ByNumber;
@@ -113,35 +114,48 @@ impl Change {
 
 /// What must change for `observed` to become `desired`, consequences included.
 pub fn diff(desired: &State, observed: &State) -> Diff {
-    let mut diff = Diff::new();
-    for (id, to) in desired.iter() {
-        let change = match observed.get(id) {
-            None => Change::Create { to: to.clone() },
-            Some(from) => {
-                let fields = to.changes(from);
-                if fields.is_empty() {
-                    continue;
-                }
-                let (from, to, in_place) = (from.clone(), to.clone(), fields.iter().all(|field| field.in_place));
-                let why = Why::Fields(fields);
-                if in_place {
-                    Change::Update { from, to, why }
-                } else {
-                    Change::Replace { from, to, why, implied: None }
-                }
-            }
-        };
-        diff.insert(id.clone(), change);
-    }
-    for (id, from) in observed.iter() {
-        if desired.get(id).is_none() && !from.stays() {
-            diff.insert(id.clone(), Change::Delete { from: from.clone(), implied: None });
-        }
-    }
+    let changed = |(id, to, from): (&ResourceId, _, _)| Some((id.clone(), change(to, from)?));
+    let mut diff: Diff = side_by_side(desired, observed).filter_map(changed).collect();
     if diff.values().any(Change::removes) {
         Spread::new(desired, observed).run(&mut diff);
     }
     diff
+}
+
+/// Both states in the order of ids: each id once, what the one has of it and what the other has.
+fn side_by_side<'a>(
+    one: &'a State,
+    other: &'a State,
+) -> impl Iterator<Item = (&'a ResourceId, Option<&'a Resource>, Option<&'a Resource>)> {
+    let (mut ones, mut others) = (one.iter().peekable(), other.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (ones.peek(), others.peek()) {
+            (Some((one, _)), Some((other, _))) => one.cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        let one = if order.is_le() { ones.next() } else { None };
+        let other = if order.is_ge() { others.next() } else { None };
+        let (id, _) = one.or(other)?;
+        Some((id, one.map(|(_, it)| it), other.map(|(_, it)| it)))
+    })
+}
+
+/// What must change of one resource by itself.
+fn change(to: Option<&Resource>, from: Option<&Resource>) -> Option<Change> {
+    let (to, from) = match (to, from) {
+        (Some(to), Some(from)) => (to, from),
+        (Some(to), None) => return Some(Change::Create { to: to.clone() }),
+        (None, Some(from)) if !from.stays() => return Some(Change::Delete { from: from.clone(), implied: None }),
+        (None, _) => return None,
+    };
+    let fields = to.changes(from);
+    if fields.is_empty() {
+        return None;
+    }
+    let (from, to, in_place) = (from.clone(), to.clone(), fields.iter().all(|field| field.in_place));
+    let why = Why::Fields(fields);
+    Some(if in_place { Change::Update { from, to, why } } else { Change::Replace { from, to, why, implied: None } })
 }
 
 /// Follows what goes to everything that cannot be without it.

@@ -106,6 +106,8 @@ impl<'a> Draft<'a> {
     fn new(diff: &'a Diff) -> Self {
         let mut draft = Self::default();
         draft.steps.reserve(diff.len());
+        draft.ties.reserve(diff.len());
+        draft.things.reserve(diff.len()); // a link, its addresses: about one each
         for (id, change) in diff {
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
                 draft.deletes.insert(id, draft.steps.len());
@@ -173,7 +175,9 @@ impl<'a> Draft<'a> {
             for thing in to.provides.iter().filter(|thing| self.things.name(**thing).is_exclusive()) {
                 each(&self.removers, *thing, |remover| edge(remover, node));
             }
-            if let (Op::Create(_), Some(change @ Change::Replace { .. })) = (op, diff.get(id)) {
+            if let (Op::Create(_), false) = (op, self.deletes.is_empty())
+                && let Some(change @ Change::Replace { .. }) = diff.get(id)
+            {
                 // After the step that removes the old one of what is made anew.
                 let remover = self.deletes.get(change.implied().unwrap_or(id));
                 if let Some(remover) = remover {

@@ -4,7 +4,7 @@
 //! They also say who made a change, as far as Linux knows: nftables names the process, rtnetlink the port of the socket,
 //! which for the first socket of a program is its process id. Changes of links and what follows from others bear 0.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -15,9 +15,10 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
-use super::KernelError;
+use super::memory::Disturbed;
 use super::netlink::{Protocol, Reply, Socket, attributes, string, u16_at};
 use super::netns::{self, Found, Identity};
+use super::{KernelError, ask, decode};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::resource::{KindName, Text};
 use crate::model::wire::{NetnsRef, Owner};
@@ -55,15 +56,16 @@ const NFTABLES: u16 = 10 << 8;
 const NEW_GENERATION: u16 = NFTABLES | 15;
 
 /// What was announced since the last time.
-#[expect(clippy::struct_excessive_bools, reason = "each is a thing that was heard or not, in any combination")]
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Heard {
     /// Something changed that can concern a topology.
     pub changed: bool,
+    /// In which namespaces, by nsid; none: the host's.
+    pub places: BTreeSet<Option<i32>>,
     /// Announcements were lost, for want of room or because they could not be read: anything may have changed.
     pub overflow: bool,
-    /// A namespace has gone, and its nsid with it.
-    pub namespace_gone: bool,
+    /// Namespaces that have gone, by the nsids that went with them.
+    pub gone: BTreeSet<i32>,
     /// There is more to be heard at once.
     pub more: bool,
     /// Messages read.
@@ -125,11 +127,15 @@ impl Listener {
         let mut heard = Heard { more: true, ..Heard::default() };
         for _ in 0..DATAGRAMS {
             let Self { socket, table, touched } = self;
-            let more = socket.overhear(|message| {
+            let more = socket.overhear(|message, nsid| {
                 heard.messages += 1;
-                match table {
+                let concerns = match table {
                     Some(table) => hear_netfilter(&mut heard, &message, table, touched),
                     None => hear_route(&mut heard, &message),
+                };
+                if concerns {
+                    heard.changed = true;
+                    heard.places.insert(nsid);
                 }
             });
             match more {
@@ -159,6 +165,15 @@ impl AsFd for Listener {
 }
 
 impl Heard {
+    /// Adds what was heard later, as far as it says where to look.
+    pub fn extend(&mut self, later: &Self) {
+        self.changed |= later.changed;
+        self.overflow |= later.overflow;
+        self.gone.extend(&later.gone);
+        self.messages += later.messages;
+        self.places.extend(&later.places);
+    }
+
     fn note(&mut self, author: Author) {
         if self.authors.len() < AUTHORS && !self.authors.contains(&author) {
             self.authors.push(author);
@@ -166,7 +181,8 @@ impl Heard {
     }
 }
 
-fn hear_route(heard: &mut Heard, message: &Reply<'_>) {
+/// Notes what an announcement says; whether it can concern a topology.
+fn hear_route(heard: &mut Heard, message: &Reply<'_>) -> bool {
     /// Offset of `ndm_state` in `struct ndmsg`, and the states that somebody configured (linux/neighbour.h).
     const STATE: usize = 8;
     const CONFIGURED: u16 = 0x40 | 0x80;
@@ -174,33 +190,28 @@ fn hear_route(heard: &mut Heard, message: &Reply<'_>) {
     let kind = match message.kind {
         // What the kernel learns from packets is nobody's configuration.
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-            heard.changed |= u16_at(message.payload, STATE).is_none_or(|state| state & CONFIGURED != 0);
-            return;
+            return u16_at(message.payload, STATE).is_none_or(|state| state & CONFIGURED != 0);
         }
         // Given by ourselves, or by a look at a veth.
-        libc::RTM_NEWNSID => return,
+        libc::RTM_NEWNSID => return false,
         libc::RTM_DELNSID => {
-            heard.namespace_gone = true;
-            heard.changed = true;
-            return;
+            heard.gone.extend(decode::nsid(message.payload).ok().flatten());
+            return true;
         }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => KindName::Address,
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => KindName::Route,
         libc::RTM_NEWRULE | libc::RTM_DELRULE => KindName::Rule,
-        _ => {
-            heard.changed = true;
-            return;
-        }
+        _ => return true,
     };
-    heard.changed = true;
     if message.port != 0 && message.port < PID_MAX && message.port != std::process::id() {
         let name = fs::read_to_string(format!("/proc/{}/comm", message.port)).unwrap_or_default();
         heard.note(Author { kind, pid: message.port, name: name.trim_end().to_owned() });
     }
+    true
 }
 
 /// Counts a transaction when it ends, if it is about our tables and not our own.
-fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: &mut bool) {
+fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: &mut bool) -> bool {
     /// `NFTA_GEN_PROC_PID`, `NFTA_GEN_PROC_NAME` (`linux/netfilter/nf_tables.h`).
     const PID: u16 = 2;
     const NAME: u16 = 3;
@@ -212,26 +223,27 @@ fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: 
     let all = || attributes(message.payload.get(GENERIC..).unwrap_or_default()).map_while(Result::ok);
     if message.kind != NEW_GENERATION {
         *touched |= all().any(|(kind, value)| kind == TABLE && string(value) == table);
-        return;
+        return false;
     }
     if !std::mem::take(touched) {
-        return;
+        return false;
     }
     let pid = all().find(|(kind, _)| *kind == PID).and_then(|(_, value)| value.try_into().ok());
     let pid = pid.map_or(0, u32::from_be_bytes);
     // The number is that of the thread.
     if Path::new(&format!("/proc/self/task/{pid}")).exists() {
-        return;
+        return false;
     }
-    heard.changed = true;
     let name = all().find(|(kind, _)| *kind == NAME).map(|(_, value)| string(value).into_owned());
     heard.note(Author { kind: KindName::Firewall, pid, name: name.unwrap_or_default() });
+    true
 }
 
 /// The namespaces that were given an nsid here: of all others a [`Listener`] hears nothing.
 #[derive(Default, Debug)]
 pub struct Nsids {
     known: BTreeSet<Identity>,
+    names: BTreeMap<i32, (Identity, NetnsRef)>,
 }
 
 impl Nsids {
@@ -250,28 +262,49 @@ impl Nsids {
                 continue;
             }
             let Ok(Found::Bound(fd)) = netns::find(netns) else { continue };
-            if self.known.insert(netns::identity(fd.as_fd())?) {
-                assign(&fd)?;
+            let identity = netns::identity(fd.as_fd())?;
+            if self.known.insert(identity) {
+                self.names.extend(assign(&fd)?.map(|id| (id, (identity, netns.clone()))));
                 new += 1;
             }
         }
         Ok(new)
     }
 
-    /// Forgets all: a namespace has gone, and its identity may be that of another one next.
-    pub fn forget(&mut self) {
-        self.known.clear();
+    /// Where to look for what was announced. Forgets what has gone: its identity may be that of another one next.
+    pub fn disturbed(&mut self, heard: &Heard) -> Disturbed {
+        let names = !heard.gone.is_empty();
+        let mut disturbed = Disturbed { anywhere: heard.overflow, names, ..Disturbed::default() };
+        for place in &heard.places {
+            match place {
+                None => disturbed.host = true,
+                Some(id) => disturbed.namespaces.extend(self.names.get(id).map(|(_, netns)| netns.clone())),
+            }
+        }
+        for id in &heard.gone {
+            if let Some((identity, netns)) = self.names.remove(id) {
+                self.known.remove(&identity);
+                disturbed.namespaces.insert(netns);
+            }
+        }
+        if heard.overflow {
+            *self = Self::default();
+        }
+        disturbed
     }
 }
 
-/// Lets the kernel choose a number, unless there is one.
-fn assign(netns: &OwnedFd) -> Result<(), KernelError> {
+/// Lets the kernel choose a number, unless there is one; which it is.
+fn assign(netns: &OwnedFd) -> Result<Option<i32>, KernelError> {
+    let fd = NsidAttribute::Fd(netns.as_raw_fd().cast_unsigned());
     let mut message = NsidMessage::default();
-    message.attributes = vec![NsidAttribute::Fd(netns.as_raw_fd().cast_unsigned()), NsidAttribute::Id(-1)];
+    message.attributes = vec![fd.clone(), NsidAttribute::Id(-1)];
     let request = (RouteNetlinkMessage::NewNsId(message), NLM_F_CREATE | NLM_F_EXCL);
-    let results = Socket::open(Protocol::Route)?.batch(&[request]);
-    match results.into_iter().next() {
-        Some(Err(error)) if error.errno() != Some(Errno::EEXIST) => Err(error),
-        _ => Ok(()),
+    let mut socket = Socket::open(Protocol::Route)?;
+    if let Some(Err(error)) = socket.batch(&[request]).into_iter().next()
+        && error.errno() != Some(Errno::EEXIST)
+    {
+        return Err(error);
     }
+    ask::nsid(&mut socket, fd)
 }

@@ -7,8 +7,8 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 
 use super::KernelError;
+use super::ask;
 use super::netlink::Socket;
-use super::read;
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL};
 
@@ -124,8 +124,8 @@ impl<'a> Lane<'a> {
     /// The links as they are now; all of them where the doomed group is to be used, as nobody else may be in it.
     fn links(&mut self, doomed: &[(usize, u32, Text)]) -> Result<Vec<LinkFacts>, KernelError> {
         match doomed {
-            [(_, index, _)] => Ok(read::link(&mut self.socket, *index)?.into_iter().collect()),
-            _ => read::links(&mut self.socket),
+            [(_, index, _)] => Ok(ask::link(&mut self.socket, *index)?.into_iter().collect()),
+            _ => ask::links(&mut self.socket),
         }
     }
 
@@ -157,7 +157,7 @@ impl<'a> Lane<'a> {
         if removed.is_empty() {
             return;
         }
-        let there = read::addresses(&mut self.socket);
+        let there = ask::addresses(&mut self.socket);
         let (mut steps, mut messages) = (Vec::new(), Vec::new());
         for (step, wanted) in removed {
             let same = |facts: &&AddressFacts| facts.link == wanted.link && facts.address == wanted.address;

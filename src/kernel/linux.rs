@@ -12,13 +12,14 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::link::InfoKind;
 
 use super::lane::Lane;
+use super::memory::{Disturbed, Memory, Netfilter};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
-use super::{Kernel, KernelError, conntrack, feature, listeners, neighbours, read, stop, sysctl};
+use super::{Kernel, KernelError, ask, conntrack, feature, listeners, neighbours, read, stop, sysctl};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, DockerFacts, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope, TableFacts};
+use crate::model::wire::{Body, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
@@ -28,30 +29,32 @@ const COMMITS: usize = 20;
 pub struct Linux {
     containers: BTreeMap<Text, NetnsRef>,
     owner: Option<Owner>,
-    /// nftables generation of the last look: a transaction is refused if it has passed.
-    generation: Option<u32>,
-    /// Our tables in that look.
-    tables: Vec<TableFacts>,
-    /// Whether the table for rules of users was there in that look.
-    user_rules: bool,
-    /// Docker's chains in that look.
-    docker: Vec<DockerFacts>,
+    /// nftables in the last look: a transaction is refused if its generation has passed.
+    netfilter: Option<Netfilter>,
+    /// Where to look again; none: everywhere, each time.
+    disturbed: Option<Disturbed>,
+    memory: Memory,
 }
 
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
-        let mut facts = read::facts(scope)?;
-        let mut netfilter = Nft::open().map_err(feature::nftables)?;
-        netfilter.generation().map_err(feature::nftables)?;
-        let (tables, generation) = netfilter.tables(&scope.owner)?;
-        self.user_rules = netfilter.has_user_rules()?;
-        self.tables.clone_from(&tables);
-        (facts.tables, facts.user_rules) = (tables, self.user_rules);
-        (facts.chains, facts.topologies) = neighbours::look(&mut netfilter, &scope.owner)?;
-        facts.docker = neighbours::docker(&mut netfilter)?;
-        self.docker.clone_from(&facts.docker);
+        let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
+        // Until the look is complete nothing is known.
+        let mut memory = std::mem::take(&mut self.memory);
+        memory.turn_to(scope, &disturbed);
+        let mut facts = read::recall(scope, &mut memory)?;
+        let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
+        let netfilter = nftables(last, &scope.owner)?;
+        facts.tables.clone_from(&netfilter.tables);
+        facts.chains.clone_from(&netfilter.chains);
+        facts.topologies.clone_from(&netfilter.topologies);
+        facts.user_rules = netfilter.user_rules;
+        facts.docker.clone_from(&netfilter.docker);
         facts.listeners = listeners::all()?;
-        self.generation = Some(generation);
+        self.netfilter = Some(netfilter);
+        if self.disturbed.is_some() {
+            self.memory = memory;
+        }
         self.containers = scope.containers.clone();
         let found = facts.namespaces.iter();
         self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
@@ -80,6 +83,8 @@ impl Kernel for Linux {
     }
 
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
+        let containers = &self.containers;
+        self.memory.written(steps, |netns| reference(containers, netns));
         let mut run = Run { linux: self, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new() };
         let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
         for stage in 0..stages {
@@ -93,18 +98,42 @@ impl Kernel for Linux {
 }
 
 impl Linux {
-    /// How to find a namespace by the name that ids use.
-    fn reference(&self, netns: &Text) -> NetnsRef {
-        self.containers.get(netns).cloned().unwrap_or_else(|| NetnsRef::Named(netns.clone()))
+    /// Linux, asked again only where something may have happened: whoever uses it listens, and tells of what it hears
+    /// ([`disturb`](Self::disturb)).
+    pub fn remembering() -> Self {
+        Self { disturbed: Some(Disturbed::default()), ..Self::default() }
+    }
+
+    /// Something happened there, to be seen by the next look.
+    pub fn disturb(&mut self, disturbed: &Disturbed) {
+        self.disturbed.iter_mut().for_each(|known| known.extend(disturbed));
     }
 
     fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {
-        match netns::find(&self.reference(netns))? {
+        match netns::find(&reference(&self.containers, netns))? {
             Found::Bound(fd) => Ok(fd),
             Found::Unbound(_) => Err(KernelError::NotANamespace(format!("no namespace stands behind {netns}"))),
             Found::Absent(reason) => Err(KernelError::system(reason, Errno::ENOENT)),
         }
     }
+}
+
+/// How to find a namespace by the name that ids use.
+fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
+    containers.get(netns).cloned().unwrap_or_else(|| NetnsRef::Named(netns.clone()))
+}
+
+/// What nftables holds; of the same generation it holds the same.
+fn nftables(last: Option<Netfilter>, owner: &Owner) -> Result<Netfilter, KernelError> {
+    let mut nft = Nft::open().map_err(feature::nftables)?;
+    let generation = nft.generation().map_err(feature::nftables)?;
+    if let Some(last) = last.filter(|last| last.generation == generation) {
+        return Ok(last);
+    }
+    let (tables, generation) = nft.tables(owner)?;
+    let (chains, topologies) = neighbours::look(&mut nft, owner)?;
+    let (user_rules, docker) = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
+    Ok(Netfilter { generation, tables, chains, topologies, user_rules, docker })
 }
 
 /// One execution.
@@ -302,7 +331,7 @@ impl Run<'_> {
     }
 
     fn netfilter(&mut self, tasks: Vec<Task>) {
-        let mut generation = self.linux.generation;
+        let mut generation = self.linux.netfilter.as_ref().map(|last| last.generation);
         let mut begun = BTreeSet::new();
         for (at, body) in self.messages(tasks) {
             if self.results[at].is_err() {
@@ -336,8 +365,10 @@ impl Run<'_> {
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
             let (tables, now) = nft.tables(owner)?;
-            let others = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
-            if tables != self.linux.tables || others != (self.linux.user_rules, self.linux.docker.clone()) {
+            let (user_rules, docker) = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
+            let same =
+                |last: &Netfilter| tables == last.tables && user_rules == last.user_rules && docker == last.docker;
+            if !self.linux.netfilter.as_ref().is_some_and(same) {
                 break;
             }
             *generation = Some(now);
@@ -378,7 +409,7 @@ fn remove(visitor: &Visitor, name: &Text, owner: &Owner) -> Result<(), KernelErr
     let mark = match netns::by_name(name)? {
         Found::Bound(fd) => {
             visitor.enter(fd.as_fd())?;
-            read::loopback(&mut Socket::open(Protocol::Route)?)?.alias
+            ask::loopback(&mut Socket::open(Protocol::Route)?)?.alias
         }
         Found::Unbound(content) => content.into(),
         Found::Absent(_) => return Ok(()),

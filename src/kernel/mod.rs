@@ -5,7 +5,9 @@
 //!
 //! - [`netlink`]: requests, acknowledged one by one; dumps, whole or not at all.
 //! - [`netns`]: finding, entering, making and removing network namespaces.
+//! - [`ask`]: the questions that rtnetlink is asked.
 //! - [`read`]: one complete look, as [`Facts`](crate::model::wire::Facts); [`decode`] reads the kernel's attributes.
+//! - [`memory`]: what need not be asked again.
 //! - [`sysctl`]: settings under `/proc/sys/net`.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
@@ -17,6 +19,7 @@ use crate::model::observed::Observed;
 use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
+pub mod ask;
 pub mod conntrack;
 pub mod decode;
 pub mod events;
@@ -25,6 +28,7 @@ mod lane;
 pub mod linux;
 pub mod listeners;
 pub mod lock;
+pub mod memory;
 mod neighbours;
 pub mod netlink;
 pub mod netns;
@@ -37,6 +41,7 @@ pub mod simulated;
 pub mod stop;
 pub mod sysctl;
 pub mod throwaway;
+pub mod trace;
 
 /// A kernel: Linux, or one that is simulated.
 pub trait Kernel {

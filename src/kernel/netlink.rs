@@ -19,6 +19,7 @@ use frame::{Answer, ask_acknowledgement, begin, done, verdict};
 
 mod frame;
 mod multicast;
+mod receive;
 #[cfg(test)]
 mod tests;
 
@@ -291,7 +292,7 @@ impl Socket {
         let mut answer = Answer::take();
         let sequence = self.ask(request, libc::NLM_F_ACK as u16)?;
         loop {
-            let from = self.receive(&mut answer, 0)?;
+            let from = self.receive(&mut answer, 0)?.at;
             for reply in answer.since(from) {
                 let reply = reply?;
                 if reply.sequence == sequence && i32::from(reply.kind) == libc::NLMSG_ERROR {
@@ -416,7 +417,7 @@ impl Socket {
         let sequence = self.ask(request, libc::NLM_F_DUMP as u16)?;
         let mut consistent = true;
         loop {
-            let from = self.receive(answer, 0)?;
+            let from = self.receive(answer, 0)?.at;
             for reply in answer.since(from) {
                 let reply = reply?;
                 if reply.sequence != sequence {
@@ -432,39 +433,6 @@ impl Socket {
                     libc::NLMSG_OVERRUN => return Err(KernelError::Lost(Errno::ENOBUFS)),
                     _ => {}
                 }
-            }
-        }
-    }
-
-    /// Adds one datagram to the answer and returns where it begins.
-    fn receive(&self, answer: &mut Answer, flags: i32) -> Result<usize, KernelError> {
-        loop {
-            let room = answer.room();
-            #[expect(unsafe_code, reason = "recvfrom(2) with MSG_TRUNC, which nix does not offer")]
-            // SAFETY: zeros are a valid address; the pointers are to live values and the lengths are theirs.
-            let (length, from) = unsafe {
-                let mut from: libc::sockaddr_nl = std::mem::zeroed();
-                let mut from_length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
-                let length = libc::recvfrom(
-                    self.fd.as_raw_fd(),
-                    room.as_mut_ptr().cast(),
-                    room.len(),
-                    libc::MSG_TRUNC | flags,
-                    (&raw mut from).cast(),
-                    &raw mut from_length,
-                );
-                (length, from)
-            };
-            match Errno::result(length) {
-                Ok(length) if length.cast_unsigned() > room.len() => {
-                    return Err(KernelError::Malformed("longer than any answer is"));
-                }
-                // Only the kernel answers; processes with privilege can write to our port as well.
-                Ok(_) if from.nl_pid != 0 && i32::from(from.nl_family) == libc::AF_NETLINK => {}
-                Ok(length) => return Ok(answer.keep(length.cast_unsigned())),
-                Err(Errno::EINTR) => {}
-                Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => return Err(KernelError::Lost(errno)),
-                Err(errno) => return Err(KernelError::system("netlink receive", errno)),
             }
         }
     }

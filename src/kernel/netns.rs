@@ -10,6 +10,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
@@ -77,10 +78,11 @@ pub fn identity(netns: BorrowedFd<'_>) -> Result<Identity, KernelError> {
 
 /// The identity of a namespace without opening it, if one stands there: cheap enough to ask often.
 pub fn glance(netns: &NetnsRef) -> Option<Identity> {
-    // All namespaces live in one file system, so whatever is on the device of our own is one of some kind.
-    let device = fs::metadata(OWN).ok()?.dev();
+    /// All namespaces live in one file system, so whatever is on the device of our own is one of some kind.
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    let device = *DEVICE.get_or_init(|| fs::metadata(OWN).ok().map(|own| own.dev()));
     let found = fs::metadata(file_of(netns)?).ok()?;
-    (found.dev() == device).then(|| (found.dev(), found.ino()))
+    (Some(found.dev()) == device).then(|| (found.dev(), found.ino()))
 }
 
 /// The file that stands for a namespace, there or not; none for a name that cannot be one.
@@ -164,7 +166,11 @@ fn path_of(name: &str) -> Result<PathBuf, KernelError> {
 /// What stands behind a name under [`DIRECTORY`].
 pub fn by_name(name: &str) -> Result<Found, KernelError> {
     let path = path_of(name)?;
-    let Some(file) = open(&path)? else { return Ok(Found::Absent(format!("no namespace is named {name}"))) };
+    let Some(file) = open(&path)? else {
+        // A link that leads nowhere, such as to a process that has ended: its name is taken nevertheless.
+        let linked = fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_symlink());
+        return if linked { Err(not_one(&path)) } else { Ok(Found::Absent(format!("no namespace is named {name}"))) };
+    };
     if is_nsfs(&file, &path)? {
         return network_namespace(file, &path);
     }

@@ -7,31 +7,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{LazyLock, Once};
+use std::sync::{Arc, Once};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rtnetlink::packet_route::RouteNetlinkMessage as Ask;
-use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
-use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
-use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::packet_route::nsid::NsidAttribute;
 
-use super::netlink::{Protocol, Reply, Request, Socket};
+use super::ask::{MAIN, QUESTIONS, addresses, all, links, loopback, nsid};
+use super::memory::{Host, Memory};
+use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::lower::route_localnet;
 use crate::model::resource::{HOST, Text};
-use crate::model::wire::{Absent, AddressFacts, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
+use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
 /// More threads than that only wait for the kernel's lock.
 const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
-const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 /// `RTPROT_RA` (linux/rtnetlink.h).
 const RA: u8 = 9;
 
@@ -46,132 +41,35 @@ const RA: u8 = 9;
 ///
 /// When any part could not be read completely: there are no partial facts.
 pub fn facts(scope: &Scope) -> Result<Facts, KernelError> {
+    recall(scope, &mut Memory::default())
+}
+
+/// The same, but of what is in the memory nothing is asked again. What was seen is added to it.
+pub(super) fn recall(scope: &Scope, memory: &mut Memory) -> Result<Facts, KernelError> {
     raise_file_limit();
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
     let jobs = look.jobs()?;
-    let threads = if jobs.len() < PARALLEL_FROM {
+    let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
+    let unknown: Vec<&Job> = jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
+    let threads = if unknown.len() < PARALLEL_FROM {
         NonZeroUsize::MIN
     } else {
         std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
     };
     // One after the other: a dump of the host's links holds the lock that the others would wait for.
-    let mut facts = look.host()?;
-    let seen = netns::visit(&jobs, threads, |visitor, job| look.visit(visitor, job));
+    let mut facts = look.remembered_host(memory)?;
+    let mut news = netns::visit(&unknown, threads, |visitor, job| look.visit(visitor, job)).into_iter();
+    let mut seen = Vec::with_capacity(jobs.len());
+    for (job, known) in jobs.iter().zip(known) {
+        seen.push(match known {
+            Some(known) => known,
+            None => job.remember(news.next().expect("one visit for each that is not known")?, memory),
+        });
+    }
     let mut met = gather(&mut facts, jobs.into_iter().zip(seen))?;
     look.for_lost_ends(&mut facts, &mut met)?;
     Ok(facts)
-}
-
-/// The loopback of the socket's namespace: its alias is the namespace's mark.
-pub fn loopback(socket: &mut Socket) -> Result<LinkFacts, KernelError> {
-    one_link(socket, &QUESTIONS.loopback)?.ok_or(KernelError::Malformed("a namespace without lo"))
-}
-
-/// The link of an index, if it is there.
-pub fn link(socket: &mut Socket, index: u32) -> Result<Option<LinkFacts>, KernelError> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    one_link(socket, &link_question(message))
-}
-
-/// The link of a name, if it is there.
-pub fn link_named(socket: &mut Socket, name: &str) -> Result<Option<LinkFacts>, KernelError> {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    one_link(socket, &link_question(message))
-}
-
-/// All of a namespace's links, ascending by index.
-pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
-    let mut links = all(socket, &QUESTIONS.links, |payload| decode::link(payload).map(Some))?;
-    links.sort_unstable_by_key(|link| link.index);
-    Ok(links)
-}
-
-/// All of a namespace's addresses.
-pub fn addresses(socket: &mut Socket) -> Result<Vec<AddressFacts>, KernelError> {
-    all(socket, &QUESTIONS.addresses, decode::address)
-}
-
-/// What is asked in every namespace, encoded once.
-struct Questions {
-    loopback: Request,
-    links: Request,
-    addresses: Request,
-    routes: Request,
-    routes_main: Request,
-    routes_ours: Request,
-    rules: Request,
-}
-
-static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
-    let mut loopback = LinkMessage::default();
-    loopback.header.index = 1;
-    let mut main = RouteMessage::default();
-    main.attributes.push(RouteAttribute::Table(MAIN));
-    let mut ours = RouteMessage::default();
-    ours.header.protocol = PROTOCOL.into();
-    let ask = |message| Request::route(&message, 0);
-    // The unspecified family is IPv4 and IPv6 in one dump.
-    Questions {
-        loopback: link_question(loopback),
-        links: link_question(LinkMessage::default()),
-        addresses: ask(Ask::GetAddress(AddressMessage::default())),
-        routes: ask(Ask::GetRoute(RouteMessage::default())),
-        routes_main: ask(Ask::GetRoute(main)),
-        routes_ours: ask(Ask::GetRoute(ours)),
-        rules: ask(Ask::GetRule(RuleMessage::default())),
-    }
-});
-
-/// Statistics are most of a link's answer and of its time.
-fn link_question(mut message: LinkMessage) -> Request {
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    Request::route(&Ask::GetLink(message), 0)
-}
-
-fn one_link(socket: &mut Socket, question: &Request) -> Result<Option<LinkFacts>, KernelError> {
-    let mut link = None;
-    let asked = socket.request(question, |reply| {
-        link = Some(decode::link(reply.payload)?);
-        Ok(())
-    });
-    match asked {
-        Ok(()) => Ok(link),
-        Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The number that the socket's namespace knows that of a process by, if it has one: `IFLA_LINK_NETNSID` of links whose
-/// other end is there. None for a process that is gone.
-fn nsid(socket: &mut Socket, pid: u32) -> Result<Option<i32>, KernelError> {
-    let mut message = NsidMessage::default();
-    message.attributes.push(NsidAttribute::Pid(pid));
-    let mut id = None;
-    let asked = socket.request(&Request::route(&Ask::GetNsId(message), 0), |reply| {
-        id = decode::nsid(reply.payload)?;
-        Ok(())
-    });
-    match asked {
-        Ok(()) => Ok(id),
-        Err(KernelError::Refused { errno: Errno::ESRCH | Errno::EINVAL, .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn all<T>(
-    socket: &mut Socket,
-    question: &Request,
-    decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
-) -> Result<Vec<T>, KernelError> {
-    let mut all = Vec::new();
-    socket.dump(question, |reply: Reply<'_>| {
-        all.extend(decode(reply.payload)?);
-        Ok(())
-    })?;
-    Ok(all)
 }
 
 /// A namespace to go to.
@@ -182,12 +80,29 @@ enum Job<'a> {
 }
 
 /// What was found there.
-enum Seen {
-    Namespace(Identity, NetnsFacts, Vec<(Text, Text)>),
+#[derive(Clone, Debug)]
+pub(super) enum Seen {
+    Namespace(Identity, Arc<NetnsFacts>, Vec<(Text, Text)>),
     Unbound(String),
     Absent(Absent),
     /// None of our business.
-    Foreign,
+    Foreign(Option<Identity>),
+}
+
+impl Job<'_> {
+    fn reference(&self) -> &NetnsRef {
+        match self {
+            Self::Container(_, netns) => netns,
+            Self::Other(netns) => netns,
+        }
+    }
+
+    fn remember(&self, seen: Seen, memory: &mut Memory) -> Seen {
+        if let Seen::Namespace(identity, ..) | Seen::Foreign(Some(identity)) = seen {
+            memory.keep(self.reference().clone(), identity, seen.clone());
+        }
+        seen
+    }
 }
 
 struct Look<'a> {
@@ -205,23 +120,29 @@ impl<'a> Look<'a> {
         Ok(containers.chain(others.into_iter().map(|name| Job::Other(NetnsRef::Named(name.into())))).collect())
     }
 
-    fn host(&self) -> Result<Facts, KernelError> {
+    fn remembered_host(&self, memory: &mut Memory) -> Result<Facts, KernelError> {
+        let host = match memory.host() {
+            Some(host) => host.clone(),
+            None => self.host()?,
+        };
+        memory.keep_host(host.clone());
+        let mut facts = Facts::default();
+        facts.namespaces.insert(HOST.into(), host.facts);
+        facts.sysctls.extend(host.sysctls.into_iter().map(|(name, value)| ((HOST.into(), name), value)));
+        Ok(facts)
+    }
+
+    fn host(&self) -> Result<Host, KernelError> {
         let mut socket = Socket::open(Protocol::Route)?;
         let mut host = read(&mut socket, NetnsOrigin::Host)?;
         host.routes = all(&mut socket, &QUESTIONS.routes, decode::route)?;
         // Links make and lose those by themselves, and no subnet contains them.
         host.routes.retain(|route| !matches!(route.destination.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local()));
-        let mut facts = Facts::default();
-        facts.namespaces.insert(HOST.into(), host);
-        for (name, value) in self.sysctls(HOST)? {
-            facts.sysctls.insert((HOST.into(), name), value);
+        let mut sysctls = self.sysctls(HOST)?;
+        for name in accept_ra(&host).into_iter().chain(self.route_localnet(&host)) {
+            sysctls.extend(sysctl::read(&name)?.map(|value| (name, value.into())));
         }
-        for name in accept_ra(facts.host()).into_iter().chain(self.route_localnet(facts.host())) {
-            if let Some(value) = sysctl::read(&name)? {
-                facts.sysctls.insert((HOST.into(), name), value.into());
-            }
-        }
-        Ok(facts)
+        Ok(Host { facts: Arc::new(host), sysctls })
     }
 
     /// Runs on a thread of its own, whose namespace changes.
@@ -255,7 +176,7 @@ impl<'a> Look<'a> {
                 Ok(Found::Unbound(content)) if self.scope.owner.marked(&content) == Some(true) => {
                     Ok(Seen::Unbound(content))
                 }
-                Ok(_) | Err(KernelError::NotANamespace(_)) => Ok(Seen::Foreign),
+                Ok(_) | Err(KernelError::NotANamespace(_)) => Ok(Seen::Foreign(None)),
                 Err(error) => Err(error),
             },
         }
@@ -272,19 +193,19 @@ impl<'a> Look<'a> {
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
         let facts = read_container(&mut socket, origin)?;
-        Ok(Seen::Namespace(identity, facts, self.sysctls(name)?))
+        Ok(Seen::Namespace(identity, Arc::new(facts), self.sysctls(name)?))
     }
 
     /// A namespace that no container of the scope has: ours if it bears the mark, of interest if it holds a link of ours.
     fn other(&self, visitor: &Visitor, fd: &OwnedFd, origin: NetnsOrigin) -> Result<Seen, KernelError> {
         let identity = netns::identity(fd.as_fd())?;
         if identity == self.own {
-            return Ok(Seen::Foreign);
+            return Ok(Seen::Foreign(None));
         }
         match visitor.enter(fd.as_fd()) {
             Ok(()) => {}
             // Of another user namespace, so not made by us.
-            Err(KernelError::System { errno: Errno::EPERM, .. }) => return Ok(Seen::Foreign),
+            Err(KernelError::System { errno: Errno::EPERM, .. }) => return Ok(Seen::Foreign(Some(identity))),
             Err(error) => return Err(error),
         }
         let mut socket = Socket::open(Protocol::Route)?;
@@ -292,9 +213,9 @@ impl<'a> Look<'a> {
         let ours = owner.marked(&loopback(&mut socket)?.alias) == Some(true)
             || links(&mut socket)?.iter().any(|link| owner.owns(link));
         if !ours {
-            return Ok(Seen::Foreign);
+            return Ok(Seen::Foreign(Some(identity)));
         }
-        Ok(Seen::Namespace(identity, read_container(&mut socket, origin)?, Vec::new()))
+        Ok(Seen::Namespace(identity, Arc::new(read_container(&mut socket, origin)?), Vec::new()))
     }
 
     /// Looks through the namespaces of all processes, once a pair of ours has its other end nowhere in sight: that of a
@@ -322,14 +243,14 @@ impl<'a> Look<'a> {
         let mut jobs = Vec::new();
         for pid in unmet.filter_map(|(_, pids)| pids.first().copied()) {
             // Marks alone may be those of a topology of the same name on another host of this machine.
-            if nsid(&mut socket, pid)?.is_some_and(|id| behind.contains(&id)) {
+            if nsid(&mut socket, NsidAttribute::Pid(pid))?.is_some_and(|id| behind.contains(&id)) {
                 jobs.push(Job::Other(NetnsRef::Pid(pid)));
             }
         }
         let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, job| self.visit(visitor, job));
         for (job, seen) in jobs.into_iter().zip(seen) {
             if let (Job::Other(NetnsRef::Pid(pid)), Ok(Seen::Namespace(identity, mut netns, _))) = (job, seen) {
-                netns.reference = Some(NetnsRef::Pid(pid));
+                Arc::make_mut(&mut netns).reference = Some(NetnsRef::Pid(pid));
                 met.insert(identity, format!("pid:{pid}").into());
                 facts.namespaces.insert(format!("pid:{pid}").into(), netns);
             }
@@ -363,12 +284,12 @@ fn accept_ra(host: &NetnsFacts) -> Vec<Text> {
 /// Puts the visits together, containers first; the namespaces met, with the name that each goes by.
 fn gather<'a>(
     facts: &mut Facts,
-    visits: impl Iterator<Item = (Job<'a>, Result<Seen, KernelError>)>,
+    visits: impl Iterator<Item = (Job<'a>, Seen)>,
 ) -> Result<BTreeMap<Identity, Text>, KernelError> {
     let mut met = BTreeMap::<Identity, Text>::new();
     let mut others = Vec::new();
     for (job, seen) in visits {
-        match (job, seen?) {
+        match (job, seen) {
             (Job::Container(name, _), Seen::Namespace(identity, netns, values)) => {
                 if let Some(first) = met.get(&identity) {
                     facts.absent.insert(name.clone(), Absent::Same(first.clone()));
@@ -407,21 +328,23 @@ fn add_others(
     for (name, seen) in others {
         match seen {
             Seen::Namespace(identity, mut netns, _) if !met.contains_key(&identity) => {
-                netns.processes = processes.get(&identity).cloned().unwrap_or_default();
+                if let Some(processes) = processes.get(&identity) {
+                    Arc::make_mut(&mut netns).processes.clone_from(processes);
+                }
                 met.insert(identity, name.clone());
                 facts.namespaces.insert(name, netns);
             }
             Seen::Unbound(content) => {
                 facts.namespaces.insert(name, unbound(content));
             }
-            Seen::Namespace(..) | Seen::Absent(_) | Seen::Foreign => {}
+            Seen::Namespace(..) | Seen::Absent(_) | Seen::Foreign(_) => {}
         }
     }
     Ok(())
 }
 
-fn unbound(content: String) -> NetnsFacts {
-    NetnsFacts { origin: NetnsOrigin::Unbound(content), ..NetnsFacts::default() }
+fn unbound(content: String) -> Arc<NetnsFacts> {
+    Arc::new(NetnsFacts { origin: NetnsOrigin::Unbound(content), ..NetnsFacts::default() })
 }
 
 /// Everything but routes.
@@ -429,7 +352,7 @@ fn read(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelEr
     Ok(NetnsFacts {
         origin,
         links: links(socket)?,
-        addresses: all(socket, &QUESTIONS.addresses, decode::address)?,
+        addresses: addresses(socket)?,
         routes: Vec::new(),
         rules: all(socket, &QUESTIONS.rules, decode::rule)?,
         processes: Vec::new(),

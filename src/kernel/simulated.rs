@@ -49,7 +49,7 @@ impl Kernel for Simulated {
         }
         for link in self.foreign.uplinks().iter().filter(|route| route.learnt).filter_map(|route| route.link.clone()) {
             let key = format!("net.ipv6.conf.{link}.accept_ra");
-            ours.insert(Resource::Sysctl(Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() }));
+            ours.insert(Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() }.into());
         }
         for setting in self.ours.resources().filter(|resource| resource.stays()) {
             ours.insert(setting.clone());
@@ -127,7 +127,7 @@ fn own_netns(resource: &Resource) -> Option<Text> {
 
 /// A setting has a value, 0 until it is set, as long as its link is there.
 fn ours_setting(state: &State, netns: &Text, key: &Text) -> Option<Resource> {
-    let setting = Resource::Sysctl(Sysctl { netns: netns.clone(), key: key.clone(), value: "0".into() });
+    let setting = Resource::from(Sysctl { netns: netns.clone(), key: key.clone(), value: "0".into() });
     let links: BTreeSet<Thing> =
         state.resources().flat_map(Kind::provides).filter(|thing| matches!(thing, Thing::Link(..))).collect();
     let there = setting.needs().iter().all(|need| match need.thing() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -13,7 +14,7 @@ use super::wire::NetnsRef;
 #[derive(Clone, Default, Debug)]
 pub struct Facts {
     /// By the name that ids use; always with [`HOST`].
-    pub namespaces: BTreeMap<Text, NetnsFacts>,
+    pub namespaces: BTreeMap<Text, Arc<NetnsFacts>>,
     /// Containers of the scope without a namespace to work in, and why.
     pub absent: BTreeMap<Text, Absent>,
     /// Values of the settings of the scope that exist.

@@ -24,5 +24,6 @@ pub mod source;
 pub mod state;
 pub mod ties;
 pub mod topology;
+pub mod trace;
 pub mod values;
 pub mod wire;

@@ -2,12 +2,12 @@
 //! compared in a hundredth of the time.
 
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hash};
+use std::hash::Hash;
 
-use super::hash::Stable;
+use foldhash::fast::FixedState;
 
 #[expect(clippy::disallowed_types, reason = "looked up and never iterated, so its order cannot show")]
-type Lookup<K> = std::collections::HashMap<K, u32, BuildHasherDefault<Stable>>;
+type Lookup<K> = std::collections::HashMap<K, u32, FixedState>;
 
 /// Names by number, in the order in which they were first met.
 #[derive(Clone, Debug)]
@@ -23,6 +23,12 @@ impl<K> Default for Numbers<K> {
 }
 
 impl<K: Clone + Eq + Hash> Numbers<K> {
+    /// Makes room for so many names more.
+    pub fn reserve(&mut self, names: usize) {
+        self.numbers.reserve(names);
+        self.names.reserve(names);
+    }
+
     /// The number of a name: the next one if it was never met.
     pub fn number(&mut self, name: K) -> u32 {
         let next = self.names.len() as u32;

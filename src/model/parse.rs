@@ -353,6 +353,8 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
     let message = message.replace('\n', ", ").replace(" as i128", "");
     let message =
         message.replace("expected u32", "expected a whole number").replace("expected i32", "expected a whole number");
+    let message =
+        message.split_once("expected struct ").map_or(message.clone(), |(said, _)| format!("{said}expected a table"));
     match key.filter(|_| word != "moved").and_then(|key| shape(word, key)) {
         Some((noun, shape)) if message.starts_with("invalid IP address") => {
             Diagnostic::at(span, format!("{text} is not {noun}")).hint(shape)
@@ -423,6 +425,13 @@ routes = [{ to = "192.0.2.0/24", via = "10.10.0.254" }]
                 Err(findings) => prop_assert!(!render(&findings, &sources).is_empty(), "{text}"),
             }
         }
+    }
+
+    #[test]
+    fn no_type_of_ours_is_named() {
+        let sources = [Source::new("a.toml", "topology = \"t\"\n[[policies]]\naction = \"allow\"\nfrom = \"x\"\n")];
+        let said = parse(&sources).expect_err("wrong");
+        assert_eq!(said.iter().next().expect("one").message, "invalid type: string \"x\", expected a table");
     }
 
     #[test]

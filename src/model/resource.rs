@@ -234,9 +234,10 @@ pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
         let _ = gone;
     }
 
-    /// What the kernel makes of it, as things stand: by default nothing else than what was asked for.
-    fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
+    /// What the kernel makes of it, as things stand; none where that is what was asked for, as by default.
+    fn settled(&self, is_there: &dyn Fn(&Thing) -> bool) -> Option<Self> {
         let _ = is_there;
+        None
     }
 
     /// What of the user's it stands for, as its mark tells; most kinds are only parts of such a thing.

@@ -73,6 +73,9 @@ impl Simulation {
     /// Starts from a state. `wanted` is where the steps lead: what it provides is missed until it is made.
     pub fn new(state: &State, wanted: &State) -> Self {
         let mut simulation = Self::default();
+        simulation.ids.reserve(wanted.len());
+        simulation.places.reserve(wanted.len());
+        simulation.things.reserve(wanted.len()); // a link, its addresses: about one each
         for resource in wanted.resources() {
             for thing in resource.provides() {
                 *simulation.known.entry(simulation.things.number(thing)) = true;
@@ -92,16 +95,22 @@ impl Simulation {
 
     /// The first resource, in the order of ids, that is not as wanted.
     pub fn misses(&self, wanted: &State) -> Option<ResourceId> {
-        let is_there = |(id, to): &(&ResourceId, &Resource)| {
-            let resource = self.ids.known(id).and_then(|at| self.places[at as usize].resource.as_ref());
-            resource.is_some_and(|resource| to.changes(resource).is_empty())
-        };
-        let missing = wanted.iter().find(|wanted| !is_there(wanted)).map(|(id, _)| id);
-        let left = |(id, place): &(&ResourceId, &Place)| {
+        let (mut missing, mut met) = (None, vec![false; self.places.len()]);
+        for (id, to) in wanted.iter() {
+            let at = self.ids.known(id);
+            let resource = at.and_then(|at| self.places[at as usize].resource.as_ref());
+            if !resource.is_some_and(|resource| to.changes(resource).is_empty()) {
+                missing = missing.or(Some(id));
+            }
+            if let Some(at) = at {
+                met[at as usize] = true;
+            }
+        }
+        let left = |((id, place), met): ((_, &Place), bool)| {
             let stands = place.resource.as_ref().is_some_and(|resource| !resource.stays());
-            stands && wanted.get(id).is_none()
+            (stands && !met).then_some(id)
         };
-        let left = self.ids.names().zip(&self.places).filter(left).map(|(id, _)| id).min();
+        let left = self.ids.names().zip(&self.places).zip(met).filter_map(left).min();
         missing.into_iter().chain(left).min().cloned()
     }
 
@@ -119,10 +128,10 @@ impl Simulation {
             Op::Create(to) => {
                 let ties = self.things.ties(to);
                 self.admit(at, &ties)?;
-                let mut settled = to.clone();
-                settled.settle(&|thing| self.things.known(thing).is_some_and(|thing| self.is_provided(thing)));
-                let ties = if settled == *to { ties } else { self.things.ties(&settled) };
-                self.put(at, settled, ties);
+                let settled =
+                    to.settled(&|thing| self.things.known(thing).is_some_and(|thing| self.is_provided(thing)));
+                let ties = settled.as_ref().map_or(ties, |settled| self.things.ties(settled));
+                self.put(at, settled.unwrap_or_else(|| to.clone()), ties);
                 Ok(())
             }
             Op::Update { to, .. } => {

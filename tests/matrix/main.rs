@@ -1,6 +1,7 @@
 //! The reachability matrix: random topologies on the real kernel, every pair of endpoints, host, a LAN neighbour and one
 //! that routes to the containers' subnets, in tcp, udp and icmp, IPv4 and IPv6, compared with what the documentation
-//! promises ([`promise`], written from the field docs and the design, not from the rules).
+//! promises ([`promise`], written from the field docs and the design, not from the rules), and with what `netrec trace`
+//! says of the same packets before anything is applied ([`traced`]).
 //!
 //! `NETREC_MATRIX=200` says how many topologies, `NETREC_SEED=7` with which to begin; the one that differs is printed.
 
@@ -11,6 +12,7 @@ mod lab;
 mod probe;
 mod promise;
 mod random;
+mod traced;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -48,23 +50,23 @@ fn look(seed: u64) -> (usize, usize) {
     let plan = Plan::random(&mut Dice(seed));
     build(&plan);
     let toml = plan.toml();
+    let probes = promise::questions(&plan);
+    let traced = traced::answers(&toml, &probes);
     lab::apply(&toml);
     let stop = Arc::new(AtomicBool::new(false));
     let containers = plan.endpoints.iter().map(|endpoint| endpoint.name.as_str());
     for netns in containers.chain(["", "lan", "router"]) {
         probe::serve(netns, PORTS, &stop);
     }
-    let probes = promise::questions(&plan);
     let answers = probe::ask(&probes);
     stop.store(true, Ordering::Relaxed);
-    let wrong: Vec<String> = probes
-        .iter()
-        .zip(&answers)
-        .filter(|(probe, answer)| probe.wanted != **answer)
-        .map(|(probe, answer)| {
-            format!("{:?} from {} to {}: promised {:?}, got {answer:?}", probe.what, probe.from, probe.to, probe.wanted)
-        })
-        .collect();
+    let differs = |how: &str, (probe, answer): (&probe::Probe, &Option<String>)| {
+        let probe::Probe { from, to, what, wanted } = probe;
+        (wanted != answer).then(|| format!("{what:?} from {from} to {to}: promised {wanted:?}, {how} {answer:?}"))
+    };
+    let asked = probes.iter().zip(&answers).filter_map(|it| differs("got", it));
+    let followed = probes.iter().zip(&traced).filter_map(|it| differs("traced", it));
+    let wrong: Vec<String> = asked.chain(followed).collect();
     if !wrong.is_empty() {
         let bridged = plan.bridged_frames_too;
         eprintln!("seed {seed} (br_netfilter {bridged})\n{toml}\n{}\n", wrong.join("\n"));

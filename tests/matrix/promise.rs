@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use crate::probe::{Probe, What};
 use crate::random::{Endpoint, Network, Peer, Plan, Publish};
 
-const LAN: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
-const ROUTER: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+pub(crate) const LAN: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
+pub(crate) const ROUTER: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 /// Addresses of the host at its uplinks.
 const UPLINKS: [&str; 4] = ["192.0.2.1", "198.51.100.1", "2001:db8::1", "2001:db8:1::1"];
 

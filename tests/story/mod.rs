@@ -19,7 +19,7 @@ use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::observed::{Claim, ForeignLink, ForeignRoute, Session};
 use netrec::model::parse::parse;
-use netrec::model::resource::{HOST, Resource};
+use netrec::model::resource::HOST;
 use netrec::model::source::{Source, Sources};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
@@ -317,7 +317,7 @@ impl Simulation {
         if before.filters_bridged {
             let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };
             for key in FILTERS_BRIDGED {
-                kernel.ours.insert(Resource::Sysctl(setting(key)));
+                kernel.ours.insert(setting(key).into());
             }
         }
         Self { kernel }

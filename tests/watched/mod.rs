@@ -94,6 +94,15 @@ impl Watcher {
         self.standing().unwrap()["counters"][name].as_u64().unwrap()
     }
 
+    /// The time that it took of processors so far (proc(5): `utime` and `stime`, in ticks).
+    pub(crate) fn processor(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let ticks: u64 =
+            stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2).flat_map(str::parse::<u64>).sum();
+        let second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).unwrap().unwrap();
+        Duration::from_millis(ticks * 1_000 / second.cast_unsigned())
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Before, roll_back};
+use crate::apply::history;
 use crate::kernel::{Kernel, lock};
 use crate::model::source::{Source, Sources};
 
@@ -72,6 +73,8 @@ pub enum Answer {
     Pending {
         /// Seconds since 1970.
         until: u64,
+        /// Who applied it.
+        who: String,
     },
     /// The apply is not done yet.
     Applying,
@@ -81,6 +84,8 @@ pub enum Answer {
     RolledBack {
         /// Whether all is as it was.
         complete: bool,
+        /// Why, for a person.
+        why: String,
         /// What is not, for a person.
         left: Vec<String>,
     },
@@ -240,36 +245,39 @@ impl Waiting {
     /// Waits for the decision, carries it out, and has it `noted` before anybody is told.
     pub fn decide(mut self, kernel: &mut impl Kernel, before: &Before, noted: impl FnOnce(&Answer)) {
         let (mut applied, mut asker) = (false, None);
+        let pending = Answer::Pending { until: self.until_unix, who: history::who() };
         let decision = loop {
             let left = self.until.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
                 Ok(Event::Parent(Some(line))) if line == Order::Applied.word() => {
                     applied = true;
-                    say(&mut self.answers, &json(&Answer::Pending { until: self.until_unix }));
+                    say(&mut self.answers, &json(&pending));
                 }
                 Ok(Event::Parent(None)) if applied => {}
-                Ok(Event::Parent(_)) => break None,
+                Ok(Event::Parent(None)) => break Err("netrec ended before all was applied"),
+                Ok(Event::Parent(Some(_))) => break Err("what was applied is not as it should be"),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) if applied => {
+                    break Err("it was not confirmed in time");
+                }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    if !applied {
-                        stop_parent();
-                    }
-                    break None;
+                    stop_parent();
+                    break Err("it was not applied in time");
                 }
                 Ok(Event::Asked(Question::Confirm, stream)) if applied => {
                     asker = Some(stream);
-                    break Some(Answer::Confirmed);
+                    break Ok(());
                 }
                 Ok(Event::Asked(Question::RollBack, stream)) if applied => {
                     asker = Some(stream);
-                    break None;
+                    break Err("`netrec rollback` was run");
                 }
-                Ok(Event::Asked(_, stream)) => {
-                    let pending = Answer::Pending { until: self.until_unix };
-                    reply(stream, if applied { &pending } else { &Answer::Applying });
-                }
+                Ok(Event::Asked(_, stream)) => reply(stream, if applied { &pending } else { &Answer::Applying }),
             }
         };
-        let answer = decision.unwrap_or_else(|| go_back(kernel, before));
+        let answer = match decision {
+            Ok(()) => Answer::Confirmed,
+            Err(why) => go_back(kernel, before, why),
+        };
         noted(&answer);
         let _ = fs::remove_file(&self.path);
         say(&mut self.answers, &json(&answer));
@@ -290,7 +298,7 @@ fn stop_parent() {
     }
 }
 
-fn go_back(kernel: &mut impl Kernel, before: &Before) -> Answer {
+fn go_back(kernel: &mut impl Kernel, before: &Before, why: &str) -> Answer {
     // Without the lock if need be: who holds it that long is stuck, and the host is perhaps out of reach.
     let _lock = lock::acquire(PATIENCE);
     let mut back = roll_back(kernel, before);
@@ -309,7 +317,7 @@ fn go_back(kernel: &mut impl Kernel, before: &Before) -> Answer {
         }
         Err(no_plan) => vec![no_plan.to_string()],
     };
-    Answer::RolledBack { complete: back.is_complete(), left }
+    Answer::RolledBack { complete: back.is_complete(), why: why.into(), left }
 }
 
 fn hear(stream: UnixStream, tell: &Sender<Event>) {

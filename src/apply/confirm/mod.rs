@@ -12,6 +12,7 @@ pub mod guard;
 pub mod memory;
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::{NoPlan, Prepared, Report, Target, execute, look};
 use crate::diff::plan::plan;
@@ -124,12 +125,16 @@ fn restorable(resource: &Resource) -> Result<Resource, &'static str> {
         Resource::Netns(netns) if !netns.bound => return Err(""),
         Resource::Veth(veth) if veth.ifname.is_none() => return Err("its other end is out of sight"),
         Resource::Veth(veth) => {
+            let veth = Arc::make_mut(veth);
             for end in [&mut veth.host, &mut veth.peer] {
                 (end.grouped, end.link_local, end.alias) = (true, false, None);
             }
         }
-        Resource::Bridge(bridge) => (bridge.grouped, bridge.alias) = (true, None),
-        Resource::Firewall(firewall) => firewall.rules = Rules::Intact,
+        Resource::Bridge(bridge) => {
+            let bridge = Arc::make_mut(bridge);
+            (bridge.grouped, bridge.alias) = (true, None);
+        }
+        Resource::Firewall(firewall) => Arc::make_mut(firewall).rules = Rules::Intact,
         _ => {}
     }
     Ok(resource)

@@ -77,7 +77,7 @@ fn emptied(gone: &[(Part, &str)], prepared: &Prepared) -> Option<String> {
         counts.entry(link).or_default().1 += 1;
     }
     let (link, _) = counts.into_iter().find(|(_, (there, gone))| *gone > 1 && there == gone)?;
-    let bridge = prepared.observed.ours.of_kind(&HOST.into(), KindName::Bridge).find(|it| it.id().name == link);
+    let bridge = prepared.observed.ours.of_kind(HOST, KindName::Bridge).find(|it| it.id().name == link);
     let name = bridge.and_then(Kind::part).map(|(_, label)| label.name.to_string()).filter(|name| !name.is_empty());
     Some(name.unwrap_or_else(|| link.to_string()))
 }

@@ -39,12 +39,11 @@ pub(super) fn check(prepared: &Prepared, session: &Session) -> Vec<Diagnostic> {
 fn way(peer: IpAddr, ours: &State, foreign: &Foreign) -> Option<(IpNet, Text)> {
     let theirs = foreign.routes.iter().filter(|(netns, route)| &**netns == HOST && route.table == MAIN);
     let theirs = theirs.filter_map(|(_, route)| Some((route.destination, route.metric, route.link.clone()?)));
-    let host = HOST.into();
-    let addresses = ours.of_kind(&host, KindName::Address).filter_map(|it| match it {
+    let addresses = ours.of_kind(HOST, KindName::Address).filter_map(|it| match it {
         Resource::Address(it) => Some((it.address.trunc(), 0, it.link.clone())),
         _ => None,
     });
-    let routes = ours.of_kind(&host, KindName::Route).filter_map(|it| match it {
+    let routes = ours.of_kind(HOST, KindName::Route).filter_map(|it| match it {
         Resource::Route(it) if it.table == MAIN => Some((it.destination, it.metric, it.link.clone())),
         _ => None,
     });

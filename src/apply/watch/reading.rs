@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::Clock;
+use crate::model::source::Source;
 
 /// What the files said, reduced to a number: the same for the same content, or for the same error.
 pub type Fingerprint = u64;
@@ -20,6 +21,8 @@ pub struct Patience {
     pub settle: Duration,
     /// Between readings that no event asked for.
     pub poll: Duration,
+    /// Before a content is believed that looks cut off.
+    pub doubt: Duration,
 }
 
 /// The reader's mind.
@@ -32,6 +35,8 @@ pub struct Reading {
     unsettled: Option<Fingerprint>,
     /// What was looked into last.
     known: Option<Fingerprint>,
+    /// What looked cut off, and since when.
+    doubted: Option<(Fingerprint, Clock)>,
 }
 
 /// What to make of a reading.
@@ -48,7 +53,7 @@ pub enum Finding {
 impl Reading {
     /// Starts at that time with a content that was looked into.
     pub fn new(patience: Patience, known: Fingerprint, now: Clock) -> Self {
-        Self { patience, next: now + patience.poll, unsettled: None, known: Some(known) }
+        Self { patience, next: now + patience.poll, unsettled: None, known: Some(known), doubted: None }
     }
 
     /// Something happened where the files are.
@@ -89,4 +94,28 @@ impl Reading {
         self.next = now + self.patience.settle;
         Finding::Unsettled
     }
+
+    /// Whether the new content is believed although it looks cut off, because it has stayed so for long. If not, it is
+    /// found to be new once more when that time is up.
+    pub fn believes(&mut self, now: Clock) -> bool {
+        let Some(fingerprint) = self.known else { return true };
+        let (_, since) = self.doubted.filter(|(it, _)| *it == fingerprint).unwrap_or((fingerprint, now));
+        if now >= since + self.patience.doubt {
+            return true;
+        }
+        self.doubted = Some((fingerprint, since));
+        self.known = None;
+        self.next = since + self.patience.doubt;
+        false
+    }
+}
+
+/// Whether one of the files is as before, but for its end: as a full disk or a killed writer leaves it, perhaps at a
+/// place where it still means something.
+pub fn is_cut_off(files: &[Source], before: &[Source]) -> bool {
+    let cut = |new: &Source, old: &Source| {
+        let (new, all) = (new.text.trim_end(), old.text.trim_end());
+        new.len() < all.len() && all.starts_with(new)
+    };
+    files.iter().any(|new| before.iter().any(|old| new.path == old.path && cut(new, old)))
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::event::Event;
-use super::reading::{Finding, Patience, Reading};
+use super::reading::{Finding, Patience, Reading, is_cut_off};
 use super::round::{Draft, Round};
 use super::standing::State;
+use super::tally::Tally;
 use super::{Clock, Content, Limits, Next, Order, Sight, Watcher};
 use crate::apply::NoPlan;
 use crate::kernel::events::{Author, Heard};
@@ -90,7 +91,8 @@ impl Host {
             let text = format!("{why:?}");
             (why, text)
         });
-        self.watcher.looked(Sight { began: seen, seen, took: ROUND, deaf: false, result }, self.now);
+        self.watcher
+            .looked(Sight { began: seen, seen, whole: order.whole, took: ROUND, deaf: false, result }, self.now);
     }
 
     fn passes(&mut self, time: Duration) {
@@ -270,7 +272,10 @@ fn a_host_that_cannot_be_looked_at_is_asked_again() {
                 looks += 1;
                 let error = crate::kernel::KernelError::Interrupted(10);
                 let result = Err((NoPlan::Unseen(error), "busy".into()));
-                watcher.looked(Sight { began: now, seen: now, took: ROUND, deaf: false, result }, now + ROUND);
+                watcher.looked(
+                    Sight { began: now, seen: now, whole: true, took: ROUND, deaf: false, result },
+                    now + ROUND,
+                );
             }
             Next::Wait(at) => now = at.expect("it tries again"),
         }
@@ -282,7 +287,7 @@ fn a_host_that_cannot_be_looked_at_is_asked_again() {
 
 #[test]
 fn contents_count_once_they_stay() {
-    let patience = Patience { quiet: second(2), settle: second(1), poll: second(30) };
+    let patience = Patience { quiet: second(2), settle: second(1), poll: second(30), doubt: second(60) };
     let mut reading = Reading::new(patience, 1, second(0));
     assert_eq!(reading.next(), second(30));
     // A slow writer: an event each second, and a different content whenever somebody would look.
@@ -299,6 +304,49 @@ fn contents_count_once_they_stay() {
     reading.disturbed(second(60));
     assert_eq!(reading.read(0, second(62)), Finding::Unsettled);
     assert_eq!(reading.read(3, second(63)), Finding::Known);
+}
+
+#[test]
+fn what_looks_cut_off_has_to_stay_so() {
+    let file = |text: &str| [Source::new("shop.toml", text)];
+    let whole = file(SHOP);
+    let cut: Vec<_> = (0..SHOP.trim_end().len()).map(|end| file(&SHOP[..end])).collect();
+    assert!(cut.iter().filter(|it| parse(*it).is_ok()).count() > 5);
+    for cut in cut {
+        assert!(is_cut_off(&cut, &whole) && !is_cut_off(&whole, &cut), "{cut:?}");
+    }
+    assert!(!is_cut_off(&file(SHOP.trim_end()), &whole), "nothing is missing but a line's end");
+    assert!(!is_cut_off(&file(&SHOP.replace("10.10.0.0/24", "10.11.0.0/24")), &whole));
+    let patience = Patience { quiet: second(2), settle: second(1), poll: second(30), doubt: second(60) };
+    let mut reading = Reading::new(patience, 1, second(0));
+    let settled = |reading: &mut Reading, at| {
+        reading.read(2, second(at));
+        assert_eq!(reading.read(2, second(at + 1)), Finding::New);
+        reading.believes(second(at + 1))
+    };
+    assert!(!settled(&mut reading, 10));
+    reading.disturbed(second(50));
+    assert!(!settled(&mut reading, 52), "touched, and no longer than before");
+    assert_eq!(reading.next(), second(71));
+    assert!(settled(&mut reading, 71));
+    assert_eq!(reading.read(2, second(110)), Finding::Known);
+}
+
+#[test]
+fn a_thousand_changes_of_one_object_are_one_line() {
+    let mut tally = Tally::default();
+    assert_eq!(tally.due(), None);
+    let mut entries = Vec::new();
+    for at in 0..100_000 {
+        let objects = vec!["host/bridge/br0".to_owned()];
+        tally.note(&Event::Changed { corrective: 1, intentional: 0, objects, took_ms: 1 }, second(at));
+        if tally.due().is_some_and(|due| due <= second(at)) {
+            entries.extend(tally.take(second(at)));
+        }
+    }
+    assert!(entries.len() < 40, "a day has {} entries", entries.len());
+    assert_eq!(entries[0], ("61 healed, 0 asked for".into(), "~ host/bridge/br0 (61 times)\n".into()));
+    assert!(tally.take(second(100_000)).is_some() && tally.take(second(100_000)).is_none());
 }
 
 #[test]

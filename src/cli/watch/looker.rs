@@ -1,7 +1,6 @@
 //! The thread that looks and writes: netlink calls block, and the watcher has to answer meanwhile.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -9,9 +8,10 @@ use tokio::sync::mpsc;
 
 use crate::apply::NoPlan;
 use crate::apply::watch::round::{Draft, Round};
-use crate::apply::watch::{Clock, Order, Sight};
+use crate::apply::watch::{Clock, Content, Order, Sight};
+use crate::cli::confirm;
 use crate::cli::failure::Failure;
-use crate::kernel::events::Nsids;
+use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
 use crate::kernel::{Kernel, KernelError, lock};
 use crate::model::lower;
@@ -27,8 +27,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Looker {
     orders: mpsc::Sender<Order>,
     sights: mpsc::Receiver<Sight>,
-    /// Set by whoever hears that a namespace has gone.
-    namespace_gone: Arc<AtomicBool>,
+    /// What was heard since the last order, and whether it was of names.
+    heard: Arc<Mutex<(Heard, bool)>>,
 }
 
 impl Looker {
@@ -36,16 +36,11 @@ impl Looker {
     pub(super) fn start(start: Instant) -> std::io::Result<Self> {
         let (orders, taken) = mpsc::channel(1);
         let (done, sights) = mpsc::channel(1);
-        let namespace_gone = Arc::new(AtomicBool::new(false));
-        let mut hand = Hand {
-            start,
-            linux: Linux::default(),
-            nsids: Nsids::default(),
-            namespace_gone: namespace_gone.clone(),
-            before: None,
-        };
+        let heard = Arc::new(Mutex::new((Heard::default(), false)));
+        let mut hand =
+            Hand { start, linux: Linux::remembering(), nsids: Nsids::default(), heard: heard.clone(), before: None };
         std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
-        Ok(Self { orders, sights, namespace_gone })
+        Ok(Self { orders, sights, heard })
     }
 
     /// Gives an order; the one before must have come back.
@@ -59,9 +54,14 @@ impl Looker {
         self.sights.recv().await
     }
 
-    /// What is known of namespaces may be of others by now.
-    pub(super) fn forget_namespaces(&self) {
-        self.namespace_gone.store(true, Ordering::Relaxed);
+    /// Something was announced, which the next look is to see.
+    pub(super) fn hears(&self, heard: &Heard) {
+        self.heard.lock().expect("nobody panics with it").0.extend(heard);
+    }
+
+    /// Names may stand for other namespaces by now.
+    pub(super) fn hears_of_names(&self) {
+        self.heard.lock().expect("nobody panics with it").1 = true;
     }
 }
 
@@ -69,7 +69,7 @@ struct Hand {
     start: Instant,
     linux: Linux,
     nsids: Nsids,
-    namespace_gone: Arc<AtomicBool>,
+    heard: Arc<Mutex<(Heard, bool)>>,
     /// What the last round wanted.
     before: Option<State>,
 }
@@ -86,14 +86,23 @@ impl Hand {
     fn carry_out(&mut self, order: &Order) -> Sight {
         let began = self.start.elapsed();
         let scope = lower::scope(&order.content.topology);
+        let (heard, names) = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
+        let mut disturbed = self.nsids.disturbed(&heard);
+        disturbed.anywhere |= order.whole;
+        disturbed.names |= names || order.glance;
+        let names = disturbed.names || disturbed.anywhere;
+        self.linux.disturb(&disturbed);
         // Before the look, so that nothing happens unheard between the two.
-        self.listen(&scope);
+        if names {
+            self.listen(&scope);
+        }
         let mut kernel = Noting { start: self.start, linux: &mut self.linux, looks: Vec::new() };
         let result = round(&mut kernel, order, self.before.as_ref());
         // The last look did not concern itself with what was left alone.
         let whole = result.as_ref().is_ok_and(|round| round.left.is_empty());
         let seen = if whole { kernel.looks.last() } else { kernel.looks.first() }.copied().unwrap_or(began);
-        let deaf = self.listen(&scope);
+        let wrote = result.as_ref().is_ok_and(|round| !round.fixes.is_empty());
+        let deaf = (names || wrote) && self.listen(&scope);
         let result = match result {
             Ok(round) => {
                 self.before = Some(round.wanted.clone());
@@ -104,14 +113,11 @@ impl Hand {
                 Err((no_plan, text))
             }
         };
-        Sight { began, seen, took: self.start.elapsed().saturating_sub(began), deaf, result }
+        Sight { began, seen, whole: order.whole, took: self.start.elapsed().saturating_sub(began), deaf, result }
     }
 
     /// Gives nsids to namespaces that have none; whether there were such.
     fn listen(&mut self, scope: &Scope) -> bool {
-        if self.namespace_gone.swap(false, Ordering::Relaxed) {
-            self.nsids.forget();
-        }
         self.nsids.assign(scope.containers.iter()).unwrap_or_else(|error| {
             tracing::warn!(%error, "not all namespaces are heard; the slow look sees them");
             0
@@ -128,11 +134,21 @@ fn round(kernel: &mut Noting, order: &Order, before: Option<&State>) -> Result<R
     // The lock is taken only to write, and if nobody else has it the draft is as good as made under it: what it
     // deletes is read again before, and what it makes must not be there.
     if let Some(_lock) = lock::acquire(Duration::ZERO).map_err(NoPlan::Unseen)? {
+        may_write(&order.content)?;
         return draft.carry_out(kernel, before);
     }
     let busy = || NoPlan::Unseen(KernelError::Lost(Errno::EWOULDBLOCK));
     let _lock = lock::acquire(LOCK_PATIENCE).map_err(NoPlan::Unseen)?.ok_or_else(busy)?;
+    may_write(&order.content)?;
     Draft::new(kernel, topology, &order.held)?.carry_out(kernel, before)
+}
+
+/// Under the lock: nobody decides meanwhile. What waits to be confirmed is left to whoever confirms it, and what never was
+/// is not tried again.
+fn may_write(content: &Content) -> Result<(), NoPlan> {
+    let name = &content.topology.name;
+    let finding = confirm::undecided(name).or_else(|| confirm::discarded(name, &content.digest));
+    finding.map_or(Ok(()), |finding| Err(NoPlan::Refused(vec![finding].into())))
 }
 
 fn describe(no_plan: &NoPlan, order: &Order) -> String {

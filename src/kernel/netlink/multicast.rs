@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::frame::Answer;
+use super::receive::Received;
 use super::{Reply, Socket};
 use crate::kernel::KernelError;
 
@@ -35,15 +36,18 @@ impl Socket {
             .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes))
     }
 
-    /// Hands over the notifications of one datagram, if one waits; whether one did. Never waits itself.
+    /// Hands over the notifications of one datagram, if one waits, each with the nsid of the namespace it is of (none: the
+    /// socket's own); whether one did. Never waits itself.
     ///
     /// # Errors
     ///
     /// [`KernelError::Lost`] if notifications were dropped for want of room; those that follow are heard.
-    pub fn overhear(&mut self, mut each: impl FnMut(Reply<'_>)) -> Result<bool, KernelError> {
+    pub fn overhear(&mut self, mut each: impl FnMut(Reply<'_>, Option<i32>)) -> Result<bool, KernelError> {
         let mut answer = Answer::take();
         match self.receive(&mut answer, libc::MSG_DONTWAIT) {
-            Ok(from) => answer.since(from).try_for_each(|reply| reply.map(&mut each)).map(|()| true),
+            Ok(Received { at, nsid }) => {
+                answer.since(at).try_for_each(|reply| reply.map(|reply| each(reply, nsid))).map(|()| true)
+            }
             Err(KernelError::Lost(Errno::EAGAIN)) => Ok(false),
             Err(error) => Err(error),
         }

@@ -8,7 +8,7 @@ use crate::model::kinds::address::Address;
 use crate::model::kinds::bridge::Bridge;
 use crate::model::kinds::veth::{End, Veth};
 use crate::model::lower::{Lowering, NetworkPlan, Port, Subnet, bridge_mac, host_mac};
-use crate::model::resource::{HOST, Resource};
+use crate::model::resource::HOST;
 
 /// What the host has on every bridge that routes IPv6: Linux asks for a neighbour on behalf of packets that it forwards
 /// from a link-local address only (RFC 4861 section 7.2.2), and the bridge makes none up for itself.
@@ -21,7 +21,7 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
         let mac = bridge_mac(topology, &network.born);
         let label = lowering.label(network.name, &network.born, network.item.protect.as_ref());
         let bridge = Bridge { label, ..Bridge::new(network.link.clone(), lowering.owner.clone(), mac, network.mtu) };
-        lowering.want(Resource::Bridge(bridge), network.item.name);
+        lowering.want(bridge, network.item.name);
         let gateway = |subnet: &Subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok();
         let mut gateways: Vec<IpNet> = network.subnets.iter().filter_map(gateway).collect();
         if gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
@@ -29,14 +29,14 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
         }
         for gateway in gateways {
             let address = Address::new(&HOST.into(), &network.link, gateway);
-            lowering.want(Resource::Address(address), network.item.name);
+            lowering.want(address, network.item.name);
         }
     }
     for port in ports {
-        lowering.want(Resource::Veth(pair(network, port, lowering)), port.item.name);
+        lowering.want(pair(network, port, lowering), port.item.name);
         for address in &port.addresses {
             let address = Address::new(&port.netns, &port.ifname, *address);
-            lowering.want(Resource::Address(address), port.item.name);
+            lowering.want(address, port.item.name);
         }
     }
 }

@@ -107,10 +107,10 @@ impl Kind for Address {
         Vec::new()
     }
 
-    fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
-        if let IpNet::V4(net) = self.address {
-            self.secondary = is_there(&Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc()));
-        }
+    fn settled(&self, is_there: &dyn Fn(&Thing) -> bool) -> Option<Self> {
+        let IpNet::V4(net) = self.address else { return None };
+        let secondary = is_there(&Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc()));
+        (secondary != self.secondary).then(|| Self { secondary, ..self.clone() })
     }
 
     fn summary(&self) -> String {

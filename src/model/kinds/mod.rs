@@ -2,6 +2,7 @@
 //! every kind keeps are in `tests/laws.rs`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::resource::{FieldChange, Kind, Need, Op, Part, ResourceId, Thing, Wire};
 use super::wire::{Facts, Label, Lookup, Message, Missing, Owner, Place};
@@ -24,24 +25,33 @@ macro_rules! kinds {
             }
         }
 
-        /// One kernel object of any kind.
+        /// One kernel object of any kind. Shared, not copied, by all who hold it: what is wanted, the difference, the
+        /// plan and its proof are the same few thousand objects.
         #[derive(Clone, PartialEq, Debug)]
-        pub enum Resource { $($(#[$doc])* $kind($module::$kind)),* }
+        pub enum Resource { $($(#[$doc])* $kind(Arc<$module::$kind>)),* }
+
+        $(impl From<$module::$kind> for Resource {
+            fn from(it: $module::$kind) -> Self {
+                Self::$kind(Arc::new(it))
+            }
+        })*
 
         impl Resource {
             /// Everything of ours among the facts.
             pub fn observe_all(facts: &Facts, owner: &Owner) -> Vec<Self> {
                 let mut all = Vec::new();
-                $(all.extend($module::$kind::observe(facts, owner).into_iter().map(Self::$kind));)*
+                $(all.extend($module::$kind::observe(facts, owner).into_iter().map(Self::from));)*
                 all
             }
 
             /// Where the messages of a step go ([`Wire::places`]).
             pub fn places(op: &Op) -> Vec<Place> {
                 match op {
-                    $(Op::Create(Self::$kind(to)) => Wire::places(&Op::Create(to)),
-                    Op::Delete(Self::$kind(from)) => Wire::places(&Op::Delete(from)),
-                    Op::Update { from: Self::$kind(from), to: Self::$kind(to) } => Wire::places(&Op::Update { from, to }),)*
+                    $(Op::Create(Self::$kind(to)) => Wire::places(&Op::Create(&**to)),
+                    Op::Delete(Self::$kind(from)) => Wire::places(&Op::Delete(&**from)),
+                    Op::Update { from: Self::$kind(from), to: Self::$kind(to) } => {
+                        Wire::places(&Op::Update { from: &**from, to: &**to })
+                    })*
                     Op::Update { .. } => unreachable!("an update never changes the kind: it is part of the id"),
                 }
             }
@@ -49,10 +59,10 @@ macro_rules! kinds {
             /// What is to be said for a step ([`Wire::encode`]).
             pub fn encode(op: &Op, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
                 match op {
-                    $(Op::Create(Self::$kind(to)) => Wire::encode(&Op::Create(to), lookup),
-                    Op::Delete(Self::$kind(from)) => Wire::encode(&Op::Delete(from), lookup),
+                    $(Op::Create(Self::$kind(to)) => Wire::encode(&Op::Create(&**to), lookup),
+                    Op::Delete(Self::$kind(from)) => Wire::encode(&Op::Delete(&**from), lookup),
                     Op::Update { from: Self::$kind(from), to: Self::$kind(to) } => {
-                        Wire::encode(&Op::Update { from, to }, lookup)
+                        Wire::encode(&Op::Update { from: &**from, to: &**to }, lookup)
                     })*
                     Op::Update { .. } => unreachable!("an update never changes the kind: it is part of the id"),
                 }
@@ -71,7 +81,8 @@ macro_rules! kinds {
             }
             fn changes(&self, observed: &Self) -> Vec<FieldChange> {
                 match (self, observed) {
-                    $((Self::$kind(to), Self::$kind(from)) => to.changes(from),)*
+                    $((Self::$kind(to), Self::$kind(from)) if Arc::ptr_eq(to, from) => Vec::new(),
+                    (Self::$kind(to), Self::$kind(from)) => to.changes(from),)*
                     _ => unreachable!("only resources of one id are compared, and the kind is part of it"),
                 }
             }
@@ -82,10 +93,10 @@ macro_rules! kinds {
                 match self { $(Self::$kind(it) => it.details()),* }
             }
             fn bereft(&mut self, gone: &Thing) {
-                match self { $(Self::$kind(it) => it.bereft(gone)),* }
+                match self { $(Self::$kind(it) => Arc::make_mut(it).bereft(gone)),* }
             }
-            fn settle(&mut self, is_there: &dyn Fn(&Thing) -> bool) {
-                match self { $(Self::$kind(it) => it.settle(is_there)),* }
+            fn settled(&self, is_there: &dyn Fn(&Thing) -> bool) -> Option<Self> {
+                match self { $(Self::$kind(it) => it.settled(is_there).map(Self::from)),* }
             }
             fn part(&self) -> Option<(Part, &Label)> {
                 match self { $(Self::$kind(it) => it.part()),* }

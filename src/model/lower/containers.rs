@@ -6,7 +6,7 @@ use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
 use crate::model::kinds::netns::Netns;
-use crate::model::resource::{HOST, Resource, Text};
+use crate::model::resource::{HOST, Text};
 use crate::model::state::Pending;
 use crate::model::topology::{Container, Item, Topology};
 use crate::model::wire::{Absent, NetnsRef, Owner, Scope};
@@ -56,7 +56,7 @@ impl<'a> Lowering<'a> {
             // One that was made stays while a container is in it, even if it would not be made again.
             if (makes && !present) || (named && ours && present) {
                 let label = self.label(name, &name.as_str().into(), container.protect.as_ref());
-                self.want(Resource::Netns(Netns::new(&netns, &self.owner, label)), container.name);
+                self.want(Netns::new(&netns, &self.owner, label), container.name);
             }
             sandboxes.insert(name.as_str(), Sandbox { netns, there: missing.is_none() });
         }

@@ -194,8 +194,8 @@ impl<'a> Lowering<'a> {
     }
 
     /// Wants a resource, asked for at a place of the topology.
-    pub fn want(&mut self, resource: Resource, origin: Span) {
-        self.wanted.push((resource, origin));
+    pub fn want(&mut self, resource: impl Into<Resource>, origin: Span) {
+        self.wanted.push((resource.into(), origin));
     }
 
     /// Says something that the user should know before saying yes.

@@ -67,7 +67,7 @@ impl Lowering<'_> {
             if !accepts.is_empty() {
                 let (topology, found) = (self.owner.topology.clone(), Vec::new());
                 let wanted = DockerUser { topology, ipv6, accepts, before, found };
-                self.want(Resource::DockerUser(wanted), asked.name);
+                self.want(wanted, asked.name);
             }
         }
     }

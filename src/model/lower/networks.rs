@@ -12,7 +12,6 @@ use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
-use crate::model::kinds::veth::Veth;
 use crate::model::observed::ForeignRoute;
 use crate::model::resource::{HOST, Resource};
 use crate::model::topology::{Endpoint, Item, Network};
@@ -114,9 +113,10 @@ impl<'a> Lowering<'a> {
         };
         let moved =
             |endpoint: &str| match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, endpoint)) {
-                Some(Resource::Veth(Veth { bridge: Some(bridge), .. })) => {
-                    *bridge != plan.link && plans.values().any(|other| other.link == *bridge)
-                }
+                Some(Resource::Veth(veth)) => veth
+                    .bridge
+                    .as_ref()
+                    .is_some_and(|bridge| *bridge != plan.link && plans.values().any(|other| other.link == *bridge)),
                 _ => false,
             };
         let endpoints = self.topology.endpoints.iter().filter(|(name, item)| stays(item) && !moved(name));

@@ -47,8 +47,8 @@ impl<'a> Lowering<'a> {
         let policies = self.policies(direct, ports, networks);
         let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
-        self.want(Resource::Firewall(firewall), origin);
-        self.want(Resource::UserRules(UserRules), origin);
+        self.want(firewall, origin);
+        self.want(UserRules, origin);
     }
 
     /// What the topology names itself.

@@ -11,7 +11,7 @@ use crate::model::hash::words;
 use crate::model::kinds::KindName;
 use crate::model::kinds::route::{MAIN, Route};
 use crate::model::kinds::rule::{PRIORITY, Rule};
-use crate::model::resource::{Kind, Resource, Text};
+use crate::model::resource::{Kind, Text};
 use crate::model::source::Span;
 use crate::model::topology::StaticRoute;
 
@@ -32,7 +32,7 @@ impl<'a> Lowering<'a> {
                     let wanted = static_route(port, route, MAIN);
                     self.reached_directly(port, route);
                     self.is_free(port, route, &wanted);
-                    self.want(Resource::Route(wanted), port.item.span(&route.to));
+                    self.want(wanted, port.item.span(&route.to));
                 }
             }
             let mut several_ways = ports.len() > 1;
@@ -97,7 +97,7 @@ impl<'a> Lowering<'a> {
             ));
             return true;
         }
-        self.want(Resource::Route(route), port.item.name);
+        self.want(route, port.item.name);
         false
     }
 
@@ -127,18 +127,18 @@ impl<'a> Lowering<'a> {
         let mut subnets = BTreeSet::new();
         for address in &port.addresses {
             let rule = Rule { netns: port.netns.clone(), source: address.addr(), priority: PRIORITY, table };
-            self.want(Resource::Rule(rule), origin);
+            self.want(rule, origin);
             if subnets.insert(address.trunc()) {
-                self.want(Resource::Route(on_link(port, address.trunc(), table)), origin);
+                self.want(on_link(port, address.trunc(), table), origin);
             }
         }
         for ipv6 in [false, true] {
             if let Some(route) = default_via(port, network, ipv6, table) {
-                self.want(Resource::Route(route), origin);
+                self.want(route, origin);
             }
         }
         for route in &port.item.routes {
-            self.want(Resource::Route(static_route(port, route, table)), port.item.span(&route.to));
+            self.want(static_route(port, route, table), port.item.span(&route.to));
         }
     }
 }

@@ -91,6 +91,6 @@ impl<'a> Lowering<'a> {
     }
 
     fn want_sysctl(&mut self, key: Text, value: &str, origin: Span) {
-        self.want(Resource::Sysctl(Sysctl { netns: HOST.into(), key, value: value.into() }), origin);
+        self.want(Sysctl { netns: HOST.into(), key, value: value.into() }, origin);
     }
 }

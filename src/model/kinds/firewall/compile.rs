@@ -192,6 +192,12 @@ impl Code<'_> {
     /// The kernel corrects the checksum of what is carried, as for an address it must.
     fn assign(&mut self, Mangle { key, value }: &Mangle<'_>) {
         const L4_CHECKSUM: u32 = 1;
+        if let (Expression::Named(NamedExpression::Meta(meta)), Expression::String(word)) = (key, value) {
+            let data = Attr::nest(2, vec![Attr::bytes(1, [u8::from(*word == "1")])]);
+            self.say("immediate", vec![Attr::number(1, register(FIRST)), data]);
+            let (key, from) = (meta_number(meta.key), register(FIRST));
+            return self.say("meta", vec![Attr::number(2, key), Attr::number(3, from)]); // NFTA_META_SREG
+        }
         self.depend(key);
         self.load(value, FIRST);
         let (base, offset, length) = place(key);
@@ -332,6 +338,7 @@ fn meta_number(key: MetaKey) -> u32 {
         MetaKey::Protocol => 1,
         MetaKey::Iifname => 6,
         MetaKey::Oifname => 7,
+        MetaKey::Nftrace => 12,
         MetaKey::Nfproto => 15,
         MetaKey::L4proto => 16,
         MetaKey::Iifgroup => 21,
@@ -362,7 +369,7 @@ fn place(of: &Expression<'_>) -> (u32, u32, u32) {
         ("ip6", "saddr") => (1, 8, 16),
         ("ip6", "daddr") => (1, 24, 16),
         ("th", "sport") => (2, 0, 2),
-        ("th" | "udp", "dport") => (2, 2, 2),
+        ("th" | "tcp" | "udp", "dport") => (2, 2, 2),
         ("tcp", "flags") => (2, 13, 1),
         ("icmp" | "icmpv6", "type") => (2, 0, 1),
         other => unreachable!("the skeleton looks at no {other:?}"),
@@ -385,6 +392,7 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
         (_, "ipv4") => vec![IPV4],
         (_, "ipv6") => vec![IPV6],
         (_, "local") => 2u32.to_ne_bytes().to_vec(), // RTN_LOCAL
+        (_, "sctp") => vec![132],
         (_, "arp") => ETH_ARP.to_vec(),
         (_, "ip") => ETH_IPV4.to_vec(),
         (_, "ip6") => ETH_IPV6.to_vec(),
@@ -426,7 +434,7 @@ pub(in crate::model::kinds) fn interface(name: &str) -> [u8; 16] {
 fn bit(of: &Expression<'_>, word: &str) -> u32 {
     match word {
         "invalid" => 1,
-        "established" => 1 << 1,
+        "established" | "syn" => 1 << 1,
         "related" | "rst" => 1 << 2,
         "dnat" => 1 << 5,
         "ack" => 1 << 4,

@@ -378,7 +378,7 @@ impl Element {
     }
 
     /// The element in nft's syntax.
-    pub(super) fn nft(&self) -> String {
+    pub fn nft(&self) -> String {
         match self {
             Self::Link(Role::Icc | Role::NoIcc, link) => format!("\"{link}\" . \"{link}\""),
             Self::Link(_, link) | Self::Loose(link) => format!("\"{link}\""),

@@ -10,18 +10,24 @@ mod compare;
 pub(super) mod compile;
 mod definition;
 mod elements;
+mod evaluate;
 mod flows;
+mod packet;
 mod policies;
 mod rules;
 mod text;
+mod tracing;
 mod wanted;
 mod wire;
 
 use nftables::schema::NfListObject;
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
+pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, Stale};
+pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
+pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use self::attribute::Attr;
 use self::rules::Skeleton;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use nftables::expr::{Expression, MetaKey, NamedExpression, Payload};
-use nftables::schema::{Chain, NfListObject, SetTypeValue};
+use nftables::schema::{Chain, NfListObject, Rule, SetTypeValue};
 use nftables::stmt::{NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainType, NfFamily};
 
@@ -79,11 +79,15 @@ fn chain(out: &mut String, chain: &Chain<'_>, skeleton: &Skeleton) {
         if let NfListObject::Rule(rule) = object
             && rule.chain == chain.name
         {
-            let said: Vec<String> = rule.expr.iter().map(statement).collect();
-            line(out, format_args!("\t\t{}", said.join(" ")));
+            line(out, format_args!("\t\t{}", self::rule(rule)));
         }
     }
     line(out, format_args!("\t}}\n"));
+}
+
+/// A rule without its place.
+pub(super) fn rule(rule: &Rule<'_>) -> String {
+    rule.expr.iter().map(statement).collect::<Vec<_>>().join(" ")
 }
 
 /// nft has names for priorities at the hooks where they make sense.

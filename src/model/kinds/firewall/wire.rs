@@ -55,6 +55,13 @@ pub(super) fn messages<'a>(
     messages
 }
 
+/// The nodes of one element, one attribute each.
+pub(super) fn nodes(element: &Element) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(element, true, &mut bytes);
+    bytes
+}
+
 fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
     match element {
         Element::Link(Role::Icc | Role::NoIcc, link) => node(out, &Key::default().link(link).link(link), None, None),
@@ -183,15 +190,19 @@ pub(super) fn decode<'a>(set: &str, lists: impl Iterator<Item = &'a [u8]>) -> Op
     Some(found)
 }
 
-struct Node<'a> {
-    key: &'a [u8],
-    last: Option<&'a [u8]>,
-    data: Option<&'a [u8]>,
-    ends: bool,
+/// One element of a set as the kernel has it.
+pub(super) struct Node<'a> {
+    pub(super) key: &'a [u8],
+    /// The last key of a concatenated interval.
+    pub(super) last: Option<&'a [u8]>,
+    /// What a map gives.
+    pub(super) data: Option<&'a [u8]>,
+    /// Whether it is one past the last key of a plain interval.
+    pub(super) ends: bool,
 }
 
 impl<'a> Node<'a> {
-    fn read(content: &'a [u8]) -> Option<Self> {
+    pub(super) fn read(content: &'a [u8]) -> Option<Self> {
         let value = |kind| attribute::get(content, kind).and_then(|data| attribute::get(data, 1));
         let flags = attribute::get(content, 3).and_then(|flags| flags.last_chunk()).map_or(0, |f| u32::from_be_bytes(*f));
         (flags & !INTERVAL_END == 0).then_some(())?;

@@ -1,0 +1,130 @@
+//! Questions to the rtnetlink of one namespace.
+
+use std::sync::LazyLock;
+
+use nix::errno::Errno;
+use nix::libc;
+use rtnetlink::packet_route::RouteNetlinkMessage as Ask;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::rule::RuleMessage;
+
+use super::netlink::{Reply, Request, Socket};
+use super::{KernelError, decode};
+use crate::model::wire::{AddressFacts, LinkFacts, PROTOCOL};
+
+/// `RT_TABLE_MAIN` (linux/rtnetlink.h).
+pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
+
+/// The loopback of the socket's namespace: its alias is the namespace's mark.
+pub fn loopback(socket: &mut Socket) -> Result<LinkFacts, KernelError> {
+    one_link(socket, &QUESTIONS.loopback)?.ok_or(KernelError::Malformed("a namespace without lo"))
+}
+
+/// The link of an index, if it is there.
+pub fn link(socket: &mut Socket, index: u32) -> Result<Option<LinkFacts>, KernelError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    one_link(socket, &link_question(message))
+}
+
+/// The link of a name, if it is there.
+pub fn link_named(socket: &mut Socket, name: &str) -> Result<Option<LinkFacts>, KernelError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    one_link(socket, &link_question(message))
+}
+
+/// All of a namespace's links, ascending by index.
+pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
+    let mut links = all(socket, &QUESTIONS.links, |payload| decode::link(payload).map(Some))?;
+    links.sort_unstable_by_key(|link| link.index);
+    Ok(links)
+}
+
+/// All of a namespace's addresses.
+pub fn addresses(socket: &mut Socket) -> Result<Vec<AddressFacts>, KernelError> {
+    all(socket, &QUESTIONS.addresses, decode::address)
+}
+
+/// What is asked in every namespace, encoded once.
+pub(super) struct Questions {
+    pub(super) loopback: Request,
+    pub(super) links: Request,
+    pub(super) addresses: Request,
+    pub(super) routes: Request,
+    pub(super) routes_main: Request,
+    pub(super) routes_ours: Request,
+    pub(super) rules: Request,
+}
+
+pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
+    let mut loopback = LinkMessage::default();
+    loopback.header.index = 1;
+    let mut main = RouteMessage::default();
+    main.attributes.push(RouteAttribute::Table(MAIN));
+    let mut ours = RouteMessage::default();
+    ours.header.protocol = PROTOCOL.into();
+    let ask = |message| Request::route(&message, 0);
+    // The unspecified family is IPv4 and IPv6 in one dump.
+    Questions {
+        loopback: link_question(loopback),
+        links: link_question(LinkMessage::default()),
+        addresses: ask(Ask::GetAddress(AddressMessage::default())),
+        routes: ask(Ask::GetRoute(RouteMessage::default())),
+        routes_main: ask(Ask::GetRoute(main)),
+        routes_ours: ask(Ask::GetRoute(ours)),
+        rules: ask(Ask::GetRule(RuleMessage::default())),
+    }
+});
+
+/// Statistics are most of a link's answer and of its time.
+fn link_question(mut message: LinkMessage) -> Request {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    Request::route(&Ask::GetLink(message), 0)
+}
+
+fn one_link(socket: &mut Socket, question: &Request) -> Result<Option<LinkFacts>, KernelError> {
+    let mut link = None;
+    let asked = socket.request(question, |reply| {
+        link = Some(decode::link(reply.payload)?);
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(link),
+        Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The number that the socket's namespace knows that of a process or descriptor by, if it has one: `IFLA_LINK_NETNSID` of
+/// links whose other end is there. None for a process that is gone.
+pub(super) fn nsid(socket: &mut Socket, whose: NsidAttribute) -> Result<Option<i32>, KernelError> {
+    let mut message = NsidMessage::default();
+    message.attributes.push(whose);
+    let mut id = None;
+    let asked = socket.request(&Request::route(&Ask::GetNsId(message), 0), |reply| {
+        id = decode::nsid(reply.payload)?;
+        Ok(())
+    });
+    match asked {
+        Ok(()) => Ok(id),
+        Err(KernelError::Refused { errno: Errno::ESRCH | Errno::EINVAL, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn all<T>(
+    socket: &mut Socket,
+    question: &Request,
+    decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+) -> Result<Vec<T>, KernelError> {
+    let mut all = Vec::new();
+    socket.dump(question, |reply: Reply<'_>| {
+        all.extend(decode(reply.payload)?);
+        Ok(())
+    })?;
+    Ok(all)
+}

@@ -1,0 +1,144 @@
+//! What earlier looks saw and nothing was announced of since, so that the next one need not ask again.
+//!
+//! Whoever hears what Linux announces says where ([`Disturbed`]); what this program itself writes is noted as it is
+//! written. Everything else is as it was: that is what announcements are for. A whole look, taken now and then, forgets
+//! all of it and is the judge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::netns::{self, Identity};
+use super::read::Seen;
+use crate::model::resource::{HOST, Op, Resource, Step, Text};
+use crate::model::wire::{ChainFacts, DockerFacts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
+
+/// Where something may be otherwise than it was seen.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Disturbed {
+    /// Anywhere: announcements were lost, or a look is to be the judge.
+    pub anywhere: bool,
+    /// In the host's namespace.
+    pub host: bool,
+    /// In these.
+    pub namespaces: BTreeSet<NetnsRef>,
+    /// Names, paths and process ids may stand for other namespaces than before.
+    pub names: bool,
+}
+
+impl Disturbed {
+    /// Anywhere.
+    pub fn anywhere() -> Self {
+        Self { anywhere: true, ..Self::default() }
+    }
+
+    /// Adds what others say.
+    pub fn extend(&mut self, other: &Self) {
+        self.anywhere |= other.anywhere;
+        self.host |= other.host;
+        self.names |= other.names;
+        self.namespaces.extend(other.namespaces.iter().cloned());
+    }
+}
+
+/// What was seen.
+#[derive(Default, Debug)]
+pub(super) struct Memory {
+    /// What was looked for.
+    scope: Option<Scope>,
+    host: Option<Host>,
+    /// Whether what stands behind a name is to be made sure of.
+    glances: bool,
+    namespaces: BTreeMap<NetnsRef, (Identity, Seen)>,
+}
+
+/// The host's namespace and its settings.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    pub(super) facts: Arc<NetnsFacts>,
+    pub(super) sysctls: Vec<(Text, Text)>,
+}
+
+/// Our tables and what concerns us of others', as of a generation, which says by itself whether anything happened since.
+#[derive(Debug)]
+pub(super) struct Netfilter {
+    pub(super) generation: u32,
+    pub(super) tables: Vec<TableFacts>,
+    pub(super) chains: Vec<ChainFacts>,
+    pub(super) topologies: Vec<TableFacts>,
+    pub(super) user_rules: bool,
+    pub(super) docker: Vec<DockerFacts>,
+}
+
+impl Memory {
+    /// Forgets what may be otherwise by now, and everything that was not looked for in the same way.
+    pub(super) fn turn_to(&mut self, scope: &Scope, disturbed: &Disturbed) {
+        let alike = |last: &Scope| last.owner == scope.owner && last.sysctls == scope.sysctls;
+        if disturbed.anywhere || !self.scope.as_ref().is_some_and(alike) {
+            *self = Self::default();
+        }
+        if disturbed.host {
+            self.host = None;
+        }
+        self.glances = disturbed.names;
+        for netns in &disturbed.namespaces {
+            self.namespaces.remove(netns);
+        }
+        // What is seen of a namespace depends on whose it is said to be.
+        if self.scope.as_ref().is_some_and(|last| last.containers != scope.containers) {
+            let asked: BTreeSet<&NetnsRef> = scope.containers.values().collect();
+            let before: BTreeSet<&NetnsRef> = self.scope.iter().flat_map(|last| last.containers.values()).collect();
+            self.namespaces.retain(|netns, _| asked.contains(netns) == before.contains(netns));
+        }
+        self.scope = Some(scope.clone());
+    }
+
+    pub(super) fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    pub(super) fn keep_host(&mut self, host: Host) {
+        self.host = Some(host);
+    }
+
+    /// What was seen of a namespace, if the same one still stands there.
+    pub(super) fn namespace(&self, netns: &NetnsRef) -> Option<Seen> {
+        let (identity, seen) = self.namespaces.get(netns)?;
+        let same = !self.glances || netns::glance(netns) == Some(*identity);
+        same.then(|| seen.clone())
+    }
+
+    pub(super) fn keep(&mut self, netns: NetnsRef, identity: Identity, seen: Seen) {
+        self.namespaces.insert(netns, (identity, seen));
+    }
+
+    /// Forgets where steps write, and where the kernel does more than is written: the far end of a pair.
+    pub(super) fn written(&mut self, steps: &[Step], reference: impl Fn(&Text) -> NetnsRef) {
+        let mut forget = |netns: &Text| {
+            if &**netns == HOST {
+                self.host = None;
+            } else {
+                self.namespaces.remove(&reference(netns));
+            }
+        };
+        for step in steps {
+            for (_, place) in &step.parts {
+                match place {
+                    Place::Netns(netns) | Place::Sysctl(netns) => forget(netns),
+                    Place::Namespaces => forget(&step.id.name),
+                    // Its generation tells.
+                    Place::Netfilter => {}
+                }
+            }
+            let ends = match &step.op {
+                Op::Create(to) => [Some(to), None],
+                Op::Update { from, to } => [Some(from), Some(to)],
+                Op::Delete(from) => [Some(from), None],
+            };
+            for end in ends.into_iter().flatten() {
+                if let Resource::Veth(veth) = end {
+                    forget(&veth.netns);
+                }
+            }
+        }
+    }
+}

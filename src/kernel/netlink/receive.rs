@@ -1,0 +1,74 @@
+//! Datagrams as they come: who sent them, and of which namespace they speak.
+
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::Socket;
+use super::frame::Answer;
+use crate::kernel::KernelError;
+
+/// A datagram that was added to an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    /// Where it begins.
+    pub(super) at: usize,
+    /// The nsid of the namespace that it speaks of, as the socket's own namespace numbers others; none: its own.
+    pub(super) nsid: Option<i32>,
+}
+
+impl Socket {
+    /// Adds one datagram to the answer.
+    pub(super) fn receive(&self, answer: &mut Answer, flags: i32) -> Result<Received, KernelError> {
+        loop {
+            let room = answer.room();
+            // Room for one control message with one number, aligned as its header has to be.
+            let mut control = [0_u64; 4];
+            let mut part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+            #[expect(
+                unsafe_code,
+                reason = "recvmsg(2) with MSG_TRUNC and NETLINK_LISTEN_ALL_NSID, which nix does not offer"
+            )]
+            // SAFETY: zeros are a valid address and header; the pointers are to live values and the lengths are theirs.
+            let (length, from, nsid) = unsafe {
+                let mut from: libc::sockaddr_nl = std::mem::zeroed();
+                let mut header: libc::msghdr = std::mem::zeroed();
+                header.msg_name = (&raw mut from).cast();
+                header.msg_namelen = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+                header.msg_iov = &raw mut part;
+                header.msg_iovlen = 1;
+                header.msg_control = control.as_mut_ptr().cast();
+                header.msg_controllen = size_of_val(&control) as _;
+                let length = libc::recvmsg(self.fd.as_raw_fd(), &raw mut header, libc::MSG_TRUNC | flags);
+                (length, from, if length >= 0 { nsid(&header) } else { None })
+            };
+            match Errno::result(length) {
+                Ok(length) if length.cast_unsigned() > room.len() => {
+                    return Err(KernelError::Malformed("longer than any answer is"));
+                }
+                // Only the kernel answers; processes with privilege can write to our port as well.
+                Ok(_) if from.nl_pid != 0 && i32::from(from.nl_family) == libc::AF_NETLINK => {}
+                Ok(length) => return Ok(Received { at: answer.keep(length.cast_unsigned()), nsid }),
+                Err(Errno::EINTR) => {}
+                Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => return Err(KernelError::Lost(errno)),
+                Err(errno) => return Err(KernelError::system("netlink receive", errno)),
+            }
+        }
+    }
+}
+
+/// The number in the control message of `NETLINK_LISTEN_ALL_NSID` (linux/netlink.h), if there is one.
+///
+/// # Safety
+///
+/// The header must be one that recvmsg(2) has just filled in.
+#[expect(unsafe_code, reason = "cmsg(3) is a walk over raw bytes")]
+unsafe fn nsid(header: &libc::msghdr) -> Option<i32> {
+    // SAFETY: the kernel wrote the control messages, each at least as long as its header says.
+    unsafe {
+        let first = libc::CMSG_FIRSTHDR(header).as_ref()?;
+        let ours = first.cmsg_level == libc::SOL_NETLINK && first.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
+        ours.then(|| libc::CMSG_DATA(first).cast::<i32>().read_unaligned())
+    }
+}

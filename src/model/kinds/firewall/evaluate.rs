@@ -1,0 +1,478 @@
+//! What the kernel does with a packet at a hook: the rules, sets and elements are read as the bytes in which they are
+//! sent, and done expression by expression as `net/netfilter/nf_tables_core.c` does them. So what is said here of a
+//! packet is what the rules say, and not what they were meant to say.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use nftables::schema::NfListObject;
+
+use super::attribute::{self, encode};
+use super::elements::Element;
+use super::packet::{Does, Packet, Service};
+use super::rules::Skeleton;
+use super::wire::{self, Node};
+use super::{Firewall, compile, text};
+
+/// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub enum Hook {
+    /// Whatever comes in.
+    Prerouting = 0,
+    /// What is for the host.
+    Input = 1,
+    /// What is for others.
+    Forward = 2,
+    /// What the host sends.
+    Output = 3,
+    /// Whatever goes out.
+    Postrouting = 4,
+}
+
+impl Hook {
+    /// As nft writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+}
+
+/// A rule that held and did something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// The chain it stands in.
+    pub chain: String,
+    /// As nft lists it.
+    pub rule: String,
+    /// Elements that it found in its sets.
+    pub elements: Vec<Element>,
+    /// What it did.
+    pub does: Does,
+}
+
+/// The rules of both tables, compiled.
+#[derive(Debug)]
+pub struct Ruleset {
+    tables: [Table; 2],
+}
+
+#[derive(Debug)]
+struct Table {
+    bridge: bool,
+    /// In the order in which the kernel has them called: those of a hook by priority.
+    chains: Vec<Chain>,
+    /// Attributes of a set, and its elements.
+    sets: BTreeMap<String, (Vec<u8>, Vec<Element>)>,
+}
+
+#[derive(Debug)]
+struct Chain {
+    name: String,
+    /// Where it is called: hook, priority, and whether of type `nat`; none if only rules do.
+    base: Option<(u32, i32, bool)>,
+    /// What nft says, and what the kernel is sent.
+    rules: Vec<(String, Vec<u8>)>,
+}
+
+impl Ruleset {
+    /// The rules of a firewall.
+    pub fn new(firewall: &Firewall) -> Self {
+        Self { tables: Skeleton::of(&firewall.table).map(|skeleton| Table::new(&skeleton, firewall)) }
+    }
+
+    /// The rules of a chain as nft lists them, in order.
+    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<&str> {
+        let table = self.tables.iter().find(|table| table.bridge == bridge);
+        let chain = table.and_then(|table| table.chains.iter().find(|it| it.name == chain));
+        chain.into_iter().flat_map(|chain| &chain.rules).map(|(text, _)| text.as_str()).collect()
+    }
+
+    /// Leads a packet through a hook of the host, or of its bridges: what was decided on the way, and whether it goes on.
+    /// `is_local` says which addresses are the host's.
+    pub fn hook(
+        &self,
+        bridge: bool,
+        hook: Hook,
+        packet: &mut Packet,
+        is_local: &dyn Fn(IpAddr) -> bool,
+    ) -> (Vec<Decision>, bool) {
+        let Some(table) = self.tables.iter().find(|table| table.bridge == bridge) else { return (Vec::new(), true) };
+        let side = usize::from(matches!(hook, Hook::Postrouting | Hook::Input));
+        let mut walk = Walk { table, packet, is_local, registers: [0; REGISTERS], found: Vec::new(), decisions: Vec::new() };
+        for chain in &table.chains {
+            let Some((_, _, nat)) = chain.base.filter(|(number, ..)| *number == hook as u32) else { continue };
+            if nat && walk.packet.settled[side] {
+                continue;
+            }
+            if !walk.chain(chain) {
+                return (walk.decisions, false);
+            }
+        }
+        let decisions = walk.decisions;
+        packet.settled[side] |= !bridge;
+        (decisions, true)
+    }
+}
+
+impl Table {
+    fn new(skeleton: &Skeleton, firewall: &Firewall) -> Self {
+        let bridge = compile::family(skeleton.family) == 7;
+        let (mut chains, mut sets) = (Vec::new(), BTreeMap::new());
+        for object in &skeleton.objects {
+            let Some(attributes) = compile::object(skeleton, object) else { continue };
+            let bytes = encode(&attributes);
+            match object {
+                NfListObject::Chain(_) => chains.push(Chain::new(&bytes)),
+                NfListObject::Rule(rule) => {
+                    if let Some(chain) = chains.iter_mut().find(|chain: &&mut Chain| chain.name == rule.chain) {
+                        chain.rules.push((text::rule(rule), bytes));
+                    }
+                }
+                _ => drop(sets.insert(attribute::text(&bytes, 2).to_owned(), (bytes, Vec::new()))),
+            }
+        }
+        chains.sort_by_key(|chain| chain.base.map(|(_, priority, _)| priority));
+        for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
+            if let Some((_, elements)) = sets.get_mut(element.set()) {
+                elements.push(element.clone());
+            }
+        }
+        Self { bridge, chains, sets }
+    }
+}
+
+impl Chain {
+    fn new(bytes: &[u8]) -> Self {
+        let base = attribute::get(bytes, 4).map(|hook| {
+            (number(hook, 1), number(hook, 2).cast_signed(), attribute::text(bytes, 7) == "nat")
+        });
+        Self { name: attribute::text(bytes, 3).to_owned(), base, rules: Vec::new() }
+    }
+}
+
+/// `struct nft_regs`: the verdict in the first sixteen bytes, and sixteen words.
+const REGISTERS: usize = 80;
+
+/// `NF_DROP`, `NF_ACCEPT`, `NFT_GOTO` and `NFT_RETURN`.
+const DROP: i32 = 0;
+const ACCEPT: i32 = 1;
+const GOTO: i32 = -4;
+const RETURN: i32 = -5;
+
+/// A packet on its way through a table.
+struct Walk<'a> {
+    table: &'a Table,
+    packet: &'a mut Packet,
+    is_local: &'a dyn Fn(IpAddr) -> bool,
+    registers: [u8; REGISTERS],
+    /// Elements that the present rule found.
+    found: Vec<Element>,
+    decisions: Vec<Decision>,
+}
+
+/// How a rule ends.
+enum End<'a> {
+    /// It does not hold, or says nothing: the next one is asked (`NFT_BREAK`, `NFT_CONTINUE`).
+    Next,
+    Goto(&'a str),
+    Return,
+    Does(Does),
+}
+
+impl<'a> Walk<'a> {
+    /// Whether the packet passes a base chain.
+    fn chain(&mut self, base: &'a Chain) -> bool {
+        let mut chain = base;
+        'chain: loop {
+            for (text, rule) in &chain.rules {
+                match self.rule(rule) {
+                    End::Next => {}
+                    End::Return => return true,
+                    End::Goto(name) => match self.table.chains.iter().find(|chain| chain.name == name) {
+                        Some(next) => {
+                            chain = next;
+                            continue 'chain;
+                        }
+                        None => return true,
+                    },
+                    End::Does(does) => {
+                        let elements = std::mem::take(&mut self.found);
+                        let (chain, rule, goes_on) = (chain.name.clone(), text.clone(), does == Does::Remember);
+                        self.decisions.push(Decision { chain, rule, elements, does: does.clone() });
+                        if !goes_on {
+                            return does != Does::Drop;
+                        }
+                    }
+                }
+            }
+            return true; // the policy, which is to accept
+        }
+    }
+
+    fn rule(&mut self, rule: &'a [u8]) -> End<'a> {
+        self.found.clear();
+        let expressions = attribute::walk(attribute::get(rule, 4).unwrap_or_default());
+        let mut end = End::Next;
+        for (_, expression) in expressions {
+            let data = attribute::get(expression, 2).unwrap_or_default();
+            match self.expression(attribute::text(expression, 1), data) {
+                None => return End::Next,
+                Some(End::Next) => {}
+                Some(other) => end = other,
+            }
+        }
+        end
+    }
+
+    /// Does one expression; none if the rule breaks off at it.
+    fn expression(&mut self, name: &str, data: &'a [u8]) -> Option<End<'a>> {
+        match name {
+            "meta" => self.meta(data)?,
+            "payload" if attribute::get(data, 5).is_some() => self.write(data)?,
+            "payload" => self.load(data)?,
+            "ct" => self.store(number(data, 1), &self.conntrack(number(data, 2)).to_ne_bytes()),
+            "fib" => {
+                let kind: u32 = if (self.is_local)(self.packet.destination()) { 2 } else { 1 }; // RTN_LOCAL, RTN_UNICAST
+                self.store(number(data, 1), &kind.to_ne_bytes());
+            }
+            "bitwise" => self.bitwise(data)?,
+            "cmp" => {
+                let with = value(data, 3)?;
+                let same = self.register(number(data, 1), with.len())? == with;
+                (same != (number(data, 2) == 1)).then_some(())?;
+            }
+            "lookup" => self.lookup(data)?,
+            "immediate" => return Some(verdict(attribute::get(data, 2)?)),
+            "dynset" => return Some(End::Does(Does::Remember)),
+            "nat" => return self.nat(data),
+            "masq" => return Some(End::Does(Does::Masquerade)),
+            other => unreachable!("the skeleton has no such expression: {other}"),
+        }
+        Some(End::Next)
+    }
+
+    fn meta(&mut self, data: &[u8]) -> Option<()> {
+        let to = number(data, 1);
+        match number(data, 2) {
+            1 => self.store(to, if self.packet.is_ipv6() { &[0x86, 0xdd] } else { &[0x08, 0x00] }),
+            6 => self.store(to, &compile::interface(&self.packet.iif)),
+            7 => self.store(to, &compile::interface(&self.packet.oif)),
+            15 => self.store(to, &[if self.packet.is_ipv6() { 10 } else { 2 }]),
+            16 => self.store(to, &[self.packet.protocol()]),
+            21 => self.store(to, &self.packet.iif_group?.to_ne_bytes()),
+            other => unreachable!("the skeleton asks for no {other}"),
+        }
+        Some(())
+    }
+
+    /// Conntrack's state, and its status: of a flow that this packet opens.
+    fn conntrack(&self, key: u32) -> u32 {
+        const NEW: u32 = 1 << 3;
+        const DST_NAT: u32 = 1 << 5;
+        match (key, self.packet.mapped) {
+            (0, _) => NEW,
+            (_, mapped) => if mapped { DST_NAT } else { 0 },
+        }
+    }
+
+    fn load(&mut self, data: &[u8]) -> Option<()> {
+        let (offset, length) = (number(data, 3) as usize, number(data, 4) as usize);
+        let bytes = self.packet.headers.get(number(data, 2) as usize)?.get(offset..offset + length)?.to_vec();
+        self.store(number(data, 1), &bytes);
+        Some(())
+    }
+
+    fn write(&mut self, data: &[u8]) -> Option<()> {
+        let (offset, length) = (number(data, 3) as usize, number(data, 4) as usize);
+        let bytes = self.register(number(data, 5), length)?.to_vec();
+        let header = self.packet.headers.get_mut(number(data, 2) as usize)?;
+        header.get_mut(offset..offset + length)?.copy_from_slice(&bytes);
+        Some(())
+    }
+
+    fn bitwise(&mut self, data: &[u8]) -> Option<()> {
+        let (mask, xor) = (value(data, 4)?, value(data, 5)?);
+        let from = self.register(number(data, 1), number(data, 3) as usize)?;
+        let result: Vec<u8> = from.iter().zip(mask).zip(xor).map(|((byte, mask), xor)| byte & mask ^ xor).collect();
+        self.store(number(data, 2), &result);
+        Some(())
+    }
+
+    fn lookup(&mut self, data: &[u8]) -> Option<()> {
+        let (set, elements) = self.table.sets.get(attribute::text(data, 1))?;
+        let key = self.register(number(data, 2), number(set, 5) as usize)?.to_vec();
+        let found = elements.iter().find_map(|element| Some((element, covers(set, element, &key)?)));
+        (found.is_none() == (number(data, 5) == 1)).then_some(())?;
+        if let Some((element, gives)) = found {
+            self.found.push(element.clone());
+            if attribute::get(data, 3).is_some() {
+                self.store(number(data, 3), &gives);
+            }
+        }
+        Some(())
+    }
+
+    fn nat(&mut self, data: &[u8]) -> Option<End<'a>> {
+        let ipv6 = number(data, 2) == 10;
+        if ipv6 != self.packet.is_ipv6() {
+            return Some(End::Next);
+        }
+        let address = self.register(number(data, 3), if ipv6 { 16 } else { 4 })?;
+        let address: IpAddr = match (<[u8; 4]>::try_from(address), <[u8; 16]>::try_from(address)) {
+            (Ok(ipv4), _) => ipv4.into(),
+            (_, Ok(ipv6)) => ipv6.into(),
+            _ => return None,
+        };
+        if number(data, 1) == 0 {
+            self.packet.set_source(address);
+            return Some(End::Does(Does::Snat(address)));
+        }
+        let port = attribute::get(data, 5).and_then(|_| self.register(number(data, 5), 2)?.first_chunk().copied());
+        let port = port.map(u16::from_be_bytes);
+        self.packet.set_destination(address, port);
+        self.packet.mapped = true;
+        let kept = if let Service::Port(_, port) = self.packet.service() { Some(port) } else { None };
+        Some(End::Does(Does::Dnat(address, kept)))
+    }
+
+    fn register(&self, number: u32, length: usize) -> Option<&[u8]> {
+        self.registers.get(offset(number)..offset(number) + length)
+    }
+
+    /// The rest of the last word is zero.
+    fn store(&mut self, number: u32, bytes: &[u8]) {
+        let to = offset(number);
+        self.registers[to..to + bytes.len().next_multiple_of(4)].fill(0);
+        self.registers[to..to + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+/// Byte at which a register begins (`nft_parse_register`).
+fn offset(register: u32) -> usize {
+    4 * if register <= 4 { register as usize * 4 } else { register as usize - 4 }
+}
+
+fn number(bytes: &[u8], kind: u16) -> u32 {
+    attribute::get(bytes, kind).and_then(|content| content.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+/// `NFTA_DATA_VALUE`.
+fn value(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attribute::get(bytes, kind).and_then(|data| attribute::get(data, 1))
+}
+
+/// `NFTA_DATA_VERDICT`.
+fn verdict(data: &[u8]) -> End<'_> {
+    let verdict = attribute::get(data, 2).unwrap_or_default();
+    match number(verdict, 1).cast_signed() {
+        ACCEPT => End::Does(Does::Accept),
+        DROP => End::Does(Does::Drop),
+        GOTO => End::Goto(attribute::text(verdict, 2)),
+        RETURN => End::Return,
+        other => unreachable!("the skeleton has no verdict {other}"),
+    }
+}
+
+/// What an element gives, if it covers a key; sets give nothing.
+fn covers(set: &[u8], element: &Element, key: &[u8]) -> Option<Vec<u8>> {
+    const INTERVAL: u32 = 0x4;
+    let bytes = wire::nodes(element);
+    let mut nodes = attribute::walk(&bytes).filter_map(|(_, content)| Node::read(content));
+    let (node, next) = (nodes.next()?, nodes.next());
+    let widths = attribute::get(set, 9).and_then(|description| attribute::get(description, 2));
+    let covered = match (number(set, 3) & INTERVAL != 0, widths) {
+        (false, _) => node.key.get(..key.len())? == key,
+        (true, None) => node.key <= key && next.is_none_or(|end| end.ends && key < end.key),
+        (true, Some(widths)) => {
+            let last = node.last.unwrap_or(node.key);
+            let mut at = 0;
+            attribute::walk(widths).all(|(_, field)| {
+                let place = at..at + number(field, 1) as usize;
+                at = place.end.next_multiple_of(4);
+                let field = |bytes: &'_ [u8]| bytes.get(place.clone()).map(<[u8]>::to_vec);
+                field(node.key) <= field(key) && field(key) <= field(last)
+            })
+        }
+    };
+    covered.then(|| node.data.unwrap_or_default().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::kinds::firewall::{Guard, NetworkRules, Publication, SourceNat};
+    use crate::model::values::{Mac, Ports, Protocol};
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn rules() -> Ruleset {
+        let network = NetworkRules {
+            bridge: "br0".into(),
+            subnets: vec!["10.0.0.0/24".parse().expect("a net")],
+            internal: false,
+            ipv4: SourceNat::Masquerade,
+            ipv6: SourceNat::Keep,
+            icc: true,
+            open: false,
+            host_access: false,
+            trusted: Vec::new(),
+        };
+        let publication = |first, last, to: u16, from: Option<&str>| Publication {
+            listen: None,
+            protocol: Protocol::Tcp,
+            ports: Ports { first, last },
+            target: address("10.0.0.2"),
+            first: to,
+            allow_from: from.map(|net| vec![net.parse().expect("a net")]),
+        };
+        let published = [publication(9000, 9010, 9000, None), publication(8000, 8001, 80, Some("192.0.2.0/28"))];
+        let guard = Guard { link: "p0".into(), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: vec![address("10.0.0.2")] };
+        Ruleset::new(&Firewall::new("t", &[network], &published).with(guard.elements()))
+    }
+
+    /// Where a packet from outside to a port of the host goes; none: it is dropped.
+    fn mapped(from: &str, port: u16) -> Option<(IpAddr, Service)> {
+        let host = address("192.0.2.1");
+        let mut packet = Packet::new(address(from), host, Service::Port(Protocol::Tcp, port));
+        packet.iif = "up0".into();
+        let (_, passes) = rules().hook(false, Hook::Prerouting, &mut packet, &|address| address == host);
+        passes.then(|| (packet.destination(), packet.service()))
+    }
+
+    #[test]
+    fn intervals_end_where_they_end() {
+        let port = |port| Service::Port(Protocol::Tcp, port);
+        let (host, inside) = (address("192.0.2.1"), address("10.0.0.2"));
+        for (asked, to) in [(8999, host), (9000, inside), (9010, inside), (9011, host)] {
+            assert_eq!(mapped("198.51.100.1", asked), Some((to, port(asked))));
+        }
+        assert_eq!(mapped("192.0.2.15", 8001), Some((inside, port(81))));
+        assert_eq!(mapped("192.0.2.16", 8001), None, "not of those who may");
+    }
+
+    #[test]
+    fn a_port_sends_as_itself_only() {
+        let group = crate::model::wire::Owner::new("t").group;
+        for (link, mac, source, passes) in [
+            ("p0", 1, "10.0.0.2", true),
+            ("p0", 2, "10.0.0.2", false),
+            ("p0", 1, "10.0.0.3", false),
+            ("p1", 1, "10.0.0.2", false),
+        ] {
+            let mut packet = Packet::new(address(source), address("10.0.0.3"), Service::Echo);
+            (packet.iif, packet.iif_group) = (link.into(), Some(group));
+            packet.set_sender(Mac([2, 0, 0, 0, 0, mac]));
+            assert_eq!(rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1, passes, "{link} {mac} {source}");
+            packet.iif_group = Some(0);
+            assert!(rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1, "no port of ours");
+        }
+    }
+}
