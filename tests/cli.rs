@@ -213,6 +213,7 @@ fn a_name_that_is_taken_is_refused_and_what_is_lost_on_the_way_out_is_told() {
             untouched(&before, name);
         }
         assert!(run("netrec destroy --topology Shop").ends(64).err.contains("a topology is named with"));
+        assert!(run("netrec destroy --topology user --yes").ends(64).err.contains("and not `user`"));
         let full = run("netrec check /run/shop.toml >/dev/full").ends(1).err;
         assert_eq!(full, "error: cannot write to stdout: No space left on device (os error 28)\n");
         run("netrec completions bash | true").ends(0);

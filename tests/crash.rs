@@ -157,6 +157,9 @@ impl Interrupted {
         assert_eq!(bare, "", "{}", shown());
         must("destroy --yes /run/b.toml");
         assert_eq!(foreign(), planted, "{}", shown());
+        // The table for rules of users is theirs from its making on, and so the only thing that stays: whole.
+        assert_eq!(run("nft list table inet netrec-user").matches("policy accept").count(), 4, "{}", shown());
+        run("nft delete table inet netrec-user");
         assert_eq!(everything(), fs::read_to_string("/run/nothing").unwrap(), "{}", shown());
     }
 

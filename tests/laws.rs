@@ -36,7 +36,8 @@ fn wanted(topology: &Topology, ours: &State) -> Option<State> {
         Resource::Netns(netns) => Some(netns.name.clone()),
         _ => None,
     });
-    let observed = Observed { present: present.collect(), ours: ours.clone(), ..Observed::default() };
+    let mut observed = Observed { present: present.collect(), ours: ours.clone(), ..Observed::default() };
+    observed.foreign.docker.extend([(false, None), (true, None)]);
     lower(topology, &observed).ok().map(|desired| desired.state)
 }
 

@@ -83,6 +83,26 @@ fn whoever_comes_to_a_port_that_is_published_is_told_of() {
 }
 
 #[test]
+fn a_host_port_is_chosen_around_others_and_stays_when_they_go_or_come() {
+    in_private_namespaces(|| {
+        let chosen = |said: &str| {
+            let (_, rest) = said.split_once("publish tcp ").unwrap_or_else(|| panic!("{said}"));
+            rest.split_once(' ').unwrap().0.parse::<u16>().unwrap()
+        };
+        let shop = topology("shop", 10, r#""80""#);
+        let first = chosen(&applied(&shop));
+        assert_eq!(netrec("destroy --yes", &shop).0, 0);
+        let listener = TcpListener::bind(("0.0.0.0", first)).unwrap();
+        let second = chosen(&applied(&shop));
+        assert_eq!(second, first + 1);
+        drop(listener);
+        assert_eq!(netrec("plan --exit-code", &shop), (0, "nothing to do\n".to_owned()));
+        let _late = TcpListener::bind(("0.0.0.0", second)).unwrap();
+        assert_eq!(netrec("plan --exit-code", &shop).0, 0);
+    });
+}
+
+#[test]
 fn a_port_that_another_topology_publishes_is_refused() {
     in_private_namespaces(|| {
         applied(&topology("other", 20, r#""8080:80", "127.0.0.1:9000-9010:9000-9010/udp""#));
@@ -161,6 +181,56 @@ fn reached(yes: bool, from: &str, to: &str) {
     assert_eq!(lab::ask_tcp(from, to, patience).is_some(), yes, "from {from} to {to}");
 }
 
+#[test]
+fn what_users_drop_is_lost_and_what_they_accept_is_judged_as_ever() {
+    in_private_namespaces(|| {
+        lan();
+        let shop = |publish: &str| topology("shop", 10, publish);
+        applied(&shop(r#""8080:80", "8081:81", "8082:82""#));
+        for port in [80, 81, 82, 90] {
+            lab::serve("shop", port);
+        }
+        run("ip -n lan route add 10.10.0.0/24 via 192.0.2.1; ip -n lan addr add 192.0.2.3/24 dev eth0");
+        let rules = || run("nft -s list table inet netrec-user");
+        assert_eq!(rules().matches("policy accept").count(), 4, "{}", rules());
+        assert!(!rules().lines().any(|line| ["accept", "drop"].contains(&line.trim())), "no rule stands in it");
+
+        // By the port that was published, and by the container's; an accept of what is not published opens nothing.
+        run("nft add rule inet netrec-user prerouting iifname up0 tcp dport 8080 drop
+             nft add rule inet netrec-user forward tcp dport 81 drop
+             nft add rule inet netrec-user forward ip daddr 10.10.0.10 tcp dport 90 accept");
+        let judged = || {
+            reached(false, "lan", "192.0.2.1:8080");
+            reached(false, "lan", "192.0.2.1:8081");
+            reached(true, "lan", "192.0.2.1:8082");
+            reached(false, "lan", "10.10.0.10:90");
+            reached(true, "", "192.0.2.1:8080");
+        };
+        judged();
+
+        let theirs = rules();
+        applied(&shop(r#""8080:80", "8081:81", "8082:82", "8083:83""#));
+        let (exit, said) = netrec("plan --exit-code", &shop(r#""8080:80", "8081:81", "8082:82", "8083:83""#));
+        assert!(exit == 0 && said == "nothing to do\n", "{exit} {said}");
+        judged();
+        let said = netrec("destroy --yes", &shop(r#""8080:80""#));
+        assert!(said.0 == 0 && !said.1.contains("netrec-user"), "{}", said.1);
+        assert_eq!(rules(), theirs);
+        assert_eq!(run("nft list tables").trim(), "table inet netrec-user");
+        applied(&topology("other", 20, ""));
+        applied(&shop(r#""8080:80", "8081:81", "8082:82""#));
+        assert_eq!(rules(), theirs, "also of a topology that comes new to it");
+
+        // A table that a user emptied of its chains is as they want it; one that is gone is made again.
+        run("nft delete table inet netrec-user; nft add table inet netrec-user");
+        let (exit, said) = netrec("plan --exit-code", &shop(r#""8080:80", "8081:81", "8082:82""#));
+        assert!(exit == 0 && said == "nothing to do\n", "{exit} {said}");
+        run("nft delete table inet netrec-user");
+        let said = applied(&shop(r#""8080:80", "8081:81", "8082:82""#));
+        assert!(said.contains("+ host/table/netrec-user  empty, for your rules"), "{said}");
+    });
+}
+
 /// Does what the note about a chain says, as a person would: what stands in backquotes.
 fn follow(said: &str, about: &str) {
     let note = said.lines().find(|line| line.contains(about)).unwrap_or_else(|| panic!("{about}: {said}"));
@@ -198,6 +268,58 @@ fn docker_drops_what_is_forwarded_and_is_told_of() {
         // Docker does not touch what stands in there, and netrec neither.
         assert_eq!(netrec("destroy --yes", &shop).0, 0);
         assert_eq!(foreign().lines().filter(|line| line.contains("br-shop")).count(), 2);
+    });
+}
+
+#[test]
+fn docker_accepts_what_is_forwarded_where_a_topology_asks_for_it() {
+    in_private_namespaces(|| {
+        if !is_there("dockerd") {
+            return;
+        }
+        lan();
+        let shop = topology("shop", 10, r#""8080:80""#);
+        let asked = format!("docker_user = true\n{shop}");
+        let said = applied(&asked);
+        assert!(said.contains("note: docker has no chain DOCKER-USER here"), "{said}");
+        let arguments =
+            ["--data-root", "/run/d", "--exec-root", "/run/e", "--pidfile", "/run/p", "-H", "unix:///run/s"];
+        // Docker drops only where it has begun to forward itself.
+        run("sysctl -qw net.ipv4.ip_forward=0");
+        let _docker = Neighbour::start("dockerd", &arguments, "docker -H unix:///run/s info");
+        let rules = || run("iptables -S DOCKER-USER; iptables -S FORWARD");
+        run("iptables -I DOCKER-USER -s 198.51.100.0/24 -j DROP");
+        let before = rules();
+        lab::serve("shop", 80);
+        lab::serve("lan", 80);
+        reached(false, "lan", "192.0.2.1:8080");
+
+        let said = applied(&asked);
+        assert!(said.contains("+ host/docker-user/ip  accept br-shop to up0") && !said.contains("note:"), "{said}");
+        reached(true, "lan", "192.0.2.1:8080");
+        reached(true, "shop", "192.0.2.2:80");
+        // Behind what users put there, before the return that ends it, and such that iptables can read it.
+        let lines: Vec<String> = run("iptables -S DOCKER-USER").lines().map(str::to_owned).collect();
+        let at = |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{lines:?}"));
+        assert!(at("DROP") < at("-i br-shop -o up0") && at("-i br-shop -o up0") < lines.len(), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains("RETURN")) || at("br-shop") < at("RETURN"), "{lines:?}");
+        assert_eq!(netrec("plan --exit-code", &asked), (0, "nothing to do\n".to_owned()));
+
+        // One that is gone comes back, one that is there twice goes, one of another topology and of others stays.
+        run("nft add rule ip filter DOCKER-USER oifname br-other accept comment \\\"netrec:other\\\"
+             gone=$(nft -a list chain ip filter DOCKER-USER | sed -n 's/.*iifname \"br-shop\".*# handle //p')
+             nft delete rule ip filter DOCKER-USER handle $gone
+             nft add rule ip filter DOCKER-USER oifname br-shop drop comment \\\"netrec:shop\\\"");
+        let said = applied(&asked);
+        assert!(said.contains("~ host/docker-user/ip  accept br-shop to up0") && said.contains("handle"), "{said}");
+        assert_eq!(run("iptables -S DOCKER-USER").matches("br-shop").count(), 2);
+        applied(&shop);
+        assert_eq!(run("iptables -S DOCKER-USER").matches("br-shop").count(), 0, "the key is gone");
+        applied(&asked);
+        assert_eq!(netrec("destroy --yes", &asked).0, 0);
+        let left = rules().lines().filter(|line| !line.contains("br-other")).collect::<Vec<_>>().join("\n");
+        assert_eq!(left.trim(), before.trim());
+        assert!(rules().contains("br-other"));
     });
 }
 

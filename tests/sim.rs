@@ -25,7 +25,7 @@ use netrec::diff::render::text;
 use netrec::kernel::Kernel;
 use netrec::model::kinds::KindName;
 use netrec::model::lower::veth_name;
-use netrec::model::resource::{HOST, Resource, Text};
+use netrec::model::resource::{HOST, Kind as _, Resource, Text};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
@@ -166,7 +166,7 @@ fn tell<T: Teller>(story: &Story, teller: &mut T, tally: &Tally) -> Result<(), S
                 let target = Target::Nothing(&topology.name, Some(&topology));
                 carry_out(teller, target, story.faults.len()).map_err(failed)?;
                 let left: State = look(teller, target).map_err(failed)?;
-                if let Some((id, _)) = left.iter().find(|(id, _)| id.kind != KindName::Sysctl) {
+                if let Some((id, _)) = left.iter().find(|(_, resource)| !resource.stays()) {
                     return Err(failed(format!("{id} is left")));
                 }
             }

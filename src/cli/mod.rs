@@ -279,7 +279,8 @@ impl Writing {
 /// The name of a topology, as an argument.
 fn topology_name(name: &str) -> Result<String, String> {
     let plain = Topology::is_name(name);
-    if plain { Ok(name.to_owned()) } else { Err("a topology is named with 1 to 32 of `a-z`, `0-9` and `-`".into()) }
+    let rule = "a topology is named with 1 to 32 of `a-z`, `0-9` and `-`, and not `user`";
+    if plain { Ok(name.to_owned()) } else { Err(rule.into()) }
 }
 
 /// Runs the program; the result is its exit code.

@@ -48,6 +48,8 @@ impl Kernel for Linux {
         facts.tables.clone_from(&netfilter.tables);
         facts.chains.clone_from(&netfilter.chains);
         facts.topologies.clone_from(&netfilter.topologies);
+        facts.user_rules = netfilter.user_rules;
+        facts.docker.clone_from(&netfilter.docker);
         facts.listeners = listeners::all()?;
         self.netfilter = Some(netfilter);
         if self.disturbed.is_some() {
@@ -130,7 +132,8 @@ fn nftables(last: Option<Netfilter>, owner: &Owner) -> Result<Netfilter, KernelE
     }
     let (tables, generation) = nft.tables(owner)?;
     let (chains, topologies) = neighbours::look(&mut nft, owner)?;
-    Ok(Netfilter { generation, tables, chains, topologies })
+    let (user_rules, docker) = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
+    Ok(Netfilter { generation, tables, chains, topologies, user_rules, docker })
 }
 
 /// One execution.
@@ -338,7 +341,10 @@ impl Run<'_> {
                 Body::Nft(messages) if messages.is_empty() => Ok(()),
                 // What follows the first transaction of a step only takes out what that one put in.
                 Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
-                Body::Nft(messages) => self.commit(&messages, &mut None),
+                Body::Nft(messages) => {
+                    generation = generation.map(nft::next);
+                    self.commit(&messages, &mut None)
+                }
                 Body::Forget(flows) => conntrack::forget(&flows).map(drop),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
@@ -359,7 +365,10 @@ impl Run<'_> {
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
             let (tables, now) = nft.tables(owner)?;
-            if self.linux.netfilter.as_ref().is_none_or(|last| tables != last.tables) {
+            let (user_rules, docker) = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
+            let same =
+                |last: &Netfilter| tables == last.tables && user_rules == last.user_rules && docker == last.docker;
+            if !self.linux.netfilter.as_ref().is_some_and(same) {
                 break;
             }
             *generation = Some(now);

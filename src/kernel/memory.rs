@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::netns::{self, Identity};
 use super::read::Seen;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{ChainFacts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
+use crate::model::wire::{ChainFacts, DockerFacts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
 
 /// Where something may be otherwise than it was seen.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -65,6 +65,8 @@ pub(super) struct Netfilter {
     pub(super) tables: Vec<TableFacts>,
     pub(super) chains: Vec<ChainFacts>,
     pub(super) topologies: Vec<TableFacts>,
+    pub(super) user_rules: bool,
+    pub(super) docker: Vec<DockerFacts>,
 }
 
 impl Memory {

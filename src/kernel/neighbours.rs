@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use super::netlink::attributes;
 use super::nft::{Nft, NftError, Question};
+use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
 use crate::model::values::{Ports, Protocol};
-use crate::model::wire::{ChainFacts, Does, ForeignRule, LinkMatch, Owner, TableFacts};
+use crate::model::wire::{ChainFacts, DockerFacts, Does, ForeignRule, LinkMatch, Owner, TableFacts};
 
 /// Rules that are read in one look at most, and calls that are followed: what is beyond is as if it were not there.
 const RULES: usize = 4096;
@@ -33,6 +34,26 @@ pub(super) fn look(nft: &mut Nft, owner: &Owner) -> Result<(Vec<ChainFacts>, Vec
     Ok(neighbours)
 }
 
+/// Docker's chains for rules of users, as far as topologies put rules into them.
+pub(super) fn docker(nft: &mut Nft) -> Result<Vec<DockerFacts>, NftError> {
+    let (table, chain) = (DockerUser::TABLE, DockerUser::CHAIN);
+    let mut chains = Vec::new();
+    for (ipv6, family) in [(false, "ip"), (true, "ip6")] {
+        if !nft.has_docker_user(ipv6)? {
+            continue;
+        }
+        let mut rules = nft.listed(Question::Rules { family, table, chain })?;
+        let ends = |rule: &&Vec<u8>| {
+            let read = Reading::of(rule);
+            read.does == Does::Return && read.links.is_empty() && !read.depends && !read.mapped
+        };
+        let end = rules.iter().find(ends).and_then(|rule| get(rule, 3)?.first_chunk().copied());
+        rules.retain(|rule| DockerUser::comment(rule).starts_with(DockerUser::MARK));
+        chains.push(DockerFacts { ipv6, before: end.map(u64::from_be_bytes), rules });
+    }
+    Ok(chains)
+}
+
 fn published(nft: &mut Nft, name: String) -> Result<TableFacts, NftError> {
     let mut elements = Vec::new();
     for set in Firewall::published_in() {
@@ -55,10 +76,7 @@ fn rules(
             break;
         }
         *left -= 1;
-        let mut read = Reading::default();
-        let expressions = get(&bytes, 4).unwrap_or_default();
-        attributes(expressions).map_while(Result::ok).for_each(|(_, expression)| read.expression(expression));
-        let mut rule = read.rule;
+        let mut rule = Reading::of(&bytes);
         if let Does::Call { chain, rules: called, .. } = &mut rule.does
             && depth > 0
         {
@@ -103,6 +121,13 @@ struct Reading {
 }
 
 impl Reading {
+    fn of(bytes: &[u8]) -> ForeignRule {
+        let mut read = Self::default();
+        let expressions = get(bytes, 4).unwrap_or_default();
+        attributes(expressions).map_while(Result::ok).for_each(|(_, expression)| read.expression(expression));
+        read.rule
+    }
+
     fn expression(&mut self, expression: &[u8]) {
         let data = get(expression, 2).unwrap_or_default();
         match &*text(expression, 1) {

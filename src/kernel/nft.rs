@@ -10,7 +10,9 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, Soc
 use nix::sys::time::TimeVal;
 
 use super::netlink;
+use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
+use crate::model::kinds::user_rules::UserRules;
 use crate::model::wire::{ChainFacts, NftMessage, Owner, TableFacts};
 
 /// How long one answer may take, in seconds.
@@ -215,10 +217,7 @@ impl Nft {
             }
             Question::Elements { table, set } => (GET_ELEMENTS, INET, [name(1, table), name(2, set)].concat()),
         };
-        let listed = match self.ask((kind, NLM_F_DUMP), family, &filter) {
-            Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            listed => listed?,
-        };
+        let listed = self.one((kind, NLM_F_DUMP), family, &filter)?.unwrap_or_default();
         let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
         Ok(match what {
             Question::Rules { table, chain, .. } => {
@@ -228,14 +227,14 @@ impl Nft {
         })
     }
 
-    /// Base chains of all tables but the topology's, at hooks where they could drop what it accepts.
+    /// Base chains of all tables but the topology's and that for rules of users, at hooks where they could drop what it accepts.
     pub fn chains(&mut self, owner: &Owner) -> Result<Vec<ChainFacts>, NftError> {
         let name = Firewall::table_name(&owner.topology);
         let (mut chains, _) = self.steadily(|nft| {
             let dump = nft.ask((GET_CHAIN, NLM_F_DUMP), 0, &[])?;
             Ok(dump.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?)).collect::<Vec<_>>())
         })?;
-        chains.retain(|chain| chain.table != name);
+        chains.retain(|chain| chain.table != name && chain.table != UserRules::TABLE);
         chains.sort_unstable();
         Ok(chains)
     }
@@ -258,12 +257,30 @@ impl Nft {
         Err(NftError::Restless)
     }
 
+    /// Whether the table for rules of users is there.
+    pub fn has_user_rules(&mut self) -> Result<bool, NftError> {
+        let by_name = nla(1, &[UserRules::TABLE.as_bytes(), &[0]].concat());
+        self.one((GET_TABLE, 0), INET, &by_name).map(|own| own.is_some())
+    }
+
+    /// Whether docker's chain for rules of users is there, in `ip` or `ip6`.
+    pub(super) fn has_docker_user(&mut self, ipv6: bool) -> Result<bool, NftError> {
+        let name = |kind, name: &str| nla(kind, &[name.as_bytes(), &[0]].concat());
+        let chain = [name(1, DockerUser::TABLE), name(3, DockerUser::CHAIN)].concat();
+        self.one((GET_CHAIN, 0), if ipv6 { 10 } else { 2 }, &chain).map(|chain| chain.is_some())
+    }
+
+    /// Asks for what may not be there.
+    fn one(&mut self, what: (u16, u16), family: u8, filter: &[u8]) -> Result<Option<Vec<Vec<u8>>>, NftError> {
+        match self.ask(what, family, filter) {
+            Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            answers => answers.map(Some),
+        }
+    }
+
     fn table(&mut self, family: u8, name: &str) -> Result<Option<TableFacts>, NftError> {
         let by_name = nla(1, &[name.as_bytes(), &[0]].concat());
-        let own = match self.ask((GET_TABLE, 0), family, &by_name) {
-            Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
-            answers => answers?,
-        };
+        let Some(own) = self.one((GET_TABLE, 0), family, &by_name)? else { return Ok(None) };
         let flags =
             own.first().and_then(|it| attribute(it.get(GENMSG..)?, 2)?.try_into().ok()).map_or(0, u32::from_be_bytes);
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {

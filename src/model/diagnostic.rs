@@ -67,7 +67,7 @@ impl Diagnostic {
         match (close, known.as_slice()) {
             (Some((_, word)), _) => self.hint(format!("did you mean `{word}`?")),
             (None, []) => self,
-            (None, known) if known.len() <= 8 => self.hint(format!("there {}", listed(known))),
+            (None, known) if known.len() <= 10 => self.hint(format!("there {}", listed(known))),
             (None, _) => self,
         }
     }

@@ -21,8 +21,12 @@ pub struct Facts {
     pub sysctls: BTreeMap<(Text, Text), Text>,
     /// Our tables as they are in the kernel.
     pub tables: Vec<TableFacts>,
+    /// Whether the table for rules of users is there.
+    pub user_rules: bool,
     /// Base chains of other tables that could drop what we accept.
     pub chains: Vec<ChainFacts>,
+    /// Docker's chains for rules of users, of the families that have one.
+    pub docker: Vec<DockerFacts>,
     /// What listens on the host.
     pub listeners: Vec<ListenerFacts>,
     /// Tables of other topologies: only the elements that publish ports.
@@ -203,6 +207,17 @@ pub struct TableFacts {
     pub sets: Vec<Vec<u8>>,
     /// Attributes of the element lists (`NFT_MSG_NEWSETELEM`), several per set for large ones.
     pub elements: Vec<Vec<u8>>,
+}
+
+/// Docker's chain for rules of users, in one family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DockerFacts {
+    /// Of `ip6 filter`, or of `ip filter`.
+    pub ipv6: bool,
+    /// Handle of the first rule that leaves the chain for all packets.
+    pub before: Option<u64>,
+    /// Attributes of each rule (`NFT_MSG_NEWRULE`) that bears the mark of a topology.
+    pub rules: Vec<Vec<u8>>,
 }
 
 /// A base chain of somebody else's table.

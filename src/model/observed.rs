@@ -47,6 +47,8 @@ pub struct Foreign {
     /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
     /// addresses and routes. It would go with the link.
     pub users: BTreeMap<Text, Vec<String>>,
+    /// Docker's chains for rules of users: by whether they are of IPv6, the handle of the rule that ends them.
+    pub docker: BTreeMap<bool, Option<u64>>,
     /// Ports of the host that others have.
     pub claims: Vec<Claim>,
     /// Processes in namespaces of ours that the topology no longer has.
@@ -177,6 +179,7 @@ impl Observed {
                 foreign.processes.insert(netns.clone(), inside.processes.clone());
             }
         }
+        foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
         foreign.users = users(facts.host(), owner);
         let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
         let present = facts.namespaces.iter().filter(|(_, inside)| there(&inside.origin));

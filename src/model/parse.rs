@@ -107,6 +107,9 @@ impl Merge {
         if let Some(number) = found.allow_deletes {
             once("allow_deletes", &mut self.topology.allow_deletes, file, number, &mut self.findings);
         }
+        if let Some(on) = found.docker_user {
+            once("docker_user", &mut self.topology.docker_user, file, on, &mut self.findings);
+        }
         let moved = found.moved.into_iter().map(|moved| {
             let name = place(file, moved.span());
             Item { value: moved.into_inner(), file, name }
@@ -156,6 +159,7 @@ impl Merge {
                 "allow_deletes" => {
                     found.allow_deletes = self.value("allow_deletes", (file, source), value).ok();
                 }
+                "docker_user" => found.docker_user = self.value("docker_user", (file, source), value).ok(),
                 "moved" => found.moved = self.list("moved", (file, source), value),
                 "networks" => {
                     (found.networks, left.networks) = self.tables("networks", (file, source), value);
@@ -173,6 +177,7 @@ impl Merge {
                         "topology",
                         "pools",
                         "allow_deletes",
+                        "docker_user",
                         "moved",
                         "networks",
                         "containers",

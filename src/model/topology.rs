@@ -31,6 +31,8 @@ pub struct Topology {
     pub policies: Vec<Item<Policy>>,
     /// How many networks, containers and endpoints one apply may remove; none: as the rails say.
     pub allow_deletes: Option<Item<u32>>,
+    /// Whether docker's chain for rules of users accepts what is forwarded.
+    pub docker_user: Option<Item<bool>>,
     /// What was renamed.
     pub moved: Vec<Item<Moved>>,
 }
@@ -58,11 +60,14 @@ impl Topology {
         }
     }
 
-    /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`.
+    /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`, and not [`Self::RESERVED`].
     pub fn is_name(name: &str) -> bool {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        (1..=32).contains(&name.len()) && name.bytes().all(plain)
+        (1..=32).contains(&name.len()) && name.bytes().all(plain) && name != Self::RESERVED
     }
+
+    /// No topology has this name: its table would be the one for rules of users.
+    pub const RESERVED: &str = "user";
 
     /// Containers on a network of driver `host`: their namespace is the host's own.
     pub fn on_host(&self) -> BTreeSet<&str> {
@@ -113,6 +118,10 @@ pub struct File {
     /// 30 % of those that are there, and never two or more that are all endpoints of a network.
     #[schemars(with = "Option<u32>")]
     pub allow_deletes: Option<Spanned<u32>>,
+    /// true: accepts for the networks go into docker's chain `DOCKER-USER`, where docker drops what is forwarded, as long
+    /// as the chain is there: what comes to them, and what leaves by the host's default routes. Default: false.
+    #[schemars(with = "Option<bool>")]
+    pub docker_user: Option<Spanned<bool>>,
     /// What was renamed since it was made: it lives on under its new name. An entry can go once it was applied.
     #[schemars(with = "Vec<Moved>")]
     pub moved: Vec<Spanned<Moved>>,

@@ -8,8 +8,8 @@ use std::os::fd::RawFd;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 pub use super::facts::{
-    Absent, AddressFacts, ChainFacts, Does, Facts, FlowFacts, ForeignRule, LinkFacts, LinkMatch, ListenerFacts,
-    NetnsFacts, NetnsOrigin, RouteFacts, RuleFacts, TableFacts,
+    Absent, AddressFacts, ChainFacts, DockerFacts, Does, Facts, FlowFacts, ForeignRule, LinkFacts, LinkMatch,
+    ListenerFacts, NetnsFacts, NetnsOrigin, RouteFacts, RuleFacts, TableFacts,
 };
 use super::hash;
 use super::kinds::firewall::Flows;

@@ -258,7 +258,7 @@ const ENDPOINT: usize = 2;
 
 impl File {
     fn text(&self) -> String {
-        let mut text = String::from("topology = \"random\"\n");
+        let mut text = String::from("topology = \"random\"\ndocker_user = true\n");
         for ((section, name), keys) in &self.tables {
             let word = SECTIONS[*section].word;
             let _ = writeln!(text, "[{word}{}{name}]", if name.is_empty() { "" } else { "." });

@@ -1,5 +1,6 @@
 //! A story told by Linux, in namespaces that the caller has made.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
 use netrec::apply::confirm::{Certainty, roll_back, undo};
@@ -19,6 +20,8 @@ pub(crate) struct OnLinux {
     kernel: Linux,
     shadow: Simulation,
     writes: u64,
+    /// Open for as long as the story is told.
+    listeners: Vec<TcpListener>,
     /// In what the simulated kernel was not as Linux.
     pub differences: String,
 }
@@ -30,7 +33,9 @@ impl OnLinux {
         build(before);
         plant();
         let (kernel, shadow) = (Linux::default(), Simulation::new(before));
-        Self { kernel, shadow, writes: netlink::counters().writes, differences: String::new() }
+        let listen = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).expect("a free port");
+        let listeners = before.listens.iter().map(listen).collect();
+        Self { kernel, shadow, writes: netlink::counters().writes, listeners, differences: String::new() }
     }
 }
 
@@ -134,6 +139,11 @@ fn build(before: &Before) {
         let via = route.via.as_ref().map(|via| format!("via {via}")).unwrap_or_default();
         let learnt = if route.learnt { "proto ra" } else { "" };
         sh(&format!("ip {inside} route add {} {via} dev {} table {} {learnt}", route.to, route.link, route.table));
+    }
+    if before.docker {
+        sh("nft add table ip filter; nft add chain ip filter DOCKER-USER
+            nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+            nft add rule ip filter FORWARD counter jump DOCKER-USER");
     }
     for [family, table, chain] in &before.drops {
         let hook = "{ type filter hook forward priority 0; policy drop; }";

@@ -17,12 +17,13 @@ use netrec::kernel::simulated::Simulated;
 use netrec::model::diagnostic::render;
 use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
-use netrec::model::observed::{ForeignLink, ForeignRoute, Session};
+use netrec::model::observed::{Claim, ForeignLink, ForeignRoute, Session};
 use netrec::model::parse::parse;
 use netrec::model::resource::HOST;
 use netrec::model::source::{Source, Sources};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
+use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{ChainFacts, Scope};
 use serde::Deserialize;
 
@@ -42,6 +43,10 @@ pub(crate) struct Before {
     pub routes: Vec<Route>,
     /// Base chains that drop what is forwarded: `family table chain`.
     pub drops: Vec<[String; 3]>,
+    /// Whether docker is there, with its chain for rules of users and its drop in IPv4.
+    pub docker: bool,
+    /// Ports of the host that a process listens on, with TCP and at every address.
+    pub listens: Vec<u16>,
     /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
     pub filters_bridged: bool,
     /// Sessions that netrec is run in: where they come from, and our end.
@@ -221,7 +226,11 @@ fn chapter_text<T: Teller>(
     if !prepared.diff.is_empty() {
         *before = Some(undo(&prepared, target).0);
         teller.planned(target, &prepared);
-        match execute(teller.kernel(), target, prepared.clone(), &mut |_, _| {}) {
+        // What was rolled back has other handles now, so it is planned from a look of its own; settings are as they were.
+        let looked = prepare_within(teller.kernel(), target, &allowance).ok();
+        let looked = looked.filter(|looked| text(&looked.diff) == text(&prepared.diff));
+        let looked = looked.unwrap_or_else(|| prepared.clone());
+        match execute(teller.kernel(), target, looked, &mut |_, _| {}) {
             Ok(report) => told += &outcome(&report),
             Err(no_plan) => told += &rejected(&no_plan, sources),
         }
@@ -303,6 +312,8 @@ impl Simulation {
                 rules: Vec::new(),
             });
         }
+        kernel.foreign.docker.extend(before.docker.then_some((false, None)));
+        kernel.foreign.claims = before.listens.iter().map(|port| listener(*port)).collect();
         if before.filters_bridged {
             let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };
             for key in FILTERS_BRIDGED {
@@ -311,6 +322,11 @@ impl Simulation {
         }
         Self { kernel }
     }
+}
+
+fn listener(port: u16) -> Claim {
+    let (protocol, ports) = (Protocol::Tcp, Ports { first: port, last: port });
+    Claim { protocol, ipv6: Some(false), address: None, ports, holder: "a process of the host listens".into() }
 }
 
 fn route(destination: ipnet::IpNet, link: &str) -> ForeignRoute {

@@ -154,7 +154,7 @@ pub(crate) fn picture() -> String {
         for n in api db; do
             ip -n $n -br address show eth0 | sed 's/@if[0-9]*//' | tr -s ' '; ip -n $n route; ip -n $n -6 route
         done
-        nft list ruleset | sed 's/ counter packets [0-9]* bytes [0-9]*//'; true")
+        nft list tables | sort | while read table; do nft list $table; done | sed 's/ counter packets [0-9]* bytes [0-9]*//'; true")
 }
 
 /// The same once all links have carrier, which Linux finds out a little later.

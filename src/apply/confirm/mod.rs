@@ -20,7 +20,7 @@ use crate::diff::{Change, diff};
 use crate::kernel::Kernel;
 use crate::model::kinds::firewall::Rules;
 use crate::model::observed::Observed;
-use crate::model::resource::{Kind, Resource, ResourceId, Text};
+use crate::model::resource::{Kind, Need, Resource, ResourceId, Text};
 use crate::model::simulate::Simulation;
 use crate::model::source::Span;
 use crate::model::state::{Desired, Pending, State};
@@ -62,8 +62,11 @@ impl Before {
         let observed = &prepared.observed;
         let (mut state, mut lost) = (State::default(), Vec::new());
         for (id, resource) in observed.ours.iter() {
-            // Settings that the apply leaves alone are none of the rollback's business either.
-            if resource.stays() && prepared.desired.state.get(id).is_none() {
+            // Settings that the apply leaves alone are none of the rollback's business either, but for those of a link
+            // that are on: they go with it.
+            let on = matches!(resource, Resource::Sysctl(setting) if &*setting.value != "0");
+            let goes = on && resource.needs().iter().any(|need| matches!(need, Need::Inside(_)));
+            if resource.stays() && !goes && prepared.desired.state.get(id).is_none() {
                 continue;
             }
             match restorable(resource) {

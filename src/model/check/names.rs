@@ -20,6 +20,9 @@ impl Checking<'_> {
             let message = format!("`{}` cannot be the name of a topology", topology.name);
             let finding = topology.named.map_or_else(|| Diagnostic::new(&*message), |at| Diagnostic::at(at, &*message));
             let hint = match topology.named {
+                _ if topology.name == Topology::RESERVED => {
+                    "the table `netrec-user` is for rules of users: name it otherwise"
+                }
                 Some(_) => "a topology is named with 1 to 32 of `a` to `z`, `0` to `9` and `-`",
                 None => {
                     "it is the stem of the file's name; write `topology = \"NAME\"`, 1 to 32 of `a-z`, `0-9` and `-`"

@@ -125,6 +125,10 @@ kinds! {
     sysctl::Sysctl = "sysctl",
     /// The packet filter of a topology.
     firewall::Firewall = "firewall",
+    /// The table for rules of users.
+    user_rules::UserRules = "table",
+    /// Accepts in docker's chain for rules of users.
+    docker_user::DockerUser = "docker-user",
 }
 
 impl fmt::Display for KindName {

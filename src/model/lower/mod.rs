@@ -65,6 +65,7 @@ pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Reject
     lowering.settings(&ports, &networks);
     lowering.isolation_notes(&ports, &networks);
     lowering.taken_ports(&ports, &networks);
+    lowering.docker_user(&networks);
     lowering.neighbours_notes(&networks);
     lowering.finish()
 }

@@ -1,8 +1,9 @@
 //! Tables of others that stop, or never see, what this topology forwards: said, and never written to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lowering, NetworkPlan};
+use crate::model::kinds::docker_user::{Accept, DockerUser};
 use crate::model::neighbours::{Way, Whose};
 use crate::model::resource::{Resource, Text};
 use crate::model::wire::ChainFacts;
@@ -15,10 +16,15 @@ impl Lowering<'_> {
             return;
         }
         let observed = self.observed;
+        let uplinks = observed.foreign.uplinks();
+        let uplink = uplinks.first().and_then(|route| route.link.as_deref());
         for chain in observed.foreign.chains.iter().filter(|chain| chain.hook == "forward") {
+            if chain.whose() == Whose::Docker && self.wants_docker_user(&chain.family) {
+                continue;
+            }
             let stopped = stopped(chain, networks, |link| {
-                let out = Way { from: Some(link), to: None, mapped: false };
-                let back = Way { from: None, to: Some(link), mapped: true };
+                let out = Way { from: Some(link), to: uplink, mapped: false };
+                let back = Way { from: uplink, to: Some(link), mapped: true };
                 chain.stops(out) || chain.stops(back)
             });
             if let Some(link) = stopped.first() {
@@ -29,6 +35,41 @@ impl Lowering<'_> {
             }
         }
         self.bypassed_note(networks);
+    }
+
+    /// Whether accepts go into docker's chain of a family, and so what docker drops at the end is not ours.
+    fn wants_docker_user(&self, family: &str) -> bool {
+        self.wanted.iter().any(|(it, _)| matches!(it, Resource::DockerUser(it) if it.ipv6 == (family == "ip6")))
+    }
+
+    /// Wants accepts in docker's chain for rules of users, where the topology asks for them and the chain is there: for
+    /// what our own table lets come to its networks, and for what leaves by a default route. Nothing is accepted from
+    /// them to docker's own networks.
+    pub(super) fn docker_user(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
+        let Some(asked) = self.topology.docker_user.as_ref().filter(|asked| asked.value) else { return };
+        let observed = self.observed;
+        for (ipv6, family) in [(false, "ip"), (true, "ip6")] {
+            let links = forwarded(family, networks);
+            let Some(before) = observed.foreign.docker.get(&ipv6).copied() else {
+                if !ipv6 && observed.looked && !links.is_empty() {
+                    self.note("docker has no chain DOCKER-USER here: nothing to be accepted there".into());
+                }
+                continue;
+            };
+            let uplinks = observed.foreign.uplinks().into_iter();
+            let uplinks = uplinks.filter(|route| route.destination.addr().is_ipv6() == ipv6);
+            let uplinks: Vec<Text> = uplinks.filter_map(|route| route.link.clone()).collect();
+            let out = |link: &Text| {
+                let out = uplinks.iter().map(|to| Accept { from: Some(link.clone()), to: to.clone() });
+                out.chain([Accept { from: None, to: link.clone() }]).collect::<Vec<_>>()
+            };
+            let accepts: BTreeSet<Accept> = links.iter().flat_map(out).collect();
+            if !accepts.is_empty() {
+                let (topology, found) = (self.owner.topology.clone(), Vec::new());
+                let wanted = DockerUser { topology, ipv6, accepts, before, found };
+                self.want(wanted, asked.name);
+            }
+        }
     }
 
     /// With `br_netfilter` frames between ports of one bridge pass by the rules for routed packets.
@@ -66,15 +107,18 @@ impl Lowering<'_> {
 
 /// Bridges of networks in the chain's family that it stops.
 fn stopped(chain: &ChainFacts, networks: &BTreeMap<&str, NetworkPlan>, stops: impl Fn(&str) -> bool) -> Vec<Text> {
-    let in_family = |network: &&NetworkPlan| match &*chain.family {
+    forwarded(&chain.family, networks).into_iter().filter(|link| stops(link)).collect()
+}
+
+/// Bridges of networks whose packets of a table's family are forwarded.
+fn forwarded(family: &str, networks: &BTreeMap<&str, NetworkPlan>) -> Vec<Text> {
+    let in_family = |network: &&NetworkPlan| match family {
         "ip" => network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv4()),
         "ip6" => network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()),
         _ => true,
     };
     let routed = |network: &&NetworkPlan| *network.item.driver.get_ref() == "bridge" && !network.internal;
-    let bridges = networks.values().filter(routed);
-    let bridges = bridges.filter(in_family).map(|network| network.link.clone());
-    bridges.filter(|link| stops(link)).collect()
+    networks.values().filter(routed).filter(in_family).map(|network| network.link.clone()).collect()
 }
 
 fn advice(whose: Whose, stopped: &[Text]) -> String {
@@ -84,7 +128,7 @@ fn advice(whose: Whose, stopped: &[Text]) -> String {
             let rules = |link: &str| {
                 format!("`iptables -I DOCKER-USER -i {link} -j ACCEPT`, `iptables -I DOCKER-USER -o {link} -j ACCEPT`")
             };
-            format!("{} let it pass", each(&rules))
+            format!("{}, or docker_user = true in the topology, let it pass", each(&rules))
         }
         Whose::Firewalld => {
             let zone = |link: &str| format!("`firewall-cmd --permanent --zone=trusted --add-interface={link}`");

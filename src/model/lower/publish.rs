@@ -10,8 +10,10 @@ use super::policies::reached_directly;
 use super::{Lowering, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
-use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
-use crate::model::source::Span;
+use crate::model::kinds::KindName;
+use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
+use crate::model::kinds::user_rules::UserRules;
+use crate::model::resource::{HOST, Resource};
 use crate::model::values::{Ports, Protocol, Publish};
 
 /// Host ports that netrec chooses from: above Linux's default range for outgoing connections (`ip_local_port_range`).
@@ -31,7 +33,7 @@ impl<'a> Lowering<'a> {
         for port in ports {
             let network = &networks[port.network];
             for (publish, own) in port.item.publishes() {
-                let Some(host) = self.host_ports(port, publish, &mut claimed) else { continue };
+                let Some(host) = self.host_ports(port, network, publish, &mut claimed) else { continue };
                 let allowed = own.or(network.item.allow_from.as_ref());
                 publications.extend(publications_of(port, network, (publish.get_ref(), host), allowed));
             }
@@ -45,9 +47,11 @@ impl<'a> Lowering<'a> {
         let policies = self.policies(direct, ports, networks);
         let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
-        self.want(firewall, Span { start: origin.start, ..origin });
+        self.want(firewall, origin);
+        self.want(UserRules, origin);
     }
 
+    /// What the topology names itself.
     fn claimed(&self) -> Claimed {
         let publishes = self.topology.endpoints.values().flat_map(|endpoint| endpoint.publishes());
         let hosts = publishes.map(|(publish, _)| publish.get_ref());
@@ -58,9 +62,35 @@ impl<'a> Lowering<'a> {
             .collect()
     }
 
-    /// The user's host ports, or as many as the container's, the first free ones upwards from a hash; none, which is told,
-    /// where so many are not free in a row.
-    fn host_ports(&mut self, port: &Port, publish: &Spanned<Publish>, claimed: &mut Claimed) -> Option<Ports> {
+    /// Where host ports that were chosen for a publish before begin: they stay, whatever else is free or taken since.
+    fn held_ports(&self, port: &Port, network: &NetworkPlan, publish: &Publish) -> Vec<u16> {
+        let name = Firewall::table_name(&self.topology.name).into();
+        let Some(Resource::Firewall(live)) = self.ours_named(HOST, KindName::Firewall, &name) else {
+            return Vec::new();
+        };
+        let listens = listens(network, publish);
+        let leads = |it: &Mapping| {
+            let same = it.protocol == publish.protocol && port.address(it.target.is_ipv6()) == Some(it.target);
+            // Of a chosen range each port has an entry of its own, or all have one, to the same ports.
+            let to = it.port.unwrap_or(it.ports.first) == publish.container.first;
+            same && to && listens.contains(&(it.target.is_ipv6(), it.listen))
+        };
+        let chosen = live.elements.iter().filter_map(|element| match element {
+            Element::Publish(mapping) if leads(mapping) => Some(mapping.ports.first),
+            _ => None,
+        });
+        chosen.filter(|first| *first >= CHOSEN_FIRST).collect()
+    }
+
+    /// The user's host ports, or as many as the container's: those chosen before, or the first free ones upwards from a
+    /// hash; none, which is told, where so many are not free in a row.
+    fn host_ports(
+        &mut self,
+        port: &Port,
+        network: &NetworkPlan,
+        publish: &Spanned<Publish>,
+        claimed: &mut Claimed,
+    ) -> Option<Ports> {
         let (span, publish) = (port.item.span(publish), publish.get_ref());
         if publish.host.is_some() {
             return publish.host;
@@ -74,7 +104,14 @@ impl<'a> Lowering<'a> {
             Ports { first, last: first + (count - 1) as u16 }
         };
         let free = |ports: &Ports| (ports.first..=ports.last).all(|port| !claimed.contains(&(publish.protocol, port)));
-        let chosen = (0..rooms).map(range).find(free);
+        let others = &self.observed.foreign.claims;
+        let taken = |it: &Ports| others.iter().any(|of| of.protocol == publish.protocol && of.ports.overlaps(*it));
+        let held = self.held_ports(port, network, publish).into_iter().filter_map(|first| {
+            let last = u16::try_from(u32::from(first) + count - 1).ok()?;
+            Some(Ports { first, last })
+        });
+        let new = (0..rooms).map(range).filter(|ports| !taken(ports));
+        let chosen = held.chain(new).find(free);
         if let Some(ports) = chosen {
             claimed.extend((ports.first..=ports.last).map(|port| (publish.protocol, port)));
         } else {

@@ -10,8 +10,8 @@ use super::attribute::Attr;
 use super::definition::{fields, map, set};
 use super::rules::Skeleton;
 
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
+pub(in crate::model::kinds) const IPV4: u8 = 2;
+pub(in crate::model::kinds) const IPV6: u8 = 10;
 
 /// Ether types (`linux/if_ether.h`).
 const ETH_ARP: [u8; 2] = [0x08, 0x06];
@@ -47,7 +47,7 @@ pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Option<V
 }
 
 /// `NFT_CHAIN_BASE` (`linux/netfilter/nf_tables.h`).
-const BASE_CHAIN: u32 = 1;
+pub(in crate::model::kinds) const BASE_CHAIN: u32 = 1;
 
 /// Attributes of a chain.
 fn chain(chain: &Chain<'_>) -> Vec<Attr> {
@@ -423,7 +423,7 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
 }
 
 /// An interface name as it stands in a register: filled up with NUL.
-pub(super) fn interface(name: &str) -> [u8; 16] {
+pub(in crate::model::kinds) fn interface(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     let length = name.len().min(15);
     bytes[..length].copy_from_slice(&name.as_bytes()[..length]);

@@ -4,10 +4,10 @@
 //! The rules are a fixed skeleton (`rules`, compiled by `compile`); all that the topology says is in the elements
 //! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
-mod attribute;
+pub(super) mod attribute;
 mod bridged;
 mod compare;
-mod compile;
+pub(super) mod compile;
 mod definition;
 mod elements;
 mod evaluate;
@@ -159,16 +159,16 @@ impl Firewall {
 }
 
 /// `NLM_F_CREATE`.
-const CREATE: u16 = 0x400;
+pub(super) const CREATE: u16 = 0x400;
 /// `NLM_F_EXCL`.
 const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_APPEND`.
-const APPEND: u16 = 0x800;
+pub(super) const APPEND: u16 = 0x800;
 
-const NEW_TABLE: u16 = 0;
+pub(super) const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
-const NEW_CHAIN: u16 = 3;
-const NEW_RULE: u16 = 6;
+pub(super) const NEW_CHAIN: u16 = 3;
+pub(super) const NEW_RULE: u16 = 6;
 const NEW_SET: u16 = 9;
 
 fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {

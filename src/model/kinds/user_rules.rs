@@ -1,0 +1,80 @@
+//! The table for rules of users: made once, empty, where it is missing, and from then on theirs.
+//!
+//! Its chains stand before those of every topology, so what is dropped in them is lost, and what is accepted goes on to
+//! the topologies' own tables. It bears no mark and stays when the topologies go: whatever stands in it is not ours.
+
+use super::firewall::attribute::{Attr, encode};
+use super::firewall::compile::BASE_CHAIN;
+use super::firewall::{CREATE, NEW_CHAIN, NEW_TABLE};
+use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Thing, Wire};
+use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
+
+/// The table, where it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UserRules;
+
+impl UserRules {
+    /// Its name, in the family `inet`; no topology has one of this name.
+    pub const TABLE: &str = "netrec-user";
+
+    /// Its chains, each at the hook of its name (`NF_INET_*`) and right before those of the topologies by priority. What
+    /// comes to a published port is seen by the first as it was sent, and from then on as it was mapped.
+    const CHAINS: [(&str, u32, i32); 4] =
+        [("prerouting", 0, -110), ("input", 1, -10), ("forward", 2, -10), ("output", 3, -10)];
+}
+
+impl Kind for UserRules {
+    fn id(&self) -> ResourceId {
+        ResourceId::new(&HOST.into(), KindName::UserRules, Self::TABLE)
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        Vec::new()
+    }
+
+    fn provides(&self) -> Vec<Thing> {
+        Vec::new()
+    }
+
+    fn changes(&self, _: &Self) -> Vec<FieldChange> {
+        Vec::new()
+    }
+
+    fn summary(&self) -> String {
+        "empty, for your rules, which netrec never touches".into()
+    }
+
+    fn stays(&self) -> bool {
+        true
+    }
+}
+
+impl Wire for UserRules {
+    fn places(_: &Op<&Self>) -> Vec<Place> {
+        vec![Place::Netfilter]
+    }
+
+    fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+        const INET: u8 = 1;
+        let said = |message, attributes: &[Attr]| NftMessage {
+            message,
+            family: INET,
+            flags: CREATE,
+            attributes: encode(attributes),
+        };
+        let chain = |(name, hook, priority): (&str, u32, i32)| {
+            let hook = Attr::nest(4, vec![Attr::number(1, hook), Attr::number(2, priority.cast_unsigned())]);
+            let kind = [Attr::text(7, "filter"), Attr::number(10, BASE_CHAIN)];
+            let attributes = [Attr::text(1, Self::TABLE), Attr::text(3, name), hook].into_iter().chain(kind);
+            said(NEW_CHAIN, &attributes.collect::<Vec<_>>())
+        };
+        let Op::Create(_) = op else { return Ok(Vec::new()) };
+        let table = said(NEW_TABLE, &[Attr::text(1, Self::TABLE), Attr::number(2, 0)]);
+        let batch = std::iter::once(table).chain(Self::CHAINS.map(chain)).collect();
+        Ok(vec![Message { place: Place::Netfilter, body: Body::Nft(batch) }])
+    }
+
+    fn observe(facts: &Facts, _: &Owner) -> Vec<Self> {
+        facts.user_rules.then_some(Self).into_iter().collect()
+    }
+}
