@@ -16,7 +16,7 @@ use crate::kernel::linux::Linux;
 use crate::kernel::{Kernel, KernelError, lock};
 use crate::model::lower;
 use crate::model::observed::Observed;
-use crate::model::resource::Step;
+use crate::model::resource::{KindName, Step};
 use crate::model::state::State;
 use crate::model::wire::Scope;
 
@@ -101,8 +101,8 @@ impl Hand {
         // The last look did not concern itself with what was left alone.
         let whole = result.as_ref().is_ok_and(|round| round.left.is_empty());
         let seen = if whole { kernel.looks.last() } else { kernel.looks.first() }.copied().unwrap_or(began);
-        let wrote = result.as_ref().is_ok_and(|round| !round.fixes.is_empty());
-        let deaf = (names || wrote) && self.listen(&scope);
+        let made = |round: &Round| round.fixes.iter().any(|fix| fix.id.kind == KindName::Netns);
+        let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&scope);
         let result = match result {
             Ok(round) => {
                 self.before = Some(round.wanted.clone());
