@@ -9,7 +9,7 @@ pub mod history;
 pub mod rails;
 pub mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::confirm::Before;
 use self::rails::Allowance;
@@ -18,11 +18,11 @@ use crate::diff::{Diff, diff};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::diagnostic::Diagnostics;
 use crate::model::lower::{self, Rejection};
-use crate::model::observed::Observed;
-use crate::model::resource::{Kind, ResourceId, Step};
+use crate::model::observed::{Foreign, Observed};
+use crate::model::resource::{Kind, ResourceId, Step, Text};
 use crate::model::state::Desired;
 use crate::model::topology::Topology;
-use crate::model::wire::{Owner, Scope};
+use crate::model::wire::{Absent, Owner, Scope};
 
 /// Looks that one run takes at most after executing: the world may move under it, but not for ever.
 const ROUNDS_MAX: u32 = 4;
@@ -36,6 +36,8 @@ pub enum Target<'a> {
     Nothing(&'a str, Option<&'a Topology>),
     /// What was there before.
     State(&'a Before),
+    /// What a topology asks for; as long as of the host nothing but its own things has changed, that is known already.
+    Known(&'a Topology, &'a Known),
     /// What a topology asks for, but these are left as they are for now, and so is what cannot be without them.
     Except(&'a Topology, &'a BTreeSet<ResourceId>),
 }
@@ -44,7 +46,7 @@ impl Target<'_> {
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Topology(topology) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Topology(topology) | Self::Known(topology, _) | Self::Except(topology, _) => lower::scope(topology),
             Self::Nothing(name, topology) => {
                 let owner = Owner::new(name);
                 // Named namespaces of ours are found by their mark, and only what is not asked for is looked at for
@@ -60,12 +62,42 @@ impl Target<'_> {
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
         match self {
             Self::Topology(topology) | Self::Except(topology, _) => lower::lower(topology, observed),
+            Self::Known(topology, known) => match known.still(observed) {
+                Some(desired) => Ok(desired.clone()),
+                None => lower::lower(topology, observed),
+            },
             Self::Nothing(name, _) => {
                 let notes = never_applied(name, observed).into_iter().collect();
                 Ok(Desired { topology: (*name).to_owned(), notes, ..Desired::default() })
             }
             Self::State(before) => Ok(before.desired(observed)),
         }
+    }
+}
+
+/// What a topology came to, and what of the host it came from besides its own things.
+///
+/// Of its own things only blanks are filled, with what they hold; they stay filled so, whatever becomes of the things.
+#[derive(Clone, Debug)]
+pub struct Known {
+    foreign: Foreign,
+    absent: BTreeMap<Text, Absent>,
+    present: BTreeSet<Text>,
+    desired: Desired,
+}
+
+impl Known {
+    /// Keeps what was wanted of what was seen.
+    pub fn new(observed: Observed, desired: Desired) -> Self {
+        let Observed { foreign, absent, present, .. } = observed;
+        Self { foreign, absent, present, desired }
+    }
+
+    /// What is wanted still, if nothing else has changed.
+    fn still(&self, observed: &Observed) -> Option<&Desired> {
+        let same =
+            self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
+        same.then_some(&self.desired)
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Watcher {
     /// From when to when something was announced that no look has seen.
     dirty: Option<(Clock, Clock)>,
     looking: bool,
+    /// Whether a round is wanted that the one ordered already cannot be.
+    again: bool,
     /// No look before that.
     not_before: Clock,
     /// A look at that time at the latest.
@@ -114,6 +116,7 @@ impl Watcher {
             flips: None,
             dirty: None,
             looking: false,
+            again: false,
             not_before: Clock::ZERO,
             slow: Clock::ZERO,
             whole: Clock::ZERO,
@@ -144,7 +147,7 @@ impl Watcher {
         self.rejected = None;
         // Whoever changed the files may have ended a quarrel.
         self.pace = Pace::new(self.limits.seed);
-        self.disturbed(now);
+        self.asked(now);
         self.restate();
     }
 
@@ -182,10 +185,16 @@ impl Watcher {
         self.dirty = Some(self.dirty.map_or((at, at), |(first, last)| (first, last.max(at))));
     }
 
+    /// Somebody wants something else than before, which a round that is ordered already does not know.
+    fn asked(&mut self, now: Clock) {
+        self.disturbed(now);
+        self.again = self.looking;
+    }
+
     /// Somebody wants a look now, and what was rejected tried again.
     pub fn urge(&mut self, now: Clock) {
         self.candidate = self.candidate.take().or(self.rejected.take());
-        self.disturbed(now);
+        self.asked(now);
         self.whole = now;
         self.not_before = now;
         self.budget = Budget::default();
@@ -196,7 +205,7 @@ impl Watcher {
         self.flips = time.map(|time| now + time);
         if self.suspended != suspended {
             self.suspended = suspended;
-            self.disturbed(now);
+            self.asked(now);
         }
         self.restate();
     }
@@ -222,6 +231,7 @@ impl Watcher {
                 // What was announced is put right first, but not for ever.
                 let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
                 Next::Look(Order {
+                    at: now,
                     content,
                     held: self.pace.held(now),
                     write: !self.suspended,
@@ -248,7 +258,7 @@ impl Watcher {
         let since = self.dirty.map_or(now, |(first, _)| first);
         // What was announced before the last look began has been seen by it.
         self.dirty = self.dirty.filter(|(_, last)| *last > sight.seen).map(|(_, last)| (last, last));
-        if sight.deaf {
+        if sight.deaf || std::mem::take(&mut self.again) {
             self.disturbed(now);
         }
         let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
@@ -318,7 +328,7 @@ impl Watcher {
     }
 
     fn digest(&mut self, round: Round, since: Clock, now: Clock) {
-        let Round { fixes, failed, left, converged, pending, wanted } = round;
+        let Round { fixes, failed, left, converged, pending, wanted, .. } = round;
         let failed: BTreeMap<&ResourceId, &KernelError> = failed.iter().map(|(id, why)| (id, why)).collect();
         self.note_changes(&fixes, &failed, now.saturating_sub(since));
         self.note_tries(&fixes, &failed, now);
@@ -386,7 +396,7 @@ impl Watcher {
     /// Who changed things of that kind most often lately.
     fn suspect(&self, id: &ResourceId) -> Option<String> {
         let mut counts = BTreeMap::<(&str, bool), (usize, &Author)>::new();
-        for author in self.authors.iter().filter(|author| author.kind == id.kind) {
+        for author in self.authors.iter().filter(|author| author.could_change(id.kind)) {
             let count = counts.entry((author.name.as_str(), author.name.is_empty())).or_insert((0, author));
             *count = (count.0 + 1, author);
         }

@@ -138,7 +138,7 @@ struct Service {
     vigil: Vigil,
     ears: Ears,
     mouth: Mouth,
-    /// Whoever waits for a round that begins after that time.
+    /// Whoever waits for a round that is ordered after that time.
     waiting: Vec<(Clock, oneshot::Sender<Answer>)>,
     reloading: bool,
 }
@@ -333,7 +333,7 @@ impl Service {
     }
 
     fn seen(&mut self, sight: Sight) {
-        let (began, looked) = (sight.began, !matches!(sight.result, Err((NoPlan::Unseen(_), _))));
+        let (ordered, looked) = (sight.ordered, !matches!(sight.result, Err((NoPlan::Unseen(_), _))));
         self.watcher.looked(sight, self.now());
         if looked {
             self.mouth.manager.say("WATCHDOG=1");
@@ -344,12 +344,8 @@ impl Service {
             self.mouth.manager.say("READY=1");
         }
         let (done, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(since, _)| *since <= began);
+            std::mem::take(&mut self.waiting).into_iter().partition(|(since, _)| *since <= ordered);
         self.waiting = waiting;
-        if !self.waiting.is_empty() {
-            // Asked after the round had begun and before it looked: nothing else would begin another one.
-            self.watcher.urge(self.now());
-        }
         for (_, answer) in done {
             let _ = answer.send(self.answer(None));
         }
@@ -377,8 +373,9 @@ impl Service {
         }
         self.reading = Reading::new(self.reading.patience(), fingerprint(&text), self.now());
         self.understand(text, true);
-        self.watcher.urge(self.now());
-        self.waiting.push((self.now(), answer));
+        let now = self.now();
+        self.watcher.urge(now);
+        self.waiting.push((now, answer));
     }
 
     fn answer(&self, error: Option<String>) -> Answer {

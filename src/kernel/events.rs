@@ -85,6 +85,14 @@ pub struct Author {
     pub name: String,
 }
 
+impl Author {
+    /// Whether it is of those who change things of that kind.
+    pub fn could_change(&self, kind: KindName) -> bool {
+        let of_nftables = |kind| matches!(kind, KindName::Firewall | KindName::UserRules | KindName::DockerUser);
+        self.kind == kind || of_nftables(self.kind) && of_nftables(kind)
+    }
+}
+
 /// A socket that hears.
 #[derive(Debug)]
 pub struct Listener {

@@ -36,7 +36,7 @@ pub struct Observed {
 }
 
 /// What belongs to others: read for conflicts, defaults and warnings.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Foreign {
     /// Links without our mark, by namespace and name.
     pub links: BTreeMap<(Text, Text), ForeignLink>,

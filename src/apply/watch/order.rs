@@ -47,6 +47,8 @@ pub enum Next {
 /// A round to be made.
 #[derive(Clone, Debug)]
 pub struct Order {
+    /// When it was given.
+    pub at: Clock,
     /// What is to be reached.
     pub content: Arc<Content>,
     /// What is to be left as it is.
@@ -62,8 +64,8 @@ pub struct Order {
 /// How an order was carried out.
 #[derive(Debug)]
 pub struct Sight {
-    /// When it began.
-    pub began: Clock,
+    /// When it was ordered: what somebody wanted later it does not know.
+    pub ordered: Clock,
     /// When the last look began: what was announced before is seen.
     pub seen: Clock,
     /// Whether everything was looked at.

@@ -3,18 +3,17 @@
 use std::collections::BTreeSet;
 
 use crate::apply::rails::{self, Allowance};
-use crate::apply::{NoPlan, Prepared, Target, decide, execute, prepare};
+use crate::apply::{Known, NoPlan, Prepared, Target, decide, execute, prepare};
 use crate::diff::{Change, Diff};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::resource::{Kind, Need, Resource, ResourceId, Thing};
-use crate::model::state::{Pending, State};
+use crate::model::state::{Desired, Pending, State};
 use crate::model::topology::Topology;
 
 /// A look and a plan; nothing was written yet.
 #[derive(Debug)]
 pub struct Draft<'a> {
-    topology: &'a Topology,
-    held: &'a BTreeSet<ResourceId>,
+    target: Target<'a>,
     prepared: Prepared,
     /// What is wanted of everything, what is held included.
     wanted: State,
@@ -37,6 +36,8 @@ pub struct Round {
     pub pending: Vec<Pending>,
     /// What is wanted.
     pub wanted: State,
+    /// The same and what it came from, if all is as it should be.
+    pub known: Option<Box<Known>>,
 }
 
 /// One change.
@@ -53,7 +54,7 @@ pub struct Fix {
 }
 
 impl<'a> Draft<'a> {
-    /// Looks and plans.
+    /// Looks and plans. `known` is what an earlier round of the same topology knew.
     ///
     /// # Errors
     ///
@@ -62,20 +63,22 @@ impl<'a> Draft<'a> {
         kernel: &mut impl Kernel,
         topology: &'a Topology,
         held: &'a BTreeSet<ResourceId>,
+        known: Option<&'a Known>,
     ) -> Result<Self, NoPlan> {
-        let mut prepared = prepare(kernel, Target::Topology(topology))?;
+        let target = known.map_or(Target::Topology(topology), |known| Target::Known(topology, known));
+        let mut prepared = prepare(kernel, target)?;
         // The plan is made: from here on only it counts.
         let wanted = std::mem::take(&mut prepared.desired.state);
         let left: BTreeSet<ResourceId> = prepared.diff.keys().filter(|id| held.contains(*id)).cloned().collect();
         if left.is_empty() {
-            return Ok(Self { topology, held, prepared, wanted, left });
+            return Ok(Self { target, prepared, wanted, left });
         }
         let all: BTreeSet<ResourceId> = prepared.diff.keys().cloned().collect();
         let target = Target::Except(topology, held);
         let prepared = decide(target, prepared.observed)?;
         rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
         let left = all.into_iter().filter(|id| !prepared.diff.contains_key(id)).collect();
-        Ok(Self { topology, held, prepared, wanted, left })
+        Ok(Self { target, prepared, wanted, left })
     }
 
     /// Whether there is something to be done.
@@ -85,10 +88,13 @@ impl<'a> Draft<'a> {
 
     /// Leaves everything as it is.
     pub fn rest(self) -> Round {
-        let mut left = self.left;
-        left.extend(self.prepared.diff.into_keys());
-        let (pending, wanted) = (self.prepared.desired.pending, self.wanted);
-        Round { converged: true, left, pending, wanted, ..Round::default() }
+        let (mut left, wanted) = (self.left, self.wanted);
+        let Prepared { observed, desired, diff, .. } = self.prepared;
+        left.extend(diff.into_keys());
+        let pending = desired.pending.clone();
+        let known =
+            left.is_empty().then(|| Box::new(Known::new(observed, Desired { state: wanted.clone(), ..desired })));
+        Round { converged: true, left, pending, wanted, known, ..Round::default() }
     }
 
     /// Executes and looks again. `before` is what the round before wanted, if there was one.
@@ -98,17 +104,12 @@ impl<'a> Draft<'a> {
     /// See [`execute`].
     pub fn carry_out(self, kernel: &mut impl Kernel, before: Option<&State>) -> Result<Round, NoPlan> {
         let fixes = fixes(&self.prepared.diff, before);
-        let target = if self.left.is_empty() {
-            Target::Topology(self.topology)
-        } else {
-            Target::Except(self.topology, self.held)
-        };
-        let report = execute(kernel, target, self.prepared, &mut |_, _| {})?;
+        let report = execute(kernel, self.target, self.prepared, &mut |_, _| {})?;
         let (converged, pending) = (report.is_converged(), report.desired.pending);
         // A step may fail because what it is for has happened already: only what still differs counts.
         let mut failed = report.failed;
         failed.retain(|(id, _)| report.residual.contains_key(id));
-        Ok(Round { fixes, failed, left: self.left, converged, pending, wanted: self.wanted })
+        Ok(Round { fixes, failed, left: self.left, converged, pending, wanted: self.wanted, known: None })
     }
 }
 

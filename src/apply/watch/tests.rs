@@ -75,7 +75,7 @@ impl Host {
 
     fn look(&mut self, order: &Order) {
         let seen = self.now;
-        let drawn = Draft::new(&mut self.kernel, &order.content.topology, &order.held);
+        let drawn = Draft::new(&mut self.kernel, &order.content.topology, &order.held, None);
         let result = drawn.and_then(|draft| {
             if draft.is_idle() || !order.write {
                 return Ok(draft.rest());
@@ -92,7 +92,7 @@ impl Host {
             (why, text)
         });
         self.watcher
-            .looked(Sight { began: seen, seen, whole: order.whole, took: ROUND, deaf: false, result }, self.now);
+            .looked(Sight { ordered: seen, seen, whole: order.whole, took: ROUND, deaf: false, result }, self.now);
     }
 
     fn passes(&mut self, time: Duration) {
@@ -261,6 +261,23 @@ fn suspended_nothing_is_written_until_time_is_up() {
 }
 
 #[test]
+fn what_is_asked_for_while_a_round_is_under_way_gets_one_of_its_own() {
+    let mut host = Host::new(SHOP);
+    host.passes(second(1));
+    let bridge = host.of_kind(KindName::Bridge)[0].clone();
+    host.watcher.suspend(true, None, host.now);
+    host.remove(&bridge);
+    let Next::Look(order) = host.watcher.next(host.now) else { panic!("a look at what happened") };
+    // The round has been ordered, and goes on to look later than this.
+    host.watcher.suspend(false, None, host.now);
+    host.now += second(1);
+    host.look(&order);
+    assert!(!host.has(&bridge), "it was ordered not to write");
+    host.passes(second(1));
+    assert!(host.has(&bridge));
+}
+
+#[test]
 fn a_host_that_cannot_be_looked_at_is_asked_again() {
     let mut watcher = Watcher::new(LIMITS);
     watcher.accept(content(SHOP), Clock::ZERO);
@@ -273,7 +290,7 @@ fn a_host_that_cannot_be_looked_at_is_asked_again() {
                 let error = crate::kernel::KernelError::Interrupted(10);
                 let result = Err((NoPlan::Unseen(error), "busy".into()));
                 watcher.looked(
-                    Sight { began: now, seen: now, whole: true, took: ROUND, deaf: false, result },
+                    Sight { ordered: now, seen: now, whole: true, took: ROUND, deaf: false, result },
                     now + ROUND,
                 );
             }

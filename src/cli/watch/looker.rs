@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::mpsc;
 
-use crate::apply::NoPlan;
 use crate::apply::watch::round::{Draft, Round};
 use crate::apply::watch::{Clock, Content, Order, Sight};
+use crate::apply::{Known, NoPlan};
 use crate::cli::confirm;
 use crate::cli::failure::Failure;
 use crate::kernel::events::{Heard, Nsids};
@@ -37,8 +37,14 @@ impl Looker {
         let (orders, taken) = mpsc::channel(1);
         let (done, sights) = mpsc::channel(1);
         let heard = Arc::new(Mutex::new((Heard::default(), false)));
-        let mut hand =
-            Hand { start, linux: Linux::remembering(), nsids: Nsids::default(), heard: heard.clone(), before: None };
+        let mut hand = Hand {
+            start,
+            linux: Linux::remembering(),
+            nsids: Nsids::default(),
+            heard: heard.clone(),
+            before: None,
+            known: None,
+        };
         std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
         Ok(Self { orders, sights, heard })
     }
@@ -72,6 +78,8 @@ struct Hand {
     heard: Arc<Mutex<(Heard, bool)>>,
     /// What the last round wanted.
     before: Option<State>,
+    /// What the topology of that digest came to.
+    known: Option<(String, Box<Known>)>,
 }
 
 impl Hand {
@@ -96,15 +104,22 @@ impl Hand {
         if names {
             self.listen(&scope);
         }
+        // What was known is looked into at the whole look only: that one is the judge.
+        let same = |(digest, _): &(String, Box<Known>)| *digest == order.content.digest && !order.whole;
+        let known = self.known.take_if(|known| same(known)).map(|(_, known)| known);
         let mut kernel = Noting { start: self.start, linux: &mut self.linux, looks: Vec::new() };
-        let result = round(&mut kernel, order, self.before.as_ref());
+        let result = round(&mut kernel, order, known.as_deref(), self.before.as_ref());
+        self.known = known.map(|known| (order.content.digest.clone(), known));
         // The last look did not concern itself with what was left alone.
         let whole = result.as_ref().is_ok_and(|round| round.left.is_empty());
         let seen = if whole { kernel.looks.last() } else { kernel.looks.first() }.copied().unwrap_or(began);
         let made = |round: &Round| round.fixes.iter().any(|fix| fix.id.kind == KindName::Netns);
         let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&scope);
         let result = match result {
-            Ok(round) => {
+            Ok(mut round) => {
+                if let Some(known) = round.known.take() {
+                    self.known = Some((order.content.digest.clone(), known));
+                }
                 self.before = Some(round.wanted.clone());
                 Ok(round)
             }
@@ -113,7 +128,14 @@ impl Hand {
                 Err((no_plan, text))
             }
         };
-        Sight { began, seen, whole: order.whole, took: self.start.elapsed().saturating_sub(began), deaf, result }
+        Sight {
+            ordered: order.at,
+            seen,
+            whole: order.whole,
+            took: self.start.elapsed().saturating_sub(began),
+            deaf,
+            result,
+        }
     }
 
     /// Gives nsids to namespaces that have none; whether there were such.
@@ -125,9 +147,9 @@ impl Hand {
     }
 }
 
-fn round(kernel: &mut Noting, order: &Order, before: Option<&State>) -> Result<Round, NoPlan> {
+fn round(kernel: &mut Noting, order: &Order, known: Option<&Known>, before: Option<&State>) -> Result<Round, NoPlan> {
     let topology = &order.content.topology;
-    let draft = Draft::new(kernel, topology, &order.held)?;
+    let draft = Draft::new(kernel, topology, &order.held, known)?;
     if draft.is_idle() || !order.write {
         return Ok(draft.rest());
     }
@@ -140,7 +162,7 @@ fn round(kernel: &mut Noting, order: &Order, before: Option<&State>) -> Result<R
     let busy = || NoPlan::Unseen(KernelError::Lost(Errno::EWOULDBLOCK));
     let _lock = lock::acquire(LOCK_PATIENCE).map_err(NoPlan::Unseen)?.ok_or_else(busy)?;
     may_write(&order.content)?;
-    Draft::new(kernel, topology, &order.held)?.carry_out(kernel, before)
+    Draft::new(kernel, topology, &order.held, known)?.carry_out(kernel, before)
 }
 
 /// Under the lock: nobody decides meanwhile. What waits to be confirmed is left to whoever confirms it, and what never was
