@@ -47,7 +47,7 @@ fn main() {
     let drifts = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(DRIFTS);
     heal(ENDPOINTS, drifts, &[]);
     clear();
-    heal(MANY, drifts / 5, &["address", "route", "link", "element"]);
+    heal(MANY, drifts.min(1_000) / 5, &["address", "route", "link", "element"]);
     clear();
     idle();
 }

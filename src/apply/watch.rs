@@ -256,8 +256,8 @@ impl Watcher {
         self.standing.counters.looks += 1;
         self.standing.counters.looks_us += sight.took.as_micros() as u64;
         let since = self.dirty.map_or(now, |(first, _)| first);
-        // What was announced before the last look began has been seen by it.
-        self.dirty = self.dirty.filter(|(_, last)| *last > sight.seen).map(|(_, last)| (last, last));
+        // What was announced before it began has been seen.
+        self.dirty = self.dirty.filter(|(_, last)| *last > sight.began).map(|(_, last)| (last, last));
         if sight.deaf || std::mem::take(&mut self.again) {
             self.disturbed(now);
         }

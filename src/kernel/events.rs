@@ -20,7 +20,7 @@ use super::netlink::{Protocol, Reply, Socket, attributes, string, u16_at};
 use super::netns::{self, Found, Identity};
 use super::{KernelError, ask, decode};
 use crate::model::kinds::firewall::Firewall;
-use crate::model::resource::{KindName, Text};
+use crate::model::resource::KindName;
 use crate::model::wire::{NetnsRef, Owner};
 
 /// Datagrams read in one go: the rest is read after whoever listens had a turn.
@@ -250,31 +250,34 @@ fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: 
 /// The namespaces that were given an nsid here: of all others a [`Listener`] hears nothing.
 #[derive(Default, Debug)]
 pub struct Nsids {
-    known: BTreeSet<Identity>,
+    numbers: BTreeMap<Identity, i32>,
     names: BTreeMap<i32, (Identity, NetnsRef)>,
 }
 
 impl Nsids {
-    /// Gives one to each of these that is there and has none; how many are new.
+    /// Gives one to each of these that is there and has none. The new ones are to be looked at, as nothing was heard of
+    /// them before.
     ///
     /// # Errors
     ///
     /// When the kernel does not let us; namespaces that vanish meanwhile are no error.
-    pub fn assign<'a>(
-        &mut self,
-        containers: impl Iterator<Item = (&'a Text, &'a NetnsRef)>,
-    ) -> Result<usize, KernelError> {
-        let mut new = 0;
-        for (_, netns) in containers {
-            if netns::glance(netns).is_none_or(|identity| self.known.contains(&identity)) {
+    pub fn assign<'a>(&mut self, containers: impl Iterator<Item = &'a NetnsRef>) -> Result<Disturbed, KernelError> {
+        let mut new = Disturbed::default();
+        for netns in containers {
+            if netns::glance(netns).is_none_or(|identity| self.numbers.contains_key(&identity)) {
                 continue;
             }
             let Ok(Found::Bound(fd)) = netns::find(netns) else { continue };
             let identity = netns::identity(fd.as_fd())?;
-            if self.known.insert(identity) {
-                self.names.extend(assign(&fd)?.map(|id| (id, (identity, netns.clone()))));
-                new += 1;
+            let Some(number) = assign(&fd)? else { continue };
+            // The number may be one of a namespace whose end has not been heard of yet.
+            if let Some((before, _)) = self.names.insert(number, (identity, netns.clone())) {
+                self.numbers.remove(&before);
             }
+            if let Some(before) = self.numbers.insert(identity, number).filter(|before| *before != number) {
+                self.names.remove(&before);
+            }
+            new.namespaces.insert(netns.clone());
         }
         Ok(new)
     }
@@ -284,14 +287,16 @@ impl Nsids {
         let names = !heard.gone.is_empty();
         let mut disturbed = Disturbed { anywhere: heard.overflow, names, ..Disturbed::default() };
         for place in &heard.places {
-            match place {
+            match place.map(|number| self.names.get(&number)) {
                 None => disturbed.host = true,
-                Some(id) => disturbed.namespaces.extend(self.names.get(id).map(|(_, netns)| netns.clone())),
+                Some(Some((_, netns))) => drop(disturbed.namespaces.insert(netns.clone())),
+                // Somebody else's, or one of ours under a new number.
+                Some(None) => disturbed.names = true,
             }
         }
-        for id in &heard.gone {
-            if let Some((identity, netns)) = self.names.remove(id) {
-                self.known.remove(&identity);
+        for number in &heard.gone {
+            if let Some((identity, netns)) = self.names.remove(number) {
+                self.numbers.remove(&identity);
                 disturbed.namespaces.insert(netns);
             }
         }

@@ -31,6 +31,11 @@ impl Disturbed {
         Self { anywhere: true, ..Self::default() }
     }
 
+    /// Whether it is nowhere.
+    pub fn is_nowhere(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Adds what others say.
     pub fn extend(&mut self, other: &Self) {
         self.anywhere |= other.anywhere;

@@ -66,8 +66,8 @@ pub struct Order {
 pub struct Sight {
     /// When it was ordered: what somebody wanted later it does not know.
     pub ordered: Clock,
-    /// When the last look began: what was announced before is seen.
-    pub seen: Clock,
+    /// When it began: what was announced before is seen.
+    pub began: Clock,
     /// Whether everything was looked at.
     pub whole: bool,
     /// How long the round took.

@@ -91,8 +91,10 @@ impl Host {
             let text = format!("{why:?}");
             (why, text)
         });
-        self.watcher
-            .looked(Sight { ordered: seen, seen, whole: order.whole, took: ROUND, deaf: false, result }, self.now);
+        self.watcher.looked(
+            Sight { ordered: seen, began: seen, whole: order.whole, took: ROUND, deaf: false, result },
+            self.now,
+        );
     }
 
     fn passes(&mut self, time: Duration) {
@@ -290,7 +292,7 @@ fn a_host_that_cannot_be_looked_at_is_asked_again() {
                 let error = crate::kernel::KernelError::Interrupted(10);
                 let result = Err((NoPlan::Unseen(error), "busy".into()));
                 watcher.looked(
-                    Sight { ordered: now, seen: now, whole: true, took: ROUND, deaf: false, result },
+                    Sight { ordered: now, began: now, whole: true, took: ROUND, deaf: false, result },
                     now + ROUND,
                 );
             }

@@ -7,16 +7,16 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use crate::apply::watch::round::{Draft, Round};
-use crate::apply::watch::{Clock, Content, Order, Sight};
+use crate::apply::watch::{Content, Order, Sight};
 use crate::apply::{Known, NoPlan};
 use crate::cli::confirm;
 use crate::cli::failure::Failure;
 use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
-use crate::kernel::{Kernel, KernelError, lock};
+use crate::kernel::memory::Disturbed;
+use crate::kernel::{KernelError, lock};
 use crate::model::lower;
-use crate::model::observed::Observed;
-use crate::model::resource::{KindName, Step};
+use crate::model::resource::KindName;
 use crate::model::state::State;
 use crate::model::wire::Scope;
 
@@ -107,12 +107,8 @@ impl Hand {
         // What was known is looked into at the whole look only: that one is the judge.
         let same = |(digest, _): &(String, Box<Known>)| *digest == order.content.digest && !order.whole;
         let known = self.known.take_if(|known| same(known)).map(|(_, known)| known);
-        let mut kernel = Noting { start: self.start, linux: &mut self.linux, looks: Vec::new() };
-        let result = round(&mut kernel, order, known.as_deref(), self.before.as_ref());
+        let result = round(&mut self.linux, order, known.as_deref(), self.before.as_ref());
         self.known = known.map(|known| (order.content.digest.clone(), known));
-        // The last look did not concern itself with what was left alone.
-        let whole = result.as_ref().is_ok_and(|round| round.left.is_empty());
-        let seen = if whole { kernel.looks.last() } else { kernel.looks.first() }.copied().unwrap_or(began);
         let made = |round: &Round| round.fixes.iter().any(|fix| fix.id.kind == KindName::Netns);
         let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&scope);
         let result = match result {
@@ -130,7 +126,7 @@ impl Hand {
         };
         Sight {
             ordered: order.at,
-            seen,
+            began,
             whole: order.whole,
             took: self.start.elapsed().saturating_sub(began),
             deaf,
@@ -138,16 +134,18 @@ impl Hand {
         }
     }
 
-    /// Gives nsids to namespaces that have none; whether there were such.
+    /// Gives nsids to namespaces that have none; whether there were such, which are to be looked at.
     fn listen(&mut self, scope: &Scope) -> bool {
-        self.nsids.assign(scope.containers.iter()).unwrap_or_else(|error| {
+        let new = self.nsids.assign(scope.containers.values()).unwrap_or_else(|error| {
             tracing::warn!(%error, "not all namespaces are heard; the slow look sees them");
-            0
-        }) > 0
+            Disturbed::default()
+        });
+        self.linux.disturb(&new);
+        !new.is_nowhere()
     }
 }
 
-fn round(kernel: &mut Noting, order: &Order, known: Option<&Known>, before: Option<&State>) -> Result<Round, NoPlan> {
+fn round(kernel: &mut Linux, order: &Order, known: Option<&Known>, before: Option<&State>) -> Result<Round, NoPlan> {
     let topology = &order.content.topology;
     let draft = Draft::new(kernel, topology, &order.held, known)?;
     if draft.is_idle() || !order.write {
@@ -181,22 +179,4 @@ fn describe(no_plan: &NoPlan, order: &Order) -> String {
         NoPlan::Flawed(flaw) => NoPlan::Flawed(flaw.clone()),
     };
     Failure::unplanned(no_plan, &order.content.sources).text().trim_end().to_owned()
-}
-
-/// Linux, noting when looks began.
-struct Noting<'a> {
-    start: Instant,
-    linux: &'a mut Linux,
-    looks: Vec<Clock>,
-}
-
-impl Kernel for Noting<'_> {
-    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
-        self.looks.push(self.start.elapsed());
-        self.linux.observe(scope)
-    }
-
-    fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
-        self.linux.execute(steps, progress)
-    }
 }
