@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use netrec::apply::{Target, prepare};
 use netrec::kernel::linux::Linux;
 use netrec::model::hash;
+use netrec::model::lower::veth_name;
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
 use netrec::model::topology::Topology;
@@ -142,8 +143,11 @@ fn commands(endpoints: usize) -> Vec<(&'static str, String, String)> {
             add("rule", &format!("m{n}"), format!("ip -n m{n} rule delete priority {priority} from {}", words[2]));
         }
     }
-    for port in sh("ip -br link show type veth | sed 's/@.*//'").lines() {
-        add("port", port.trim(), format!("ip link set {port} nomaster"));
+    // The same object as the container's own: two drifts of one pair are two of one object for the watcher.
+    let single = (0..endpoints - TWOFOLD).map(|n| (format!("c{n}"), format!("e{n}")));
+    let twofold = (0..TWOFOLD / 2).flat_map(|n| ["n0", "second"].map(|net| (format!("m{n}"), format!("m{n}-{net}"))));
+    for (container, endpoint) in single.chain(twofold) {
+        add("port", &container, format!("ip link set {} nomaster", veth_name("w", &endpoint)));
     }
     let bridge = sh("ip -br link show type bridge | head -1 | cut -d' ' -f1");
     add("bridge", "bridge", format!("ip link set {} address 02:00:00:00:00:02", bridge.trim()));
