@@ -204,7 +204,10 @@ pub fn decide(target: Target, mut observed: Observed) -> Result<Prepared, NoPlan
     }
     let diff = diff(&desired.state, &observed.ours);
     let plan = plan(&diff).map_err(NoPlan::Flawed)?;
-    plan.prove(&desired.state, &observed.ours).map_err(NoPlan::Flawed)?;
+    // Where nothing is to be done there is nothing to prove, and most looks of a watcher are such.
+    if !diff.is_empty() {
+        plan.prove(&desired.state, &observed.ours).map_err(NoPlan::Flawed)?;
+    }
     tracing::debug!(steps = plan.steps.len(), stages = plan.stages(), "planned");
     Ok(Prepared { observed, desired, diff, plan })
 }
