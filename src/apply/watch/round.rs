@@ -6,6 +6,7 @@ use crate::apply::rails::{self, Allowance};
 use crate::apply::{NoPlan, Prepared, Target, decide, execute, prepare};
 use crate::diff::{Change, Diff};
 use crate::kernel::{Kernel, KernelError};
+use crate::model::kinds::firewall::Rules;
 use crate::model::resource::{Kind, Need, Resource, ResourceId, Thing};
 use crate::model::state::{Pending, State};
 use crate::model::topology::Topology;
@@ -20,6 +21,8 @@ pub struct Draft<'a> {
     wanted: State,
     /// Differs and is left as it is.
     left: BTreeSet<ResourceId>,
+    /// Whether the firewall was not there, or had others' rules.
+    unguarded: bool,
 }
 
 /// What a round came to.
@@ -37,6 +40,8 @@ pub struct Round {
     pub pending: Vec<Pending>,
     /// What is wanted.
     pub wanted: State,
+    /// Whether the firewall's table was not there when the round began, or its rules were others.
+    pub unguarded: bool,
 }
 
 /// One change.
@@ -66,16 +71,17 @@ impl<'a> Draft<'a> {
         let mut prepared = prepare(kernel, Target::Topology(topology))?;
         // The plan is made: from here on only it counts.
         let wanted = std::mem::take(&mut prepared.desired.state);
+        let unguarded = prepared.diff.values().any(unguards);
         let left: BTreeSet<ResourceId> = prepared.diff.keys().filter(|id| held.contains(*id)).cloned().collect();
         if left.is_empty() {
-            return Ok(Self { topology, held, prepared, wanted, left });
+            return Ok(Self { topology, held, prepared, wanted, left, unguarded });
         }
         let all: BTreeSet<ResourceId> = prepared.diff.keys().cloned().collect();
         let target = Target::Except(topology, held);
         let prepared = decide(target, prepared.observed)?;
         rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
         let left = all.into_iter().filter(|id| !prepared.diff.contains_key(id)).collect();
-        Ok(Self { topology, held, prepared, wanted, left })
+        Ok(Self { topology, held, prepared, wanted, left, unguarded })
     }
 
     /// Whether there is something to be done.
@@ -87,8 +93,8 @@ impl<'a> Draft<'a> {
     pub fn rest(self) -> Round {
         let mut left = self.left;
         left.extend(self.prepared.diff.into_keys());
-        let (pending, wanted) = (self.prepared.desired.pending, self.wanted);
-        Round { converged: true, left, pending, wanted, ..Round::default() }
+        let (pending, wanted, unguarded) = (self.prepared.desired.pending, self.wanted, self.unguarded);
+        Round { converged: true, left, pending, wanted, unguarded, ..Round::default() }
     }
 
     /// Executes and looks again. `before` is what the round before wanted, if there was one.
@@ -108,7 +114,16 @@ impl<'a> Draft<'a> {
         // A step may fail because what it is for has happened already: only what still differs counts.
         let mut failed = report.failed;
         failed.retain(|(id, _)| report.residual.contains_key(id));
-        Ok(Round { fixes, failed, left: self.left, converged, pending, wanted: self.wanted })
+        let (left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
+        Ok(Round { fixes, failed, left, converged, pending, wanted, unguarded })
+    }
+}
+
+fn unguards(change: &Change) -> bool {
+    match change {
+        Change::Create { to } => matches!(to, Resource::Firewall(_)),
+        Change::Update { from: Resource::Firewall(there), .. } => there.rules != Rules::Intact,
+        _ => false,
     }
 }
 
