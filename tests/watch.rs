@@ -100,12 +100,37 @@ fn whoever_flushes_the_rules_is_named() {
         let watcher = Watcher::of(SHOP, &[]);
         let mut fighter =
             Command::new("sh").args(["-c", "while :; do nft flush ruleset; sleep 0.1; done"]).spawn().unwrap();
+        // The table for rules of users is flushed, too, and may be given up first.
         watcher.until(|standing| standing["contested"].to_string().contains("host/firewall/netrec-shop"));
         fighter.kill().unwrap();
         fighter.wait().unwrap();
         let events = watcher.events();
-        let contested = events.lines().find(|line| line.contains("\"contested\"")).unwrap();
+        let of_firewall = |line: &&str| line.contains("\"contested\",\"id\":\"host/firewall/netrec-shop");
+        let contested = events.lines().find(of_firewall).unwrap();
         assert!(contested.contains("(nft)"), "{contested}");
+    });
+}
+
+#[test]
+fn time_without_the_firewall_is_counted() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &[]);
+        let unguarded = |name: &str| watcher.standing().unwrap()["unguarded"][name].as_u64();
+        assert_eq!((unguarded("times"), unguarded("last_ms")), (Some(0), None), "the first apply opens nothing");
+        sh("nft flush ruleset");
+        watcher.until(|standing| standing["unguarded"]["times"] == 1);
+        assert_eq!(watcher.count("unguarded"), 1);
+        // What nobody puts right counts from the announcement on until somebody does.
+        assert!(watcher.ask(r#"{"version":1,"do":"suspend"}"#).is_some());
+        sh("nft delete table inet netrec-shop");
+        let gone = watcher.until(|standing| standing["unguarded"]["now_ms"].as_u64() > Some(50));
+        assert_eq!(gone["unguarded"]["times"], 1);
+        assert!(watcher.ask(r#"{"version":1,"do":"resume"}"#).is_some());
+        watcher.until(|standing| standing["unguarded"]["times"] == 2 && standing["unguarded"]["now_ms"].is_null());
+        assert!(unguarded("last_ms") > Some(50) && unguarded("total_ms") >= unguarded("last_ms"));
+        let said = Command::new(NETREC).args(["status", FILE]).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("\nwithout the firewall: 2 times, "), "{said}");
     });
 }
 

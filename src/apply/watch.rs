@@ -4,6 +4,7 @@
 //! opens nothing and waits for nothing, so that all of it is tested on the simulated kernel with a clock that is a
 //! number. Whoever runs it ([`cli`](crate::cli)) brings the files, the kernel's announcements and the time.
 
+pub mod absence;
 pub mod event;
 pub mod hold;
 pub mod order;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::absence::Absence;
 use self::event::Event;
 use self::pace::{Budget, Pace, Verdict};
 use self::round::{Fix, Round};
@@ -29,7 +31,8 @@ use self::standing::{Standing, State};
 use super::NoPlan;
 use crate::kernel::KernelError;
 use crate::kernel::events::{Author, Heard};
-use crate::model::resource::ResourceId;
+use crate::model::resource::{KindName, ResourceId};
+use crate::model::state::State as Wanted;
 
 /// Time since the watcher was started, on a clock that never goes back.
 pub type Clock = Duration;
@@ -95,6 +98,7 @@ pub struct Watcher {
     authors: VecDeque<Author>,
     /// When all was seen to be as it should be.
     converged: Option<Clock>,
+    absence: Absence,
     standing: Standing,
     /// The state that was told last.
     told: State,
@@ -127,6 +131,7 @@ impl Watcher {
             held_up: None,
             authors: VecDeque::new(),
             converged: None,
+            absence: Absence::default(),
             standing: Standing::default(),
             told: State::Starting,
             events: VecDeque::new(),
@@ -328,12 +333,13 @@ impl Watcher {
     }
 
     fn digest(&mut self, round: Round, since: Clock, now: Clock) {
-        let Round { fixes, failed, left, converged, pending, wanted, .. } = round;
+        let Round { fixes, failed, left, converged, pending, wanted, unguarded, .. } = round;
         let failed: BTreeMap<&ResourceId, &KernelError> = failed.iter().map(|(id, why)| (id, why)).collect();
         self.note_changes(&fixes, &failed, now.saturating_sub(since));
         self.note_tries(&fixes, &failed, now);
         let mut wrong = left.clone();
         wrong.extend(failed.into_keys().cloned());
+        self.note_absence(&wanted, &wrong, unguarded, (since, now));
         for id in self.pace.settle(&wrong, now) {
             self.tell(Event::Settled { id: id.to_string() });
         }
@@ -390,6 +396,22 @@ impl Watcher {
             if self.pace.tried(id, Err(error.clone()), now) == Verdict::Failing {
                 self.tell(Event::Failed { id: id.to_string(), error });
             }
+        }
+    }
+
+    fn note_absence(
+        &mut self,
+        wanted: &Wanted,
+        wrong: &BTreeSet<ResourceId>,
+        gone: bool,
+        (since, now): (Clock, Clock),
+    ) {
+        let Some((id, _)) = wanted.iter().find(|(id, _)| id.kind == KindName::Firewall) else {
+            return self.absence.unwanted();
+        };
+        let stands = !(gone && wrong.contains(id));
+        if let Some(took) = self.absence.saw((gone, stands), since, now) {
+            self.tell(Event::Unguarded { took_ms: took.as_millis() as u64 });
         }
     }
 
@@ -454,7 +476,8 @@ impl Watcher {
     pub fn standing(&self, now: Clock) -> Standing {
         let until_s = self.flips.map(|at| at.saturating_sub(now).as_secs());
         let converged_ago_s = self.converged.map(|at| now.saturating_sub(at).as_secs());
-        Standing { converged_ago_s, until_s, ..self.standing.clone() }
+        let unguarded = self.absence.told(now);
+        Standing { converged_ago_s, until_s, unguarded, ..self.standing.clone() }
     }
 
     /// What is kept up, or to be followed next.

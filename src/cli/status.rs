@@ -116,6 +116,14 @@ fn decisions(confirm: Option<&guard::Answer>, rolled_back: Option<&Record>) -> S
 fn watched(standing: &watch::standing::Standing) -> String {
     let counters = &standing.counters;
     let mut text = format!("watched: {} changes healed, {} asked for\n", counters.corrective, counters.intentional);
+    let unguarded = &standing.unguarded;
+    if let Some(last) = unguarded.last_ms {
+        let (times, total) = (unguarded.times, unguarded.total_ms);
+        text += &format!("without the firewall: {times} times, {total} ms in all, {last} ms the last time\n");
+    }
+    if let Some(by_now) = unguarded.now_ms {
+        text += &format!("without the firewall: for {by_now} ms by now\n");
+    }
     if let Some(reason) = &standing.reason {
         text += &format!("degraded: {}\n", reason.trim_end());
     }

@@ -38,7 +38,7 @@ impl Content {
 /// What comes next.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// A round, to be answered with [`Watcher::looked`].
+    /// A round, to be answered with [`Watcher::looked`](super::Watcher::looked).
     Look(Order),
     /// Nothing before that time, unless something happens; none: nothing at all.
     Wait(Option<Clock>),

@@ -6,6 +6,7 @@ use crate::apply::rails::{self, Allowance};
 use crate::apply::{Known, NoPlan, Prepared, Target, decide, execute, prepare};
 use crate::diff::{Change, Diff};
 use crate::kernel::{Kernel, KernelError};
+use crate::model::kinds::firewall::Rules;
 use crate::model::resource::{Kind, Need, Resource, ResourceId, Thing};
 use crate::model::state::{Desired, Pending, State};
 use crate::model::topology::Topology;
@@ -19,6 +20,8 @@ pub struct Draft<'a> {
     wanted: State,
     /// Differs and is left as it is.
     left: BTreeSet<ResourceId>,
+    /// Whether the firewall was not there, or had others' rules.
+    unguarded: bool,
 }
 
 /// What a round came to.
@@ -38,6 +41,8 @@ pub struct Round {
     pub wanted: State,
     /// The same and what it came from, if all is as it should be.
     pub known: Option<Box<Known>>,
+    /// Whether the firewall's table was not there when the round began, or its rules were others.
+    pub unguarded: bool,
 }
 
 /// One change.
@@ -69,16 +74,17 @@ impl<'a> Draft<'a> {
         let mut prepared = prepare(kernel, target)?;
         // The plan is made: from here on only it counts.
         let wanted = std::mem::take(&mut prepared.desired.state);
+        let unguarded = prepared.diff.values().any(unguards);
         let left: BTreeSet<ResourceId> = prepared.diff.keys().filter(|id| held.contains(*id)).cloned().collect();
         if left.is_empty() {
-            return Ok(Self { target, prepared, wanted, left });
+            return Ok(Self { target, prepared, wanted, left, unguarded });
         }
         let all: BTreeSet<ResourceId> = prepared.diff.keys().cloned().collect();
         let target = Target::Except(topology, held);
         let prepared = decide(target, prepared.observed)?;
         rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
         let left = all.into_iter().filter(|id| !prepared.diff.contains_key(id)).collect();
-        Ok(Self { target, prepared, wanted, left })
+        Ok(Self { target, prepared, wanted, left, unguarded })
     }
 
     /// Whether there is something to be done.
@@ -88,13 +94,13 @@ impl<'a> Draft<'a> {
 
     /// Leaves everything as it is.
     pub fn rest(self) -> Round {
-        let (mut left, wanted) = (self.left, self.wanted);
+        let (mut left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
         let Prepared { observed, desired, diff, .. } = self.prepared;
         left.extend(diff.into_keys());
         let pending = desired.pending.clone();
         let known =
             left.is_empty().then(|| Box::new(Known::new(observed, Desired { state: wanted.clone(), ..desired })));
-        Round { converged: true, left, pending, wanted, known, ..Round::default() }
+        Round { converged: true, left, pending, wanted, known, unguarded, ..Round::default() }
     }
 
     /// Executes and looks again. `before` is what the round before wanted, if there was one.
@@ -109,7 +115,16 @@ impl<'a> Draft<'a> {
         // A step may fail because what it is for has happened already: only what still differs counts.
         let mut failed = report.failed;
         failed.retain(|(id, _)| report.residual.contains_key(id));
-        Ok(Round { fixes, failed, left: self.left, converged, pending, wanted: self.wanted, known: None })
+        let (left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
+        Ok(Round { fixes, failed, left, converged, pending, wanted, unguarded, known: None })
+    }
+}
+
+fn unguards(change: &Change) -> bool {
+    match change {
+        Change::Create { to } => matches!(to, Resource::Firewall(_)),
+        Change::Update { from: Resource::Firewall(there), .. } => there.rules != Rules::Intact,
+        _ => false,
     }
 }
 

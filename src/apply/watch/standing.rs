@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::absence::Unguarded;
+
 /// How a topology stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default, Debug)]
 #[serde(rename_all = "snake_case")]
@@ -89,6 +91,9 @@ pub struct Standing {
     pub converged_ago_s: Option<u64>,
     /// Seconds after which a suspension, or the end of one, ends by itself.
     pub until_s: Option<u64>,
+    /// Time without the firewall.
+    #[serde(default)]
+    pub unguarded: Unguarded,
     /// Numbers.
     pub counters: Counters,
 }
