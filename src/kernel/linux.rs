@@ -34,6 +34,8 @@ pub struct Linux {
     /// Where to look again; none: everywhere, each time.
     disturbed: Option<Disturbed>,
     memory: Memory,
+    /// For transactions. Closed right after one it would wait for a grace period, so it is left open.
+    nft: Option<Nft>,
 }
 
 impl Kernel for Linux {
@@ -85,7 +87,8 @@ impl Kernel for Linux {
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
         let containers = &self.containers;
         self.memory.written(steps, |netns| reference(containers, netns));
-        let mut run = Run { linux: self, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new() };
+        let nft = self.nft.take();
+        let mut run = Run { linux: self, nft, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new() };
         let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
         for stage in 0..stages {
             run.stage(stage);
@@ -93,7 +96,9 @@ impl Kernel for Linux {
             progress(steps.iter().filter(ended).count());
         }
         run.last();
-        run.results
+        let Run { results, nft, .. } = run;
+        self.nft = nft;
+        results
     }
 }
 
@@ -139,6 +144,7 @@ fn nftables(last: Option<Netfilter>, owner: &Owner) -> Result<Netfilter, KernelE
 /// One execution.
 struct Run<'a> {
     linux: &'a Linux,
+    nft: Option<Nft>,
     steps: &'a [Step],
     results: Vec<Result<(), KernelError>>,
     /// Messages of steps whose later parts wait for their stage, or for the end.
@@ -353,13 +359,14 @@ impl Run<'_> {
 
     /// A transaction of the generation that was looked at, or of a later one in which our tables are still as they were:
     /// others may be busy with theirs.
-    fn commit(&self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
-        let mut nft = Nft::open()?;
+    fn commit(&mut self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
+        let mut nft = self.nft.take().map_or_else(Nft::open, Ok)?;
         for _ in 0..COMMITS {
             match nft.commit(messages, *generation) {
                 Err(NftError::Stale) => {}
                 committed => {
                     *generation = generation.filter(|_| committed.is_ok()).map(nft::next);
+                    self.nft = committed.is_ok().then_some(nft);
                     return committed.map_err(Into::into);
                 }
             }
