@@ -10,6 +10,12 @@ use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 
 use lab::{in_private_namespaces, run, serve};
+use netrec::apply::rails::Allowance;
+use netrec::apply::{Target, execute, prepare_within};
+use netrec::kernel::linux::Linux;
+use netrec::model::lower::veth_name;
+use netrec::model::parse::parse;
+use netrec::model::source::Source;
 
 const BIN: &str = env!("CARGO_BIN_EXE_netrec");
 
@@ -258,6 +264,43 @@ fn links_of_others_may_come_and_go_meanwhile() {
         must_apply("");
         let again = apply("");
         assert!(said(&again).contains("nothing to do"), "{}", said(&again));
+    });
+}
+
+#[test]
+fn links_that_go_by_themselves_are_where_they_were_to_go() {
+    const MORE: &str = r#"
+[containers.five]
+netns = "five"
+[endpoints.a]
+container = "five"
+network = "lan"
+[endpoints.b]
+container = "five"
+network = "lan"
+[endpoints.c]
+container = "five"
+network = "lan"
+"#;
+    let topology = |more: &str| parse(&[Source::new("t.toml", format!("{STAYS}{more}"))]).unwrap();
+    in_private_namespaces(|| {
+        let (with, without) = (topology(MORE), topology(""));
+        for gone in [&["a"][..], &["a", "b"], &["a", "b", "c"]] {
+            let mut kernel = Linux::default();
+            let mut carry_out = |topology, between: &dyn Fn()| {
+                let target = Target::Topology(topology);
+                let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+                between();
+                execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap()
+            };
+            assert!(carry_out(&with, &|| {}).is_converged());
+            // Before the plan that removes all three is carried out.
+            let others =
+                || gone.iter().for_each(|it| drop(run(&format!("ip link delete {}", veth_name("running", it)))));
+            let report = carry_out(&without, &others);
+            assert!(report.is_converged() && report.failed.is_empty(), "{gone:?}: {:?}", report.failed);
+            assert_eq!(report.rounds, 1, "{gone:?}");
+        }
     });
 }
 

@@ -56,12 +56,15 @@ const NFTABLES: u16 = 10 << 8;
 const NEW_GENERATION: u16 = NFTABLES | 15;
 
 /// What was announced since the last time.
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that was heard or not, in any combination")]
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Heard {
     /// Something changed that can concern a topology.
     pub changed: bool,
-    /// In which namespaces, by nsid; none: the host's.
+    /// In which namespaces rtnetlink announced it, by nsid; none: in the host's. Of nftables its generation tells.
     pub places: BTreeSet<Option<i32>>,
+    /// Names, paths and process ids may stand for other namespaces than before.
+    pub names: bool,
     /// Announcements were lost, for want of room or because they could not be read: anything may have changed.
     pub overflow: bool,
     /// Namespaces that have gone, by the nsids that went with them.
@@ -137,13 +140,13 @@ impl Listener {
             let Self { socket, table, touched } = self;
             let more = socket.overhear(|message, nsid| {
                 heard.messages += 1;
-                let concerns = match table {
-                    Some(table) => hear_netfilter(&mut heard, &message, table, touched),
-                    None => hear_route(&mut heard, &message),
-                };
-                if concerns {
-                    heard.changed = true;
-                    heard.places.insert(nsid);
+                match table {
+                    Some(table) => heard.changed |= hear_netfilter(&mut heard, &message, table, touched),
+                    None if hear_route(&mut heard, &message) => {
+                        heard.changed = true;
+                        heard.places.insert(nsid);
+                    }
+                    None => {}
                 }
             });
             match more {
@@ -176,6 +179,7 @@ impl Heard {
     /// Adds what was heard later, as far as it says where to look.
     pub fn extend(&mut self, later: &Self) {
         self.changed |= later.changed;
+        self.names |= later.names;
         self.overflow |= later.overflow;
         self.gone.extend(&later.gone);
         self.messages += later.messages;
@@ -284,7 +288,7 @@ impl Nsids {
 
     /// Where to look for what was announced. Forgets what has gone: its identity may be that of another one next.
     pub fn disturbed(&mut self, heard: &Heard) -> Disturbed {
-        let names = !heard.gone.is_empty();
+        let names = heard.names || !heard.gone.is_empty();
         let mut disturbed = Disturbed { anywhere: heard.overflow, names, ..Disturbed::default() };
         for place in &heard.places {
             match place.map(|number| self.names.get(&number)) {

@@ -113,11 +113,8 @@ impl<'a> Lane<'a> {
             }
         }
         let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
-        let results = match indexes.len() {
-            0 | 1 => self.delete_one_by_one(&indexes),
-            _ if foreign => self.delete_one_by_one(&indexes),
-            _ => self.delete_as_group(&indexes),
-        };
+        let alone = foreign || indexes.len() < 2;
+        let results = if alone { self.delete_one_by_one(&indexes) } else { self.delete_as_group(&indexes) };
         self.results.extend(steps.into_iter().zip(results));
     }
 

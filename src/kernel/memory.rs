@@ -94,7 +94,9 @@ impl Memory {
             let before: BTreeSet<&NetnsRef> = self.scope.iter().flat_map(|last| last.containers.values()).collect();
             self.namespaces.retain(|netns, _| asked.contains(netns) == before.contains(netns));
         }
-        self.scope = Some(scope.clone());
+        if self.scope.as_ref() != Some(scope) {
+            self.scope = Some(scope.clone());
+        }
     }
 
     pub(super) fn host(&self) -> Option<&Host> {

@@ -18,7 +18,6 @@ use crate::kernel::{KernelError, lock};
 use crate::model::lower;
 use crate::model::resource::KindName;
 use crate::model::state::State;
-use crate::model::wire::Scope;
 
 /// How long another netrec may write before a round is given up and tried again.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,8 +26,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Looker {
     orders: mpsc::Sender<Order>,
     sights: mpsc::Receiver<Sight>,
-    /// What was heard since the last order, and whether it was of names.
-    heard: Arc<Mutex<(Heard, bool)>>,
+    /// What was heard since the last order.
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Looker {
@@ -36,7 +35,7 @@ impl Looker {
     pub(super) fn start(start: Instant) -> std::io::Result<Self> {
         let (orders, taken) = mpsc::channel(1);
         let (done, sights) = mpsc::channel(1);
-        let heard = Arc::new(Mutex::new((Heard::default(), false)));
+        let heard = Arc::new(Mutex::new(Heard::default()));
         let mut hand = Hand {
             start,
             linux: Linux::remembering(),
@@ -62,12 +61,12 @@ impl Looker {
 
     /// Something was announced, which the next look is to see.
     pub(super) fn hears(&self, heard: &Heard) {
-        self.heard.lock().expect("nobody panics with it").0.extend(heard);
+        self.heard.lock().expect("nobody panics with it").extend(heard);
     }
 
     /// Names may stand for other namespaces by now.
     pub(super) fn hears_of_names(&self) {
-        self.heard.lock().expect("nobody panics with it").1 = true;
+        self.hears(&Heard { names: true, ..Heard::default() });
     }
 }
 
@@ -75,7 +74,7 @@ struct Hand {
     start: Instant,
     linux: Linux,
     nsids: Nsids,
-    heard: Arc<Mutex<(Heard, bool)>>,
+    heard: Arc<Mutex<Heard>>,
     /// What the last round wanted.
     before: Option<State>,
     /// What the topology of that digest came to.
@@ -93,24 +92,23 @@ impl Hand {
 
     fn carry_out(&mut self, order: &Order) -> Sight {
         let began = self.start.elapsed();
-        let scope = lower::scope(&order.content.topology);
-        let (heard, names) = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
+        let heard = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
         let mut disturbed = self.nsids.disturbed(&heard);
         disturbed.anywhere |= order.whole;
-        disturbed.names |= names || order.glance;
+        disturbed.names |= order.glance;
         let names = disturbed.names || disturbed.anywhere;
         self.linux.disturb(&disturbed);
         // Before the look, so that nothing happens unheard between the two.
         if names {
-            self.listen(&scope);
+            self.listen(&order.content);
         }
         // What was known is looked into at the whole look only: that one is the judge.
         let same = |(digest, _): &(String, Box<Known>)| *digest == order.content.digest && !order.whole;
-        let known = self.known.take_if(|known| same(known)).map(|(_, known)| known);
-        let result = round(&mut self.linux, order, known.as_deref(), self.before.as_ref());
-        self.known = known.map(|known| (order.content.digest.clone(), known));
+        let known = self.known.take().filter(same);
+        let result = round(&mut self.linux, order, known.as_ref().map(|(_, known)| &**known), self.before.as_ref());
+        self.known = known;
         let made = |round: &Round| round.fixes.iter().any(|fix| fix.id.kind == KindName::Netns);
-        let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&scope);
+        let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&order.content);
         let result = match result {
             Ok(mut round) => {
                 if let Some(known) = round.known.take() {
@@ -135,7 +133,8 @@ impl Hand {
     }
 
     /// Gives nsids to namespaces that have none; whether there were such, which are to be looked at.
-    fn listen(&mut self, scope: &Scope) -> bool {
+    fn listen(&mut self, content: &Content) -> bool {
+        let scope = lower::scope(&content.topology);
         let new = self.nsids.assign(scope.containers.values()).unwrap_or_else(|error| {
             tracing::warn!(%error, "not all namespaces are heard; the slow look sees them");
             Disturbed::default()
