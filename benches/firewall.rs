@@ -174,7 +174,7 @@ fn one_more() {
     commit(&batch(&Op::Create(&from)));
     println!("\n20,000 published ports: made in {:?}", started.elapsed());
     let started = Instant::now();
-    let (tables, _) = Nft::open().unwrap().tables(&Owner::new("bench")).unwrap();
+    let tables = Nft::open().unwrap().tables(&Owner::new("bench")).unwrap();
     let namespaces = [("host".into(), NetnsFacts::default().into())].into();
     let found = Firewall::observe(&Facts { tables, namespaces, ..Facts::default() }, &Owner::new("bench")).remove(0);
     println!("all of them listed and read in {:?}", started.elapsed());

@@ -22,7 +22,7 @@ use netrec::model::wire::{Body, Facts, NetnsFacts, Owner, TableFacts};
 
 fn observe(nft: &mut Nft) -> Option<Firewall> {
     let owner = Owner::new("shop");
-    let (tables, _) = nft.tables(&owner).unwrap();
+    let tables = nft.tables(&owner).unwrap();
     let facts = Facts {
         tables,
         namespaces: BTreeMap::from([("host".into(), NetnsFacts::default().into())]),
@@ -169,7 +169,7 @@ fn canonical(table: &TableFacts) -> BTreeMap<&'static str, Vec<Vec<u8>>> {
 }
 
 fn dump() -> Vec<TableFacts> {
-    Nft::open().unwrap().tables(&Owner::new("shop")).unwrap().0
+    Nft::open().unwrap().tables(&Owner::new("shop")).unwrap()
 }
 
 fn compare(ours: &[TableFacts], theirs: &[TableFacts]) {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::link::InfoKind;
 
 use super::lane::Lane;
-use super::memory::{Disturbed, Memory, Netfilter};
+use super::memory::{Disturbed, Memory, Netfilter, Ours};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
@@ -34,7 +34,7 @@ pub struct Linux {
     /// Where to look again; none: everywhere, each time.
     disturbed: Option<Disturbed>,
     memory: Memory,
-    /// For transactions. Closed right after one it would wait for a grace period, so it is left open.
+    /// Left open: closed right after a transaction it would wait for a grace period.
     nft: Option<Nft>,
 }
 
@@ -46,12 +46,14 @@ impl Kernel for Linux {
         memory.turn_to(scope, &disturbed);
         let mut facts = read::recall(scope, &mut memory)?;
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
-        let netfilter = nftables(last, &scope.owner)?;
-        facts.tables.clone_from(&netfilter.tables);
+        let mut nft = self.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
+        let netfilter = nftables(&mut nft, last, &scope.owner)?;
+        self.nft = Some(nft);
+        facts.tables.clone_from(&netfilter.ours.tables);
         facts.chains.clone_from(&netfilter.chains);
         facts.topologies.clone_from(&netfilter.topologies);
-        facts.user_rules = netfilter.user_rules;
-        facts.docker.clone_from(&netfilter.docker);
+        facts.user_rules = netfilter.ours.user_rules;
+        facts.docker.clone_from(&netfilter.ours.docker);
         facts.listeners = listeners::all()?;
         self.netfilter = Some(netfilter);
         if self.disturbed.is_some() {
@@ -129,16 +131,23 @@ fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
 }
 
 /// What nftables holds; of the same generation it holds the same.
-fn nftables(last: Option<Netfilter>, owner: &Owner) -> Result<Netfilter, KernelError> {
-    let mut nft = Nft::open().map_err(feature::nftables)?;
-    let generation = nft.generation().map_err(feature::nftables)?;
-    if let Some(last) = last.filter(|last| last.generation == generation) {
+fn nftables(nft: &mut Nft, last: Option<Netfilter>, owner: &Owner) -> Result<Netfilter, KernelError> {
+    if let Some(last) = last
+        && nft.generation()? == last.generation
+    {
         return Ok(last);
     }
-    let (tables, generation) = nft.tables(owner)?;
-    let (chains, topologies) = neighbours::look(&mut nft, owner)?;
-    let (user_rules, docker) = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
-    Ok(Netfilter { generation, tables, chains, topologies, user_rules, docker })
+    let look = nft.steadily(|nft| {
+        let (chains, topologies) = neighbours::look(nft, owner)?;
+        Ok((ours(nft, owner)?, chains, topologies))
+    });
+    let ((ours, chains, topologies), generation) = look.map_err(feature::nftables)?;
+    Ok(Netfilter { generation, ours, chains, topologies })
+}
+
+/// What netrec writes of nftables. To be asked [steadily](Nft::steadily).
+fn ours(nft: &mut Nft, owner: &Owner) -> Result<Ours, NftError> {
+    Ok(Ours { tables: nft.tables(owner)?, user_rules: nft.has_user_rules()?, docker: neighbours::docker(nft)? })
 }
 
 /// One execution.
@@ -371,11 +380,8 @@ impl Run<'_> {
                 }
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-            let (tables, now) = nft.tables(owner)?;
-            let (user_rules, docker) = (nft.has_user_rules()?, neighbours::docker(&mut nft)?);
-            let same =
-                |last: &Netfilter| tables == last.tables && user_rules == last.user_rules && docker == last.docker;
-            if !self.linux.netfilter.as_ref().is_some_and(same) {
+            let (ours, now) = nft.steadily(|nft| ours(nft, owner))?;
+            if self.linux.netfilter.as_ref().is_none_or(|last| ours != last.ours) {
                 break;
             }
             *generation = Some(now);

@@ -67,9 +67,15 @@ pub(super) struct Host {
 #[derive(Debug)]
 pub(super) struct Netfilter {
     pub(super) generation: u32,
-    pub(super) tables: Vec<TableFacts>,
+    pub(super) ours: Ours,
     pub(super) chains: Vec<ChainFacts>,
     pub(super) topologies: Vec<TableFacts>,
+}
+
+/// What netrec writes.
+#[derive(PartialEq, Debug)]
+pub(super) struct Ours {
+    pub(super) tables: Vec<TableFacts>,
     pub(super) user_rules: bool,
     pub(super) docker: Vec<DockerFacts>,
 }

@@ -15,23 +15,20 @@ const RULES: usize = 4096;
 const DEPTH: usize = 8;
 
 /// Base chains of all other tables, sorted, with the rules of those that judge or map what is forwarded; and the maps of
-/// published ports of other topologies.
+/// published ports of other topologies. To be asked [steadily](Nft::steadily).
 pub(super) fn look(nft: &mut Nft, owner: &Owner) -> Result<(Vec<ChainFacts>, Vec<TableFacts>), NftError> {
-    let (neighbours, _) = nft.steadily(|nft| {
-        let (mut chains, mut topologies, mut left) = (nft.chains(owner)?, BTreeSet::new(), RULES);
-        for chain in &mut chains {
-            let judges = ["forward", "input"].contains(&&*chain.hook) || chain.hook == "prerouting" && chain.maps;
-            if chain.table.starts_with(Firewall::PREFIX) {
-                topologies.insert(chain.table.clone());
-            } else if judges {
-                let place = (chain.family.clone(), chain.table.clone());
-                chain.rules = rules(nft, &place, &chain.chain, (DEPTH, &mut left))?;
-            }
+    let (mut chains, mut topologies, mut left) = (nft.chains(owner)?, BTreeSet::new(), RULES);
+    for chain in &mut chains {
+        let judges = ["forward", "input"].contains(&&*chain.hook) || chain.hook == "prerouting" && chain.maps;
+        if chain.table.starts_with(Firewall::PREFIX) {
+            topologies.insert(chain.table.clone());
+        } else if judges {
+            let place = (chain.family.clone(), chain.table.clone());
+            chain.rules = rules(nft, &place, &chain.chain, (DEPTH, &mut left))?;
         }
-        let topologies: Result<Vec<_>, _> = topologies.into_iter().map(|name| published(nft, name)).collect();
-        Ok((chains, topologies?))
-    })?;
-    Ok(neighbours)
+    }
+    let topologies: Result<Vec<_>, _> = topologies.into_iter().map(|name| published(nft, name)).collect();
+    Ok((chains, topologies?))
 }
 
 /// Docker's chains for rules of users, as far as topologies put rules into them.

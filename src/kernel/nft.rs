@@ -21,6 +21,8 @@ const PATIENCE_S: i64 = 5;
 const LOOKS: usize = 20;
 /// Room for answers, in bytes.
 const BUFFER: usize = 4 << 20;
+/// Room for what is asked, in bytes.
+const QUESTION: usize = 64 << 10;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -113,6 +115,8 @@ pub struct Nft {
     socket: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// The largest message that may be sent, in bytes.
+    room: usize,
 }
 
 /// One message as received.
@@ -140,7 +144,7 @@ impl Nft {
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
             switch_on(&socket, option)?;
         }
-        Ok(Self { socket, sequence: 1, buffer: vec![0; 256 << 10] })
+        Ok(Self { socket, sequence: 1, buffer: vec![0; 256 << 10], room: 0 })
     }
 
     /// Number of the ruleset's generation: the same as long as nobody changes anything.
@@ -195,16 +199,14 @@ impl Nft {
         }
     }
 
-    /// The two tables of a topology, as many as there are, in one consistent view, and the generation it is of.
-    pub fn tables(&mut self, owner: &Owner) -> Result<(Vec<TableFacts>, u32), NftError> {
+    /// The two tables of a topology, as many as there are; to be asked [steadily](Self::steadily).
+    pub fn tables(&mut self, owner: &Owner) -> Result<Vec<TableFacts>, NftError> {
         let name = Firewall::table_name(&owner.topology);
-        self.steadily(|nft| {
-            let mut tables = Vec::new();
-            for family in [INET, BRIDGE] {
-                tables.extend(nft.table(family, &name)?);
-            }
-            Ok(tables)
-        })
+        let mut tables = Vec::new();
+        for family in [INET, BRIDGE] {
+            tables.extend(self.table(family, &name)?);
+        }
+        Ok(tables)
     }
 
     /// What others have of a sort, as attributes; nothing where it is not there.
@@ -227,20 +229,24 @@ impl Nft {
         })
     }
 
-    /// Base chains of all tables but the topology's and that for rules of users, at hooks where they could drop what it accepts.
+    /// Base chains of all tables but the topology's and that for rules of users, at hooks where they could drop what it
+    /// accepts.
     pub fn chains(&mut self, owner: &Owner) -> Result<Vec<ChainFacts>, NftError> {
         let name = Firewall::table_name(&owner.topology);
-        let (mut chains, _) = self.steadily(|nft| {
-            let dump = nft.ask((GET_CHAIN, NLM_F_DUMP), 0, &[])?;
-            Ok(dump.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?)).collect::<Vec<_>>())
-        })?;
+        let dump = self.ask((GET_CHAIN, NLM_F_DUMP), 0, &[])?;
+        let mut chains: Vec<ChainFacts> =
+            dump.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?)).collect();
         chains.retain(|chain| chain.table != name && chain.table != UserRules::TABLE);
         chains.sort_unstable();
         Ok(chains)
     }
 
-    /// Looks until nothing was changed meanwhile.
-    pub(super) fn steadily<T>(
+    /// Looks until nothing was changed meanwhile: a consistent view, and the generation that it is of.
+    ///
+    /// # Errors
+    ///
+    /// Those of the look, if the ruleset stood still meanwhile; [`NftError::Restless`] if it never does.
+    pub fn steadily<T>(
         &mut self,
         mut look: impl FnMut(&mut Self) -> Result<T, NftError>,
     ) -> Result<(T, u32), NftError> {
@@ -291,7 +297,7 @@ impl Nft {
         let (chains, rules) = (dump(GET_CHAIN, &[])?, dump(GET_RULE, &by_name)?);
         let sets = dump(GET_SET, &by_name)?;
         let mut elements = Vec::new();
-        for set in &sets {
+        for set in sets.iter().filter(|set| may_hold(set)) {
             let set = nla(2, &[string(set, 2).as_bytes(), &[0]].concat());
             elements.extend(dump(GET_ELEMENTS, &[by_name.as_slice(), &set].concat())?);
         }
@@ -325,10 +331,13 @@ impl Nft {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), NftError> {
-        let room = bytes.len() + 4096;
-        if socket::setsockopt(&self.socket, sockopt::SndBufForce, &room).is_err() {
-            // Without privilege the system's limit holds; sending says so if it is too low.
-            let _ = socket::setsockopt(&self.socket, sockopt::SndBuf, &room);
+        if self.room < bytes.len() {
+            self.room = bytes.len().max(QUESTION);
+            let room = self.room + 4096;
+            if socket::setsockopt(&self.socket, sockopt::SndBufForce, &room).is_err() {
+                // Without privilege the system's limit holds; sending says so if it is too low.
+                let _ = socket::setsockopt(&self.socket, sockopt::SndBuf, &room);
+            }
         }
         let kernel = NetlinkAddr::new(0, 0);
         let sent = socket::sendto(self.socket.as_raw_fd(), bytes, &kernel, MsgFlags::empty());
@@ -430,6 +439,18 @@ fn string(bytes: &[u8], kind: u16) -> &str {
     let content = attribute(bytes, kind).unwrap_or_default();
     let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
     std::str::from_utf8(&content[..end]).unwrap_or_default()
+}
+
+/// Whether it is worth asking for a set's elements: a newer kernel says how many there are (`NFTA_SET_COUNT`, exact but for
+/// intervals of one field, which it counts by halves), and what packets left in a set is nothing that anybody wrote.
+fn may_hold(set: &[u8]) -> bool {
+    const INTERVAL: u32 = 0x4;
+    const FILLED_BY_PACKETS: u32 = 0x20; // NFT_SET_EVAL
+    const CONCAT: u32 = 0x80;
+    let number = |kind| attribute(set, kind).and_then(|it| it.try_into().ok()).map(u32::from_be_bytes);
+    let flags = number(3).unwrap_or(0);
+    let halves = flags & (INTERVAL | CONCAT) == INTERVAL;
+    flags & FILLED_BY_PACKETS == 0 && (halves || number(20) != Some(0))
 }
 
 fn base_chain(family: u8, attributes: &[u8]) -> Option<ChainFacts> {

@@ -11,8 +11,10 @@ pub(super) fn set(set: &Set<'_>) -> Vec<Attr> {
     let flags =
         has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
     let mut attributes = definition(&set.table, &set.name, flags, &set.set_type);
-    if let (Some(size), Some(seconds)) = (set.size, set.timeout) {
+    if let Some(size) = set.size {
         attributes.push(Attr::nest(9, vec![Attr::number(1, size)])); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
+    }
+    if let Some(seconds) = set.timeout {
         attributes.push(Attr::bytes(11, (u64::from(seconds) * 1000).to_be_bytes()));
     }
     attributes.push(Attr::bytes(13, byte_orders(&set.set_type, None)));

@@ -20,7 +20,7 @@ mod tracing;
 mod wanted;
 mod wire;
 
-use nftables::schema::NfListObject;
+use nftables::schema::{NfListObject, Set};
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
 pub use self::evaluate::{Decision, Hook, Ruleset};
@@ -186,7 +186,12 @@ fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {
 
 /// The message that makes an object of the skeleton; the table itself is made before.
 fn object(skeleton: &Skeleton, object: &NfListObject<'_>, id: u32) -> Option<NftMessage> {
-    let mut sent = compile::object(skeleton, object)?;
+    let mut sent = match object {
+        // Told a size, the kernel makes room for as many at once, a mebibyte. Not told, it makes room as packets fill the
+        // set, up to just that many (`nft_dynset_init`), which is what is read back.
+        NfListObject::Set(set) if set.size == Some(rules::FLOWS) => definition::set(&Set { size: None, ..(**set).clone() }),
+        object => compile::object(skeleton, object)?,
+    };
     let (message, flags) = match object {
         NfListObject::Chain(_) => (NEW_CHAIN, CREATE),
         NfListObject::Rule(_) => (NEW_RULE, CREATE | APPEND),

@@ -261,8 +261,8 @@ pub(super) enum Matching {
     Remembered,
 }
 
-/// How many flows within bridges are remembered at most.
-const FLOWS: u32 = 65_535;
+/// How many flows within bridges are remembered at most: what the kernel itself takes for sets that packets fill.
+pub(super) const FLOWS: u32 = 65_535;
 
 /// For how many seconds, as conntrack remembers UDP streams (`nf_conntrack_udp_timeout_stream`, 120) and a margin.
 const FLOW_S: u32 = 180;
