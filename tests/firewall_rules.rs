@@ -24,7 +24,7 @@ fn observe(nft: &mut Nft) -> Option<Firewall> {
     let owner = Owner::new("shop");
     let tables = nft.tables(&owner).unwrap();
     let facts = Facts {
-        tables,
+        tables: tables.into(),
         namespaces: BTreeMap::from([("host".into(), NetnsFacts::default().into())]),
         ..Facts::default()
     };

@@ -38,7 +38,7 @@ fn wanted(topology: &Topology, ours: &State) -> Option<State> {
     });
     let mut observed = Observed { present: present.collect(), ours: ours.clone(), ..Observed::default() };
     observed.foreign.docker.extend([(false, None), (true, None)]);
-    lower(topology, &observed).ok().map(|desired| desired.state)
+    lower(topology, &observed).ok().map(|desired| desired.state.as_ref().clone())
 }
 
 /// What the files of a story are lowered to where nothing is held.

@@ -6,10 +6,14 @@
 
 pub mod confirm;
 pub mod history;
+mod known;
 pub mod rails;
 pub mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+pub use self::known::Known;
 
 use self::confirm::Before;
 use self::rails::Allowance;
@@ -18,11 +22,11 @@ use crate::diff::{Diff, diff};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::diagnostic::Diagnostics;
 use crate::model::lower::{self, Rejection};
-use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{Kind, ResourceId, Step, Text};
-use crate::model::state::Desired;
+use crate::model::observed::Observed;
+use crate::model::resource::{Kind, ResourceId, Step};
+use crate::model::state::{Desired, State};
 use crate::model::topology::Topology;
-use crate::model::wire::{Absent, Owner, Scope};
+use crate::model::wire::{Owner, Scope};
 
 /// Looks that one run takes at most after executing: the world may move under it, but not for ever.
 const ROUNDS_MAX: u32 = 4;
@@ -72,32 +76,6 @@ impl Target<'_> {
             }
             Self::State(before) => Ok(before.desired(observed)),
         }
-    }
-}
-
-/// What a topology came to, and what of the host it came from besides its own things.
-///
-/// Of its own things only blanks are filled, with what they hold; they stay filled so, whatever becomes of the things.
-#[derive(Clone, Debug)]
-pub struct Known {
-    foreign: Foreign,
-    absent: BTreeMap<Text, Absent>,
-    present: BTreeSet<Text>,
-    desired: Desired,
-}
-
-impl Known {
-    /// Keeps what was wanted of what was seen.
-    pub fn new(observed: Observed, desired: Desired) -> Self {
-        let Observed { foreign, absent, present, .. } = observed;
-        Self { foreign, absent, present, desired }
-    }
-
-    /// What is wanted still, if nothing else has changed.
-    fn still(&self, observed: &Observed) -> Option<&Desired> {
-        let same =
-            self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
-        same.then_some(&self.desired)
     }
 }
 
@@ -158,6 +136,8 @@ pub struct Prepared {
     pub diff: Diff,
     /// In which order the difference goes away.
     pub plan: Plan,
+    /// All that is wanted, if the rest of this is only of what is otherwise than when all was so ([`Known::follow`]).
+    pub whole: Option<Arc<State>>,
 }
 
 /// Looks, plans what is to be done, and asks the rails whether it may.
@@ -186,7 +166,14 @@ pub fn prepare_within(kernel: &mut impl Kernel, target: Target, allowance: &Allo
 ///
 /// See [`NoPlan`]; nothing was touched.
 pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan> {
-    decide(target, kernel.observe(&target.scope()).map_err(NoPlan::Unseen)?)
+    let scope = target.scope();
+    if let Target::Known(_, known) = target
+        && let Some(news) = kernel.news(&scope).map_err(NoPlan::Unseen)?
+        && let Some(prepared) = known.follow(news)?
+    {
+        return Ok(prepared);
+    }
+    decide(target, kernel.observe(&scope).map_err(NoPlan::Unseen)?)
 }
 
 /// Plans what is to be done about what was seen, whether or not it may; the plan has proved itself.
@@ -200,16 +187,22 @@ pub fn decide(target: Target, mut observed: Observed) -> Result<Prepared, NoPlan
         Rejection::Refused(findings) => NoPlan::Refused(findings),
     })?;
     if let Target::Except(_, held) = target {
-        watch::hold::leave(&mut desired.state, &mut observed.ours, held);
+        watch::hold::leave(Arc::make_mut(&mut desired.state), &mut observed.ours, held);
     }
     let diff = diff(&desired.state, &observed.ours);
-    let plan = plan(&diff).map_err(NoPlan::Flawed)?;
+    let plan = proven(&diff, &desired.state, &observed.ours)?;
+    Ok(Prepared { observed, desired, diff, plan, whole: None })
+}
+
+/// A plan that has proved itself.
+fn proven(diff: &Diff, desired: &State, observed: &State) -> Result<Plan, NoPlan> {
+    let plan = plan(diff).map_err(NoPlan::Flawed)?;
     // Where nothing is to be done there is nothing to prove, and most looks of a watcher are such.
     if !diff.is_empty() {
-        plan.prove(&desired.state, &observed.ours).map_err(NoPlan::Flawed)?;
+        plan.prove(desired, observed).map_err(NoPlan::Flawed)?;
     }
     tracing::debug!(steps = plan.steps.len(), stages = plan.stages(), "planned");
-    Ok(Prepared { observed, desired, diff, plan })
+    Ok(plan)
 }
 
 /// How a run ended.
@@ -252,8 +245,8 @@ pub fn execute(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, NoPlan> {
     // What was seen and wanted is let go before it is seen and wanted anew: at large sizes it is most of the memory.
-    let Prepared { mut plan, observed, desired, diff } = prepared;
-    drop((observed, desired, diff));
+    let Prepared { mut plan, observed, desired, diff, whole } = prepared;
+    drop((observed, desired, diff, whole));
     let mut done = 0;
     for round in 1..=ROUNDS_MAX {
         let (mut failed, count) = (Vec::new(), plan.steps.len());

@@ -17,9 +17,10 @@ use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
 use super::{Kernel, KernelError, ask, conntrack, feature, listeners, neighbours, read, stop, sysctl};
+use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope};
+use crate::model::wire::{Body, Facts, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
@@ -34,36 +35,26 @@ pub struct Linux {
     /// Where to look again; none: everywhere, each time.
     disturbed: Option<Disturbed>,
     memory: Memory,
+    /// The last look's, if looks are remembered.
+    seen: Option<Facts>,
+    /// A look's that found all as it is wanted.
+    settled: Option<Facts>,
     /// Left open: closed right after a transaction it would wait for a grace period.
     nft: Option<Nft>,
 }
 
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
-        let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
-        // Until the look is complete nothing is known.
-        let mut memory = std::mem::take(&mut self.memory);
-        memory.turn_to(scope, &disturbed);
-        let mut facts = read::recall(scope, &mut memory)?;
-        let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
-        let mut nft = self.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
-        let netfilter = nftables(&mut nft, last, &scope.owner)?;
-        self.nft = Some(nft);
-        facts.tables.clone_from(&netfilter.ours.tables);
-        facts.chains.clone_from(&netfilter.chains);
-        facts.topologies.clone_from(&netfilter.topologies);
-        facts.user_rules = netfilter.ours.user_rules;
-        facts.docker.clone_from(&netfilter.ours.docker);
-        facts.listeners = listeners::all()?;
-        self.netfilter = Some(netfilter);
-        if self.disturbed.is_some() {
-            self.memory = memory;
-        }
-        self.containers = scope.containers.clone();
-        let found = facts.namespaces.iter();
-        self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
-        self.owner = Some(scope.owner.clone());
+        let facts = self.look(scope)?;
         Ok(Observed::new(facts, &scope.owner))
+    }
+
+    fn news(&mut self, scope: &Scope) -> Result<Option<News>, KernelError> {
+        let Some(settled) = self.settled.take() else { return Ok(None) };
+        let facts = self.look(scope)?;
+        let focus = Focus::between(&settled, &facts);
+        self.settled = Some(settled).filter(|_| focus.is_some());
+        Ok(focus.map(|focus| News::new(focus, &facts, &scope.owner)))
     }
 
     fn able(&mut self, steps: &[Step]) -> Result<(), KernelError> {
@@ -111,6 +102,48 @@ impl Linux {
         Self { disturbed: Some(Disturbed::default()), ..Self::default() }
     }
 
+    /// What was seen last is as it is wanted, so that from here on only what is otherwise is looked into
+    /// ([`Kernel::news`]).
+    pub fn settle(&mut self) {
+        self.settled.clone_from(&self.seen);
+    }
+
+    /// What was seen is not as it is wanted, or for another reason than before.
+    pub fn unsettle(&mut self) {
+        self.settled = None;
+    }
+
+    /// What is there, asked for where it may be otherwise than it was seen.
+    fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
+        let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
+        // Until the look is complete nothing is known.
+        let mut memory = std::mem::take(&mut self.memory);
+        memory.turn_to(scope, &disturbed);
+        let mut facts = read::recall(scope, &mut memory)?;
+        let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
+        let mut nft = self.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
+        let netfilter = nftables(&mut nft, last, &scope.owner)?;
+        self.nft = Some(nft);
+        facts.tables.clone_from(&netfilter.ours.tables);
+        facts.chains.clone_from(&netfilter.chains);
+        facts.topologies.clone_from(&netfilter.topologies);
+        facts.user_rules = netfilter.ours.user_rules;
+        facts.docker.clone_from(&netfilter.ours.docker);
+        facts.listeners = listeners::all()?;
+        self.netfilter = Some(netfilter);
+        if self.disturbed.is_some() {
+            self.memory = memory;
+        }
+        self.containers = scope.containers.clone();
+        let found = facts.namespaces.iter();
+        self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
+        self.owner = Some(scope.owner.clone());
+        if self.disturbed.is_some() {
+            self.seen = Some(facts.clone());
+        }
+        Ok(facts)
+    }
+
     /// Something happened there, to be seen by the next look.
     pub fn disturb(&mut self, disturbed: &Disturbed) {
         self.disturbed.iter_mut().for_each(|known| known.extend(disturbed));
@@ -142,12 +175,12 @@ fn nftables(nft: &mut Nft, last: Option<Netfilter>, owner: &Owner) -> Result<Net
         Ok((ours(nft, owner)?, chains, topologies))
     });
     let ((ours, chains, topologies), generation) = look.map_err(feature::nftables)?;
-    Ok(Netfilter { generation, ours, chains, topologies })
+    Ok(Netfilter { generation, ours, chains: chains.into(), topologies: topologies.into() })
 }
 
 /// What netrec writes of nftables. To be asked [steadily](Nft::steadily).
 fn ours(nft: &mut Nft, owner: &Owner) -> Result<Ours, NftError> {
-    Ok(Ours { tables: nft.tables(owner)?, user_rules: nft.has_user_rules()?, docker: neighbours::docker(nft)? })
+    Ok(Ours { tables: nft.tables(owner)?.into(), user_rules: nft.has_user_rules()?, docker: neighbours::docker(nft)? })
 }
 
 /// One execution.

@@ -68,14 +68,14 @@ pub(super) struct Host {
 pub(super) struct Netfilter {
     pub(super) generation: u32,
     pub(super) ours: Ours,
-    pub(super) chains: Vec<ChainFacts>,
-    pub(super) topologies: Vec<TableFacts>,
+    pub(super) chains: Arc<Vec<ChainFacts>>,
+    pub(super) topologies: Arc<Vec<TableFacts>>,
 }
 
 /// What netrec writes.
 #[derive(PartialEq, Debug)]
 pub(super) struct Ours {
-    pub(super) tables: Vec<TableFacts>,
+    pub(super) tables: Arc<Vec<TableFacts>>,
     pub(super) user_rules: bool,
     pub(super) docker: Vec<DockerFacts>,
 }

@@ -15,6 +15,7 @@
 
 use nix::errno::Errno;
 
+use crate::model::focus::News;
 use crate::model::observed::Observed;
 use crate::model::resource::Step;
 use crate::model::wire::Scope;
@@ -51,6 +52,17 @@ pub trait Kernel {
     ///
     /// When any part could not be read completely: nothing is decided from part of a look.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError>;
+
+    /// Looks as well, and tells what is otherwise than at a look that found all as it was wanted, if such a look is known
+    /// and that is little. None says nothing: [`observe`](Self::observe) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`observe`](Self::observe).
+    fn news(&mut self, scope: &Scope) -> Result<Option<News>, KernelError> {
+        let _ = scope;
+        Ok(None)
+    }
 
     /// Whether this kernel has what the steps need, asked before the first of them is taken.
     ///

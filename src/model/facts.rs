@@ -11,7 +11,7 @@ use super::values::{Mac, Ports, Protocol};
 use super::wire::NetnsRef;
 
 /// What Linux says, in full: ours, foreign and all. Complete and uninterrupted, or there is none.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
     /// By the name that ids use; always with [`HOST`].
     pub namespaces: BTreeMap<Text, Arc<NetnsFacts>>,
@@ -20,17 +20,17 @@ pub struct Facts {
     /// Values of the settings of the scope that exist.
     pub sysctls: BTreeMap<(Text, Text), Text>,
     /// Our tables as they are in the kernel.
-    pub tables: Vec<TableFacts>,
+    pub tables: Arc<Vec<TableFacts>>,
     /// Whether the table for rules of users is there.
     pub user_rules: bool,
     /// Base chains of other tables that could drop what we accept.
-    pub chains: Vec<ChainFacts>,
+    pub chains: Arc<Vec<ChainFacts>>,
     /// Docker's chains for rules of users, of the families that have one.
     pub docker: Vec<DockerFacts>,
     /// What listens on the host.
     pub listeners: Vec<ListenerFacts>,
     /// Tables of other topologies: only the elements that publish ports.
-    pub topologies: Vec<TableFacts>,
+    pub topologies: Arc<Vec<TableFacts>>,
 }
 
 impl Facts {
@@ -76,7 +76,7 @@ pub enum NetnsOrigin {
 }
 
 /// One namespace.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct NetnsFacts {
     /// How it came into view.
     pub origin: NetnsOrigin,
@@ -107,7 +107,7 @@ impl NetnsFacts {
 }
 
 /// A link (rtnetlink(7), `struct ifinfomsg` and `IFLA_*`).
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct LinkFacts {
     /// Interface index.
     pub index: u32,

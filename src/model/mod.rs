@@ -8,6 +8,7 @@ mod check;
 pub mod diagnostic;
 pub mod drivers;
 pub mod facts;
+pub mod focus;
 pub mod hash;
 pub mod ipam;
 pub mod kinds;

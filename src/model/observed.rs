@@ -118,7 +118,7 @@ fn claims(facts: &Facts) -> Vec<Claim> {
             holder: "a process of the host listens".into(),
         });
     }
-    for table in &facts.topologies {
+    for table in facts.topologies.iter() {
         let topology = table.name.trim_start_matches(Firewall::PREFIX);
         claims.extend(Firewall::published(table).into_iter().map(|mapping| Claim {
             protocol: mapping.protocol,
@@ -159,7 +159,7 @@ impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: Facts, owner: &Owner) -> Self {
         let ours: State = Resource::observe_all(&facts, owner).into_iter().collect();
-        let mut foreign = Foreign { chains: facts.chains.clone(), claims: claims(&facts), ..Foreign::default() };
+        let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(&facts), ..Foreign::default() };
         for (netns, inside) in &facts.namespaces {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
                 let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
@@ -231,6 +231,21 @@ impl Foreign {
     /// How many objects of others were seen: links, and tables that filter.
     pub fn count(&self) -> usize {
         self.links.len() + self.chains.len()
+    }
+
+    /// Whether others have the same things in a namespace as they have there in another view.
+    pub fn is_alike_in(&self, netns: &Text, other: &Self) -> bool {
+        self.links_in(netns).eq(other.links_in(netns))
+            && self.routes_in(netns).eq(other.routes_in(netns))
+            && self.processes.get(netns) == other.processes.get(netns)
+    }
+
+    fn links_in<'a>(&'a self, netns: &'a Text) -> impl Iterator<Item = (&'a (Text, Text), &'a ForeignLink)> {
+        self.links.range((netns.clone(), Text::from(""))..).take_while(move |((of, _), _)| of == netns)
+    }
+
+    fn routes_in<'a>(&'a self, netns: &'a Text) -> impl Iterator<Item = &'a (Text, ForeignRoute)> {
+        self.routes.iter().filter(move |(of, _)| of == netns)
     }
 
     /// A link of somebody else's in the host's namespace.

@@ -2,6 +2,8 @@
 //! verifying, undoing and destroying are all the same function.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::resource::{Kind, KindName, Resource, ResourceId, Text};
 use super::source::Span;
@@ -41,9 +43,19 @@ impl State {
 
     /// All of a kind in a namespace.
     pub fn of_kind<'a>(&'a self, netns: &str, kind: KindName) -> impl Iterator<Item = &'a Resource> + use<'a> {
+        self.of_kinds(netns, kind..=kind)
+    }
+
+    /// All of some kinds in a namespace.
+    pub fn of_kinds<'a>(
+        &'a self,
+        netns: &str,
+        kinds: RangeInclusive<KindName>,
+    ) -> impl Iterator<Item = &'a Resource> + use<'a> {
         let netns = Text::from(netns);
-        let first = ResourceId::new(&netns, kind, "");
-        self.resources.range(first..).map_while(move |(id, it)| (id.netns == netns && id.kind == kind).then_some(it))
+        let first = ResourceId::new(&netns, *kinds.start(), "");
+        let among = move |id: &ResourceId| id.netns == netns && kinds.contains(&id.kind);
+        self.resources.range(first..).map_while(move |(id, it)| among(id).then_some(it))
     }
 
     /// How many resources there are.
@@ -69,7 +81,7 @@ pub struct Desired {
     /// Owner of everything in it.
     pub topology: String,
     /// The resources.
-    pub state: State,
+    pub state: Arc<State>,
     /// Where in the TOML each resource was asked for. Beside the state, so that spans never spoil equality.
     pub origins: BTreeMap<ResourceId, Span>,
     /// Containers that are declared but not there yet; what they need is not in `state`.
@@ -86,7 +98,8 @@ impl Desired {
             wanted.into_iter().map(|(resource, origin)| (resource.id(), resource, origin)).collect();
         wanted.sort_by(|one, other| one.0.cmp(&other.0));
         self.origins = wanted.iter().map(|(id, _, origin)| (id.clone(), *origin)).collect();
-        self.state = State { resources: wanted.into_iter().map(|(id, resource, _)| (id, resource)).collect() };
+        let resources = wanted.into_iter().map(|(id, resource, _)| (id, resource)).collect();
+        self.state = Arc::new(State { resources });
     }
 }
 

@@ -88,13 +88,14 @@ impl Before {
     /// What is wanted of it now: not what was in a container that is gone, and still a namespace that others moved into.
     pub(super) fn desired(&self, observed: &Observed) -> Desired {
         let mut desired = Desired { topology: self.scope.owner.topology.to_string(), ..Desired::default() };
+        let mut state = State::default();
         let provided =
             |netns: &Text| self.state.resources().any(|it| matches!(it, Resource::Netns(it) if it.name == *netns));
         let gone = |netns: &Text| observed.absent.contains_key(netns) && !provided(netns);
         for (id, resource) in self.state.iter() {
             let inside = matches!(resource, Resource::Veth(veth) if gone(&veth.netns));
             if !inside && !gone(&id.netns) {
-                desired.state.insert(resource.clone());
+                state.insert(resource.clone());
             }
         }
         for (container, reason) in observed.absent.iter().filter(|(netns, _)| !provided(netns)) {
@@ -105,9 +106,10 @@ impl Before {
         for (id, resource) in observed.ours.iter().filter(|(id, _)| self.state.get(id).is_none()) {
             if is_inhabited(id, resource, observed) {
                 desired.notes.push(format!("namespace {} stays: somebody is in it", id.name));
-                desired.state.insert(resource.clone());
+                state.insert(resource.clone());
             }
         }
+        desired.state = state.into();
         desired
     }
 }

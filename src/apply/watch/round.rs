@@ -1,6 +1,7 @@
 //! One round of the watcher: the same look, plan and execution as `apply`'s, with what is held left alone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::apply::rails::{self, Allowance};
 use crate::apply::{Known, NoPlan, Prepared, Target, decide, execute, prepare};
@@ -17,7 +18,9 @@ pub struct Draft<'a> {
     target: Target<'a>,
     prepared: Prepared,
     /// What is wanted of everything, what is held included.
-    wanted: State,
+    wanted: Arc<State>,
+    /// Whether only what is otherwise than before was looked into.
+    news: bool,
     /// Differs and is left as it is.
     left: BTreeSet<ResourceId>,
     /// Whether the firewall was not there, or had others' rules.
@@ -38,9 +41,11 @@ pub struct Round {
     /// Containers that are not there yet.
     pub pending: Vec<Pending>,
     /// What is wanted.
-    pub wanted: State,
+    pub wanted: Arc<State>,
     /// The same and what it came from, if all is as it should be.
     pub known: Option<Box<Known>>,
+    /// Whether all is as what was known before wants it, as the last look showed.
+    pub settled: bool,
     /// Whether the firewall's table was not there when the round began, or its rules were others.
     pub unguarded: bool,
 }
@@ -72,19 +77,24 @@ impl<'a> Draft<'a> {
     ) -> Result<Self, NoPlan> {
         let target = known.map_or(Target::Topology(topology), |known| Target::Known(topology, known));
         let mut prepared = prepare(kernel, target)?;
-        // The plan is made: from here on only it counts.
-        let wanted = std::mem::take(&mut prepared.desired.state);
+        if prepared.whole.is_some() && prepared.diff.keys().any(|id| held.contains(id)) {
+            // What hangs on what is held is not only among the news.
+            prepared = decide(target, kernel.observe(&target.scope()).map_err(NoPlan::Unseen)?)?;
+            rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
+        }
+        let news = prepared.whole.is_some();
+        let wanted = prepared.whole.take().unwrap_or_else(|| prepared.desired.state.clone());
         let unguarded = prepared.diff.values().any(unguards);
         let left: BTreeSet<ResourceId> = prepared.diff.keys().filter(|id| held.contains(*id)).cloned().collect();
         if left.is_empty() {
-            return Ok(Self { target, prepared, wanted, left, unguarded });
+            return Ok(Self { target, prepared, wanted, news, left, unguarded });
         }
         let all: BTreeSet<ResourceId> = prepared.diff.keys().cloned().collect();
         let target = Target::Except(topology, held);
         let prepared = decide(target, prepared.observed)?;
         rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
         let left = all.into_iter().filter(|id| !prepared.diff.contains_key(id)).collect();
-        Ok(Self { target, prepared, wanted, left, unguarded })
+        Ok(Self { target, prepared, wanted, news, left, unguarded })
     }
 
     /// Whether there is something to be done.
@@ -97,10 +107,11 @@ impl<'a> Draft<'a> {
         let (mut left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
         let Prepared { observed, desired, diff, .. } = self.prepared;
         left.extend(diff.into_keys());
-        let pending = desired.pending.clone();
-        let known =
-            left.is_empty().then(|| Box::new(Known::new(observed, Desired { state: wanted.clone(), ..desired })));
-        Round { converged: true, left, pending, wanted, known, unguarded, ..Round::default() }
+        let (pending, settled) = (desired.pending.clone(), left.is_empty());
+        let known = (settled && !self.news)
+            .then(|| Box::new(Known::new(observed, Desired { state: wanted.clone(), ..desired })));
+        let settled = settled && self.news;
+        Round { converged: true, left, pending, wanted, known, settled, unguarded, ..Round::default() }
     }
 
     /// Executes and looks again. `before` is what the round before wanted, if there was one.
@@ -116,7 +127,8 @@ impl<'a> Draft<'a> {
         let mut failed = report.failed;
         failed.retain(|(id, _)| report.residual.contains_key(id));
         let (left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
-        Ok(Round { fixes, failed, left, converged, pending, wanted, unguarded, known: None })
+        let settled = self.news && converged && left.is_empty();
+        Ok(Round { fixes, failed, left, converged, pending, wanted, unguarded, known: None, settled })
     }
 }
 

@@ -76,7 +76,7 @@ struct Hand {
     nsids: Nsids,
     heard: Arc<Mutex<Heard>>,
     /// What the last round wanted.
-    before: Option<State>,
+    before: Option<Arc<State>>,
     /// What the topology of that digest came to.
     known: Option<(String, Box<Known>)>,
 }
@@ -105,14 +105,20 @@ impl Hand {
         // What was known is looked into at the whole look only: that one is the judge.
         let same = |(digest, _): &(String, Box<Known>)| *digest == order.content.digest && !order.whole;
         let known = self.known.take().filter(same);
-        let result = round(&mut self.linux, order, known.as_ref().map(|(_, known)| &**known), self.before.as_ref());
+        let result = round(&mut self.linux, order, known.as_ref().map(|(_, known)| &**known), self.before.as_deref());
         self.known = known;
         let made = |round: &Round| round.fixes.iter().any(|fix| fix.id.kind == KindName::Netns);
         let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&order.content);
         let result = match result {
             Ok(mut round) => {
-                if let Some(known) = round.known.take() {
-                    self.known = Some((order.content.digest.clone(), known));
+                match round.known.take() {
+                    Some(known) => {
+                        self.known = Some((order.content.digest.clone(), known));
+                        self.linux.settle();
+                    }
+                    None if round.settled => self.linux.settle(),
+                    // What is known and when all was so belong together.
+                    None => self.linux.unsettle(),
                 }
                 self.before = Some(round.wanted.clone());
                 Ok(round)
