@@ -176,7 +176,9 @@ fn one_more() {
     let started = Instant::now();
     let tables = Nft::open().unwrap().tables(&Owner::new("bench")).unwrap();
     let namespaces = [("host".into(), NetnsFacts::default().into())].into();
-    let found = Firewall::observe(&Facts { tables: tables.into(), namespaces, ..Facts::default() }, &Owner::new("bench")).remove(0);
+    let found =
+        Firewall::observe(&Facts { tables: tables.into(), namespaces, ..Facts::default() }, &Owner::new("bench"))
+            .remove(0);
     println!("all of them listed and read in {:?}", started.elapsed());
     let started = Instant::now();
     let listed = run("nft list table inet netrec-bench").len();

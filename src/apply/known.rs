@@ -9,13 +9,14 @@ use crate::model::focus::{self, News};
 use crate::model::observed::{Foreign, Observed};
 use crate::model::resource::{HOST, KindName, ResourceId, Text};
 use crate::model::state::{Desired, State};
-use crate::model::wire::Absent;
+use crate::model::wire::{Absent, Scope};
 
 /// What a topology came to, and what of the host it came from besides its own things.
 ///
 /// Of its own things only blanks are filled, with what they hold; they stay filled so, whatever becomes of the things.
 #[derive(Clone, Debug)]
 pub struct Known {
+    scope: Scope,
     foreign: Foreign,
     absent: BTreeMap<Text, Absent>,
     present: BTreeSet<Text>,
@@ -26,7 +27,7 @@ pub struct Known {
 
 impl Known {
     /// Keeps what was wanted of what was seen.
-    pub fn new(observed: Observed, desired: Desired) -> Self {
+    pub fn new(scope: Scope, observed: Observed, desired: Desired) -> Self {
         let Observed { foreign, absent, present, .. } = observed;
         let mut within = BTreeMap::<Text, Vec<ResourceId>>::new();
         for (id, resource) in desired.state.iter() {
@@ -34,12 +35,12 @@ impl Known {
                 within.entry(netns).or_default().push(id.clone());
             }
         }
-        Self { foreign, absent, present, desired, within }
+        Self { scope, foreign, absent, present, desired, within }
     }
 
-    /// All that is wanted.
-    pub fn wanted(&self) -> &Arc<State> {
-        &self.desired.state
+    /// What is to be looked at for it.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// What is to be done about news, if they leave what is wanted as it is and nothing goes for them; if not, all must be
@@ -67,6 +68,7 @@ impl Known {
         if !diff.iter().all(local) {
             return Ok(None);
         }
+        tracing::debug!(?focus, "only news were looked into");
         let plan = proven(&diff, &state, &observed.ours)?;
         let origin = |id: &ResourceId| Some((id.clone(), *self.desired.origins.get(id)?));
         let origins = diff.keys().filter_map(origin).collect();

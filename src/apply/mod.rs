@@ -50,7 +50,8 @@ impl Target<'_> {
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Topology(topology) | Self::Known(topology, _) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Topology(topology) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Known(_, known) => known.scope().clone(),
             Self::Nothing(name, topology) => {
                 let owner = Owner::new(name);
                 // Named namespaces of ours are found by their mark, and only what is not asked for is looked at for

@@ -45,13 +45,18 @@ pub struct Linux {
 
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
-        let facts = self.look(scope)?;
+        let mut facts = self.look(scope)?;
+        facts.listeners = listeners::all()?;
+        self.seen = self.disturbed.as_ref().map(|_| facts.clone());
         Ok(Observed::new(facts, &scope.owner))
     }
 
     fn news(&mut self, scope: &Scope) -> Result<Option<News>, KernelError> {
         let Some(settled) = self.settled.take() else { return Ok(None) };
-        let facts = self.look(scope)?;
+        let mut facts = self.look(scope)?;
+        // Who listens where is of interest to what is decided anew.
+        facts.listeners.clone_from(&settled.listeners);
+        self.seen = Some(facts.clone());
         let focus = Focus::between(&settled, &facts);
         self.settled = Some(settled).filter(|_| focus.is_some());
         Ok(focus.map(|focus| News::new(focus, &facts, &scope.owner)))
@@ -113,7 +118,7 @@ impl Linux {
         self.settled = None;
     }
 
-    /// What is there, asked for where it may be otherwise than it was seen.
+    /// What is there but for listeners, asked for where it may be otherwise than it was seen.
     fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
         let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
         // Until the look is complete nothing is known.
@@ -129,7 +134,6 @@ impl Linux {
         facts.topologies.clone_from(&netfilter.topologies);
         facts.user_rules = netfilter.ours.user_rules;
         facts.docker.clone_from(&netfilter.ours.docker);
-        facts.listeners = listeners::all()?;
         self.netfilter = Some(netfilter);
         if self.disturbed.is_some() {
             self.memory = memory;
@@ -138,9 +142,6 @@ impl Linux {
         let found = facts.namespaces.iter();
         self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
         self.owner = Some(scope.owner.clone());
-        if self.disturbed.is_some() {
-            self.seen = Some(facts.clone());
-        }
         Ok(facts)
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::netns::{self, Identity};
 use super::read::Seen;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{ChainFacts, DockerFacts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
+use crate::model::wire::{ChainFacts, DockerFacts, Facts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
 
 /// Where something may be otherwise than it was seen.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -54,6 +54,10 @@ pub(super) struct Memory {
     /// Whether what stands behind a name is to be made sure of.
     glances: bool,
     namespaces: BTreeMap<NetnsRef, (Identity, Seen)>,
+    /// What all of it came to.
+    gathered: Option<Facts>,
+    /// What of it is to be asked again.
+    forgotten: BTreeMap<NetnsRef, Identity>,
 }
 
 /// The host's namespace and its settings.
@@ -91,18 +95,40 @@ impl Memory {
             self.host = None;
         }
         self.glances = disturbed.names;
-        for netns in &disturbed.namespaces {
-            self.namespaces.remove(netns);
+        if disturbed.names {
+            self.gathered = None;
         }
+        disturbed.namespaces.iter().for_each(|netns| self.forget(netns));
         // What is seen of a namespace depends on whose it is said to be.
         if self.scope.as_ref().is_some_and(|last| last.containers != scope.containers) {
             let asked: BTreeSet<&NetnsRef> = scope.containers.values().collect();
             let before: BTreeSet<&NetnsRef> = self.scope.iter().flat_map(|last| last.containers.values()).collect();
             self.namespaces.retain(|netns, _| asked.contains(netns) == before.contains(netns));
+            self.gathered = None;
         }
         if self.scope.as_ref() != Some(scope) {
             self.scope = Some(scope.clone());
         }
+    }
+
+    fn forget(&mut self, netns: &NetnsRef) {
+        match self.namespaces.remove(netns) {
+            Some((identity, _)) => drop(self.forgotten.insert(netns.clone(), identity)),
+            None if self.forgotten.contains_key(netns) => {}
+            // Nobody has been there, so it is new.
+            None => self.gathered = None,
+        }
+    }
+
+    /// What the last look came to, and the namespaces of it to be asked again, if that is all there is to ask.
+    pub(super) fn take_gathered(&mut self) -> Option<(Facts, BTreeMap<NetnsRef, Identity>)> {
+        let forgotten = std::mem::take(&mut self.forgotten);
+        let gathered = self.gathered.take().filter(|_| self.host.is_some());
+        gathered.map(|gathered| (gathered, forgotten))
+    }
+
+    pub(super) fn keep_gathered(&mut self, facts: Facts) {
+        self.gathered = Some(facts);
     }
 
     pub(super) fn host(&self) -> Option<&Host> {
@@ -130,7 +156,7 @@ impl Memory {
             if &**netns == HOST {
                 self.host = None;
             } else {
-                self.namespaces.remove(&reference(netns));
+                self.forget(&reference(netns));
             }
         };
         for step in steps {

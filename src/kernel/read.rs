@@ -49,26 +49,11 @@ pub(super) fn recall(scope: &Scope, memory: &mut Memory) -> Result<Facts, Kernel
     raise_file_limit();
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
-    let jobs = look.jobs()?;
-    let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
-    let unknown: Vec<&Job> = jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
-    let threads = if unknown.len() < PARALLEL_FROM {
-        NonZeroUsize::MIN
-    } else {
-        std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
+    let facts = match look.refresh(memory)? {
+        Some(facts) => facts,
+        None => look.everywhere(memory)?,
     };
-    // One after the other: a dump of the host's links holds the lock that the others would wait for.
-    let mut facts = look.remembered_host(memory)?;
-    let mut news = netns::visit(&unknown, threads, |visitor, job| look.visit(visitor, job)).into_iter();
-    let mut seen = Vec::with_capacity(jobs.len());
-    for (job, known) in jobs.iter().zip(known) {
-        seen.push(match known {
-            Some(known) => known,
-            None => job.remember(news.next().expect("one visit for each that is not known")?, memory),
-        });
-    }
-    let mut met = gather(&mut facts, jobs.into_iter().zip(seen))?;
-    look.for_lost_ends(&mut facts, &mut met)?;
+    memory.keep_gathered(facts.clone());
     Ok(facts)
 }
 
@@ -111,6 +96,56 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
+    /// The last look with what was forgotten of it asked again, if nothing came or went and no pair has another end.
+    fn refresh(&self, memory: &mut Memory) -> Result<Option<Facts>, KernelError> {
+        let Some((mut facts, forgotten)) = memory.take_gathered() else { return Ok(None) };
+        let job = |netns| {
+            let name = self.scope.containers.iter().find(|(_, found)| *found == netns).map(|(name, _)| name)?;
+            Some((name, Job::Container(name, netns)))
+        };
+        let Some(jobs) = forgotten.keys().map(job).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, (_, job)| self.visit(visitor, job));
+        for ((name, job), (identity, seen)) in jobs.iter().zip(forgotten.values().zip(seen)) {
+            let Seen::Namespace(found, inside, values) = job.remember(seen?, memory) else { return Ok(None) };
+            let ends = |inside: &NetnsFacts| -> Vec<_> {
+                inside.links.iter().map(|link| (link.index, link.link, link.link_netnsid)).collect()
+            };
+            let before = facts.namespaces.get(*name);
+            if found != *identity || before.is_none_or(|before| ends(before) != ends(&inside)) {
+                return Ok(None);
+            }
+            facts.namespaces.insert((*name).clone(), inside);
+            facts.sysctls.retain(|(netns, _), _| netns != *name);
+            facts.sysctls.extend(values.into_iter().map(|(key, value)| (((*name).clone(), key), value)));
+        }
+        Ok(Some(facts))
+    }
+
+    fn everywhere(&self, memory: &mut Memory) -> Result<Facts, KernelError> {
+        let jobs = self.jobs()?;
+        let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
+        let unknown: Vec<&Job> =
+            jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
+        let threads = if unknown.len() < PARALLEL_FROM {
+            NonZeroUsize::MIN
+        } else {
+            std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
+        };
+        // One after the other: a dump of the host's links holds the lock that the others would wait for.
+        let mut facts = self.remembered_host(memory)?;
+        let mut news = netns::visit(&unknown, threads, |visitor, job| self.visit(visitor, job)).into_iter();
+        let mut seen = Vec::with_capacity(jobs.len());
+        for (job, known) in jobs.iter().zip(known) {
+            seen.push(match known {
+                Some(known) => known,
+                None => job.remember(news.next().expect("one visit for each that is not known")?, memory),
+            });
+        }
+        let mut met = gather(&mut facts, jobs.into_iter().zip(seen))?;
+        self.for_lost_ends(&mut facts, &mut met)?;
+        Ok(facts)
+    }
+
     fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
         let named = |netns: &'a NetnsRef| if let NetnsRef::Named(name) = netns { Some(&**name) } else { None };
         let asked: BTreeSet<&str> = self.scope.containers.values().filter_map(named).collect();

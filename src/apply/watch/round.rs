@@ -109,7 +109,7 @@ impl<'a> Draft<'a> {
         left.extend(diff.into_keys());
         let (pending, settled) = (desired.pending.clone(), left.is_empty());
         let known = (settled && !self.news)
-            .then(|| Box::new(Known::new(observed, Desired { state: wanted.clone(), ..desired })));
+            .then(|| Box::new(Known::new(self.target.scope(), observed, Desired { state: wanted.clone(), ..desired })));
         let settled = settled && self.news;
         Round { converged: true, left, pending, wanted, known, settled, unguarded, ..Round::default() }
     }
