@@ -9,9 +9,9 @@ use nftables::schema::NfListObject;
 
 use super::attribute::{self, encode};
 use super::elements::Element;
+use super::lookup::Set;
 use super::packet::{Does, Packet, Service};
 use super::rules::Skeleton;
-use super::wire::{self, Node};
 use super::{Firewall, compile, text};
 
 /// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
@@ -67,8 +67,7 @@ struct Table {
     bridge: bool,
     /// In the order in which the kernel has them called: those of a hook by priority.
     chains: Vec<Chain>,
-    /// Attributes of a set, and its elements.
-    sets: BTreeMap<String, (Vec<u8>, Vec<Element>)>,
+    sets: BTreeMap<String, Set>,
 }
 
 #[derive(Debug)]
@@ -124,6 +123,10 @@ impl Table {
     fn new(skeleton: &Skeleton, firewall: &Firewall) -> Self {
         let bridge = compile::family(skeleton.family) == 7;
         let (mut chains, mut sets) = (Vec::new(), BTreeMap::new());
+        let mut elements: BTreeMap<&str, Vec<&Element>> = BTreeMap::new();
+        for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
+            elements.entry(element.set()).or_default().push(element);
+        }
         for object in &skeleton.objects {
             let Some(attributes) = compile::object(skeleton, object) else { continue };
             let bytes = encode(&attributes);
@@ -134,15 +137,14 @@ impl Table {
                         chain.rules.push((text::rule(rule), bytes));
                     }
                 }
-                _ => drop(sets.insert(attribute::text(&bytes, 2).to_owned(), (bytes, Vec::new()))),
+                _ => {
+                    let name = attribute::text(&bytes, 2);
+                    let own = elements.remove(name).unwrap_or_default();
+                    sets.insert(name.to_owned(), Set::new(&bytes, own.into_iter().cloned()));
+                }
             }
         }
         chains.sort_by_key(|chain| chain.base.map(|(_, priority, _)| priority));
-        for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
-            if let Some((_, elements)) = sets.get_mut(element.set()) {
-                elements.push(element.clone());
-            }
-        }
         Self { bridge, chains, sets }
     }
 }
@@ -305,14 +307,14 @@ impl<'a> Walk<'a> {
     }
 
     fn lookup(&mut self, data: &[u8]) -> Option<()> {
-        let (set, elements) = self.table.sets.get(attribute::text(data, 1))?;
-        let key = self.register(number(data, 2), number(set, 5) as usize)?.to_vec();
-        let found = elements.iter().find_map(|element| Some((element, covers(set, element, &key)?)));
+        let table = self.table;
+        let set = table.sets.get(attribute::text(data, 1))?;
+        let found = set.find(self.register(number(data, 2), set.width)?);
         (found.is_none() == (number(data, 5) == 1)).then_some(())?;
         if let Some((element, gives)) = found {
             self.found.push(element.clone());
             if attribute::get(data, 3).is_some() {
-                self.store(number(data, 3), &gives);
+                self.store(number(data, 3), gives);
             }
         }
         Some(())
@@ -358,7 +360,8 @@ fn offset(register: u32) -> usize {
     4 * if register <= 4 { register as usize * 4 } else { register as usize - 4 }
 }
 
-fn number(bytes: &[u8], kind: u16) -> u32 {
+/// A number in network order; 0 where there is none.
+pub(super) fn number(bytes: &[u8], kind: u16) -> u32 {
     attribute::get(bytes, kind).and_then(|content| content.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
@@ -377,30 +380,6 @@ fn verdict(data: &[u8]) -> End<'_> {
         RETURN => End::Return,
         other => unreachable!("the skeleton has no verdict {other}"),
     }
-}
-
-/// What an element gives, if it covers a key; sets give nothing.
-fn covers(set: &[u8], element: &Element, key: &[u8]) -> Option<Vec<u8>> {
-    const INTERVAL: u32 = 0x4;
-    let bytes = wire::nodes(element);
-    let mut nodes = attribute::walk(&bytes).filter_map(|(_, content)| Node::read(content));
-    let (node, next) = (nodes.next()?, nodes.next());
-    let widths = attribute::get(set, 9).and_then(|description| attribute::get(description, 2));
-    let covered = match (number(set, 3) & INTERVAL != 0, widths) {
-        (false, _) => node.key.get(..key.len())? == key,
-        (true, None) => node.key <= key && next.is_none_or(|end| end.ends && key < end.key),
-        (true, Some(widths)) => {
-            let last = node.last.unwrap_or(node.key);
-            let mut at = 0;
-            attribute::walk(widths).all(|(_, field)| {
-                let place = at..at + number(field, 1) as usize;
-                at = place.end.next_multiple_of(4);
-                let field = |bytes: &'_ [u8]| bytes.get(place.clone()).map(<[u8]>::to_vec);
-                field(node.key) <= field(key) && field(key) <= field(last)
-            })
-        }
-    };
-    covered.then(|| node.data.unwrap_or_default().to_vec())
 }
 
 #[cfg(test)]

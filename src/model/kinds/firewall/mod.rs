@@ -12,6 +12,7 @@ mod definition;
 mod elements;
 mod evaluate;
 mod flows;
+mod lookup;
 mod packet;
 mod policies;
 mod rules;
