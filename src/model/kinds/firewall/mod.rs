@@ -12,6 +12,7 @@ pub(super) mod compile;
 mod definition;
 mod elements;
 mod evaluate;
+mod expression;
 mod flows;
 mod lookup;
 mod packet;
