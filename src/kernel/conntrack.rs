@@ -1,13 +1,16 @@
 //! conntrack over nfnetlink (`linux/netfilter/nfnetlink_conntrack.h`): flows are looked through, and forgotten one by one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
 
 use super::netlink::{Protocol as Family, Reply, Request, Socket, attributes};
 use super::{KernelError, ask};
 use crate::model::kinds::firewall::Flows;
+use crate::model::resource::Text;
 use crate::model::values::Protocol;
 use crate::model::wire::FlowFacts;
 
@@ -23,6 +26,10 @@ const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+const EXPECTED: u32 = 1 << 0;
 const ASSURED: u32 = 1 << 2;
 const DST_NAT: u32 = 1 << 5;
 
@@ -39,13 +46,12 @@ pub fn forget(flows: &Flows) -> Result<usize, KernelError> {
     if number(&mut socket)? == Some(0) {
         return Ok(0);
     }
-    let local = ask::addresses(&mut Socket::open(Family::Route)?)?;
-    let local: BTreeSet<IpAddr> = local.iter().map(|facts| facts.address.addr()).collect();
+    let flows = flows.on(&addresses()?);
     let mut stale = Vec::new();
     // Of any family, version 0, no resource.
     let every = Request { kind: SUBSYSTEM | GET, flags: 0, payload: vec![0; 4] };
     socket.dump(&every, |reply: Reply<'_>| {
-        if flow(reply.payload, &local).is_some_and(|flow| flows.is_stale(&flow)) {
+        if flow(reply.payload).is_some_and(|flow| flows.is_stale(&flow)) {
             stale.push(deletion(reply.payload));
         }
         Ok(())
@@ -79,21 +85,35 @@ fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).map_while(Result::ok).find(|(found, _)| *found == kind).map(|(_, content)| content)
 }
 
-/// A flow of a protocol that ports can be published of.
-fn flow(message: &[u8], local: &BTreeSet<IpAddr>) -> Option<FlowFacts> {
+/// The host's addresses, with the names of their links; a link that goes meanwhile has none.
+fn addresses() -> Result<Vec<(Text, IpNet)>, KernelError> {
+    let mut links = BTreeMap::new();
+    let found = ask::addresses(&mut Socket::open(Family::Route)?)?;
+    let named = found.into_iter().filter_map(|facts| {
+        let name = links.entry(facts.link).or_insert_with(|| if_indextoname(facts.link).ok()?.into_string().ok());
+        Some((name.as_deref()?.into(), facts.address))
+    });
+    Ok(named.collect())
+}
+
+/// A flow of a protocol that rules tell apart.
+fn flow(message: &[u8]) -> Option<FlowFacts> {
     let message = message.get(4..)?;
     let (original, reply) = (get(message, ORIGINAL)?, get(message, REPLY)?);
-    let number = get(get(original, 2)?, 1)?.first()?;
-    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == *number)?;
+    let protocol = match *get(get(original, 2)?, 1)?.first()? {
+        ICMP | ICMPV6 => None,
+        number => Some([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == number)?),
+    };
     let status = get(message, STATUS)?.first_chunk().map(|status| u32::from_be_bytes(*status))?;
-    let destination = (address(original, true)?, port(original, true)?);
+    let port = |tuple, destination| if protocol.is_some() { port(tuple, destination) } else { Some(0) };
     Some(FlowFacts {
         protocol,
-        destination,
+        source: address(original, false)?,
+        destination: (address(original, true)?, port(original, true)?),
         answers: (address(reply, false)?, port(reply, false)?),
         mapped: status & DST_NAT != 0,
         assured: status & ASSURED != 0,
-        local: local.contains(&destination.0) || destination.0.is_loopback(),
+        related: status & EXPECTED != 0,
     })
 }
 

@@ -305,12 +305,14 @@ pub struct ListenerFacts {
     pub port: u16,
 }
 
-/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as published ports are concerned.
+/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as its first packet began it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowFacts {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// Where its first packet was sent to.
+    /// The protocol; none: ICMP of the family.
+    pub protocol: Option<Protocol>,
+    /// Where its first packet was sent from.
+    pub source: IpAddr,
+    /// Where that was sent to; the port is 0 where the protocol has none.
     pub destination: (IpAddr, u16),
     /// Who is to answer: the source of the reply tuple.
     pub answers: (IpAddr, u16),
@@ -318,6 +320,6 @@ pub struct FlowFacts {
     pub mapped: bool,
     /// `IPS_ASSURED`: whether both sides have been heard, and TCP stands.
     pub assured: bool,
-    /// Whether `destination` is an address of the host.
-    pub local: bool,
+    /// `IPS_EXPECTED`: whether another flow led to it.
+    pub related: bool,
 }

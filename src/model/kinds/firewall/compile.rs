@@ -436,6 +436,7 @@ fn bit(of: &Expression<'_>, word: &str) -> u32 {
         "invalid" => 1,
         "established" | "syn" => 1 << 1,
         "related" | "rst" => 1 << 2,
+        "new" => 1 << 3,
         "dnat" => 1 << 5,
         "ack" => 1 << 4,
         other => unreachable!("the skeleton asks {of:?} for no {other}"),

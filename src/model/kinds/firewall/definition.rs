@@ -32,7 +32,8 @@ pub(super) fn map(map: &Map<'_>) -> Vec<Attr> {
     attributes
 }
 
-const INTERVAL: u32 = 0x4;
+/// `NFT_SET_INTERVAL`.
+pub(super) const INTERVAL: u32 = 0x4;
 const TIMEOUT: u32 = 0x10;
 /// `NFT_SET_EVAL`.
 const FILLED_BY_PACKETS: u32 = 0x20;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::flows::Stale;
+use super::flows::{Sent, Stale};
 use super::wire;
 use crate::model::resource::{FieldChange, Text};
 use crate::model::values::{Mac, Ports, Protocol};
@@ -171,6 +171,11 @@ impl Elements {
         self.0.iter()
     }
 
+    /// Whether an element is among them.
+    pub(super) fn contains(&self, element: &Element) -> bool {
+        self.0.binary_search(element).is_ok()
+    }
+
     /// How many bridges.
     pub fn bridges(&self) -> usize {
         self.0.iter().filter(|element| matches!(element, Element::Link(Role::Bridge, _))).count()
@@ -317,7 +322,8 @@ impl Element {
             Self::Loose(_) => "loose",
             Self::Mac(..) => "macs",
             Self::Source(_, address) => family(address, "sources4", "sources6"),
-            Self::Stale(Stale { at, .. }) => family(at, "stale4", "stale6"),
+            Self::Stale(Stale::Sent(Sent { at, .. })) => family(at, "stale4", "stale6"),
+            Self::Stale(Stale::Begun { ipv6 }) => if *ipv6 { "stale6" } else { "stale4" },
         }
     }
 
@@ -396,9 +402,11 @@ impl Element {
                 let port = port.map(|port| format!(" . {port}")).unwrap_or_default();
                 format!("{at}{protocol} . {ports} : {target}{port}")
             }
-            Self::Stale(Stale { protocol, at, ports, to }) => {
+            Self::Stale(Stale::Sent(Sent { protocol, at, ports, to })) => {
                 format!("{at} . {protocol} . {} . {} . {to}", ports.first, ports.last)
             }
+            Self::Stale(Stale::Begun { ipv6: false }) => "0.0.0.0 . 0 . 0 . 0 . 0.0.0.0".into(),
+            Self::Stale(Stale::Begun { ipv6: true }) => ":: . 0 . 0 . 0 . ::".into(),
         }
     }
 }

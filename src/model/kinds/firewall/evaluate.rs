@@ -9,9 +9,10 @@ use nftables::schema::NfListObject;
 
 use super::attribute::{self, encode};
 use super::elements::Element;
+use super::expression::Expression;
+use super::lookup::Set;
 use super::packet::{Does, Packet, Service};
 use super::rules::Skeleton;
-use super::wire::{self, Node};
 use super::{Firewall, compile, text};
 
 /// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
@@ -67,8 +68,7 @@ struct Table {
     bridge: bool,
     /// In the order in which the kernel has them called: those of a hook by priority.
     chains: Vec<Chain>,
-    /// Attributes of a set, and its elements.
-    sets: BTreeMap<String, (Vec<u8>, Vec<Element>)>,
+    sets: BTreeMap<String, Set>,
 }
 
 #[derive(Debug)]
@@ -76,8 +76,8 @@ struct Chain {
     name: String,
     /// Where it is called: hook, priority, and whether of type `nat`; none if only rules do.
     base: Option<(u32, i32, bool)>,
-    /// What nft says, and what the kernel is sent.
-    rules: Vec<(String, Vec<u8>)>,
+    /// What nft says, and what the kernel does.
+    rules: Vec<(String, Vec<Expression>)>,
 }
 
 impl Ruleset {
@@ -124,6 +124,10 @@ impl Table {
     fn new(skeleton: &Skeleton, firewall: &Firewall) -> Self {
         let bridge = compile::family(skeleton.family) == 7;
         let (mut chains, mut sets) = (Vec::new(), BTreeMap::new());
+        let mut elements: BTreeMap<&str, Vec<&Element>> = BTreeMap::new();
+        for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
+            elements.entry(element.set()).or_default().push(element);
+        }
         for object in &skeleton.objects {
             let Some(attributes) = compile::object(skeleton, object) else { continue };
             let bytes = encode(&attributes);
@@ -131,18 +135,17 @@ impl Table {
                 NfListObject::Chain(_) => chains.push(Chain::new(&bytes)),
                 NfListObject::Rule(rule) => {
                     if let Some(chain) = chains.iter_mut().find(|chain: &&mut Chain| chain.name == rule.chain) {
-                        chain.rules.push((text::rule(rule), bytes));
+                        chain.rules.push((text::rule(rule), Expression::all(&bytes)));
                     }
                 }
-                _ => drop(sets.insert(attribute::text(&bytes, 2).to_owned(), (bytes, Vec::new()))),
+                _ => {
+                    let name = attribute::text(&bytes, 2);
+                    let own = elements.remove(name).unwrap_or_default();
+                    sets.insert(name.to_owned(), Set::new(&bytes, own.into_iter().cloned()));
+                }
             }
         }
         chains.sort_by_key(|chain| chain.base.map(|(_, priority, _)| priority));
-        for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
-            if let Some((_, elements)) = sets.get_mut(element.set()) {
-                elements.push(element.clone());
-            }
-        }
         Self { bridge, chains, sets }
     }
 }
@@ -215,13 +218,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn rule(&mut self, rule: &'a [u8]) -> End<'a> {
+    fn rule(&mut self, rule: &'a [Expression]) -> End<'a> {
         self.found.clear();
-        let expressions = attribute::walk(attribute::get(rule, 4).unwrap_or_default());
         let mut end = End::Next;
-        for (_, expression) in expressions {
-            let data = attribute::get(expression, 2).unwrap_or_default();
-            match self.expression(attribute::text(expression, 1), data) {
+        for expression in rule {
+            match self.expression(expression) {
                 None => return End::Next,
                 Some(End::Next) => {}
                 Some(other) => end = other,
@@ -231,24 +232,24 @@ impl<'a> Walk<'a> {
     }
 
     /// Does one expression; none if the rule breaks off at it.
-    fn expression(&mut self, name: &str, data: &'a [u8]) -> Option<End<'a>> {
-        match name {
+    fn expression(&mut self, data: &'a Expression) -> Option<End<'a>> {
+        match &*data.name {
             "meta" => self.meta(data)?,
-            "payload" if attribute::get(data, 5).is_some() => self.write(data)?,
+            "payload" if data.has(5) => self.write(data)?,
             "payload" => self.load(data)?,
-            "ct" => self.store(number(data, 1), &self.conntrack(number(data, 2)).to_ne_bytes()),
+            "ct" => self.store(data.number(1), &self.conntrack(data.number(2)).to_ne_bytes()),
             "fib" => {
                 let kind: u32 = if (self.is_local)(self.packet.destination()) { 2 } else { 1 }; // RTN_LOCAL, RTN_UNICAST
-                self.store(number(data, 1), &kind.to_ne_bytes());
+                self.store(data.number(1), &kind.to_ne_bytes());
             }
             "bitwise" => self.bitwise(data)?,
             "cmp" => {
-                let with = value(data, 3)?;
-                let same = self.register(number(data, 1), with.len())? == with;
-                (same != (number(data, 2) == 1)).then_some(())?;
+                let with = data.value(3)?;
+                let same = self.register(data.number(1), with.len())? == with;
+                (same != (data.number(2) == 1)).then_some(())?;
             }
             "lookup" => self.lookup(data)?,
-            "immediate" => return Some(verdict(attribute::get(data, 2)?)),
+            "immediate" => return Some(verdict(data.verdict(2)?)),
             "dynset" => return Some(End::Does(Does::Remember)),
             "nat" => return self.nat(data),
             "masq" => return Some(End::Does(Does::Masquerade)),
@@ -257,9 +258,9 @@ impl<'a> Walk<'a> {
         Some(End::Next)
     }
 
-    fn meta(&mut self, data: &[u8]) -> Option<()> {
-        let to = number(data, 1);
-        match number(data, 2) {
+    fn meta(&mut self, data: &Expression) -> Option<()> {
+        let to = data.number(1);
+        match data.number(2) {
             1 => self.store(to, if self.packet.is_ipv6() { &[0x86, 0xdd] } else { &[0x08, 0x00] }),
             6 => self.store(to, &compile::interface(&self.packet.iif)),
             7 => self.store(to, &compile::interface(&self.packet.oif)),
@@ -281,59 +282,61 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn load(&mut self, data: &[u8]) -> Option<()> {
-        let (offset, length) = (number(data, 3) as usize, number(data, 4) as usize);
-        let bytes = self.packet.headers.get(number(data, 2) as usize)?.get(offset..offset + length)?.to_vec();
-        self.store(number(data, 1), &bytes);
+    fn load(&mut self, data: &Expression) -> Option<()> {
+        let (offset, length) = (data.number(3) as usize, data.number(4) as usize);
+        let mut bytes = [0; 16];
+        let read = self.packet.headers.get(data.number(2) as usize)?.get(offset..offset + length)?;
+        bytes.get_mut(..length)?.copy_from_slice(read);
+        self.store(data.number(1), &bytes[..length]);
         Some(())
     }
 
-    fn write(&mut self, data: &[u8]) -> Option<()> {
-        let (offset, length) = (number(data, 3) as usize, number(data, 4) as usize);
-        let bytes = self.register(number(data, 5), length)?.to_vec();
-        let header = self.packet.headers.get_mut(number(data, 2) as usize)?;
+    fn write(&mut self, data: &Expression) -> Option<()> {
+        let (offset, length) = (data.number(3) as usize, data.number(4) as usize);
+        let bytes = self.register(data.number(5), length)?.to_vec();
+        let header = self.packet.headers.get_mut(data.number(2) as usize)?;
         header.get_mut(offset..offset + length)?.copy_from_slice(&bytes);
         Some(())
     }
 
-    fn bitwise(&mut self, data: &[u8]) -> Option<()> {
-        let (mask, xor) = (value(data, 4)?, value(data, 5)?);
-        let from = self.register(number(data, 1), number(data, 3) as usize)?;
+    fn bitwise(&mut self, data: &Expression) -> Option<()> {
+        let (mask, xor) = (data.value(4)?, data.value(5)?);
+        let from = self.register(data.number(1), data.number(3) as usize)?;
         let result: Vec<u8> = from.iter().zip(mask).zip(xor).map(|((byte, mask), xor)| byte & mask ^ xor).collect();
-        self.store(number(data, 2), &result);
+        self.store(data.number(2), &result);
         Some(())
     }
 
-    fn lookup(&mut self, data: &[u8]) -> Option<()> {
-        let (set, elements) = self.table.sets.get(attribute::text(data, 1))?;
-        let key = self.register(number(data, 2), number(set, 5) as usize)?.to_vec();
-        let found = elements.iter().find_map(|element| Some((element, covers(set, element, &key)?)));
-        (found.is_none() == (number(data, 5) == 1)).then_some(())?;
+    fn lookup(&mut self, data: &Expression) -> Option<()> {
+        let table = self.table;
+        let set = table.sets.get(data.text(1))?;
+        let found = set.find(self.register(data.number(2), set.width)?);
+        (found.is_none() == (data.number(5) == 1)).then_some(())?;
         if let Some((element, gives)) = found {
             self.found.push(element.clone());
-            if attribute::get(data, 3).is_some() {
-                self.store(number(data, 3), &gives);
+            if data.has(3) {
+                self.store(data.number(3), gives);
             }
         }
         Some(())
     }
 
-    fn nat(&mut self, data: &[u8]) -> Option<End<'a>> {
-        let ipv6 = number(data, 2) == 10;
+    fn nat(&mut self, data: &Expression) -> Option<End<'a>> {
+        let ipv6 = data.number(2) == 10;
         if ipv6 != self.packet.is_ipv6() {
             return Some(End::Next);
         }
-        let address = self.register(number(data, 3), if ipv6 { 16 } else { 4 })?;
+        let address = self.register(data.number(3), if ipv6 { 16 } else { 4 })?;
         let address: IpAddr = match (<[u8; 4]>::try_from(address), <[u8; 16]>::try_from(address)) {
             (Ok(ipv4), _) => ipv4.into(),
             (_, Ok(ipv6)) => ipv6.into(),
             _ => return None,
         };
-        if number(data, 1) == 0 {
+        if data.number(1) == 0 {
             self.packet.set_source(address);
             return Some(End::Does(Does::Snat(address)));
         }
-        let port = attribute::get(data, 5).and_then(|_| self.register(number(data, 5), 2)?.first_chunk().copied());
+        let port = data.has(5).then(|| self.register(data.number(5), 2)?.first_chunk().copied()).flatten();
         let port = port.map(u16::from_be_bytes);
         self.packet.set_destination(address, port);
         self.packet.mapped = true;
@@ -358,18 +361,13 @@ fn offset(register: u32) -> usize {
     4 * if register <= 4 { register as usize * 4 } else { register as usize - 4 }
 }
 
-fn number(bytes: &[u8], kind: u16) -> u32 {
+/// A number in network order; 0 where there is none.
+pub(super) fn number(bytes: &[u8], kind: u16) -> u32 {
     attribute::get(bytes, kind).and_then(|content| content.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// `NFTA_DATA_VALUE`.
-fn value(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attribute::get(bytes, kind).and_then(|data| attribute::get(data, 1))
-}
-
 /// `NFTA_DATA_VERDICT`.
-fn verdict(data: &[u8]) -> End<'_> {
-    let verdict = attribute::get(data, 2).unwrap_or_default();
+fn verdict(verdict: &[u8]) -> End<'_> {
     match number(verdict, 1).cast_signed() {
         ACCEPT => End::Does(Does::Accept),
         DROP => End::Does(Does::Drop),
@@ -377,30 +375,6 @@ fn verdict(data: &[u8]) -> End<'_> {
         RETURN => End::Return,
         other => unreachable!("the skeleton has no verdict {other}"),
     }
-}
-
-/// What an element gives, if it covers a key; sets give nothing.
-fn covers(set: &[u8], element: &Element, key: &[u8]) -> Option<Vec<u8>> {
-    const INTERVAL: u32 = 0x4;
-    let bytes = wire::nodes(element);
-    let mut nodes = attribute::walk(&bytes).filter_map(|(_, content)| Node::read(content));
-    let (node, next) = (nodes.next()?, nodes.next());
-    let widths = attribute::get(set, 9).and_then(|description| attribute::get(description, 2));
-    let covered = match (number(set, 3) & INTERVAL != 0, widths) {
-        (false, _) => node.key.get(..key.len())? == key,
-        (true, None) => node.key <= key && next.is_none_or(|end| end.ends && key < end.key),
-        (true, Some(widths)) => {
-            let last = node.last.unwrap_or(node.key);
-            let mut at = 0;
-            attribute::walk(widths).all(|(_, field)| {
-                let place = at..at + number(field, 1) as usize;
-                at = place.end.next_multiple_of(4);
-                let field = |bytes: &'_ [u8]| bytes.get(place.clone()).map(<[u8]>::to_vec);
-                field(node.key) <= field(key) && field(key) <= field(last)
-            })
-        }
-    };
-    covered.then(|| node.data.unwrap_or_default().to_vec())
 }
 
 #[cfg(test)]

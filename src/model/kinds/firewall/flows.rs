@@ -1,22 +1,37 @@
-//! Flows that conntrack has decided otherwise than the rules now would: a packet of a known flow is mapped as the first
-//! one was, whatever the maps say since, and a UDP flow lives for as long as somebody sends.
+//! Flows that conntrack has decided otherwise than the rules now would. A packet of a known flow is mapped as the first
+//! one was, whatever the maps say since, and is let through as the first one was, whatever the rules say since; and a flow
+//! lives for as long as somebody sends.
 //!
-//! The transaction that changes a mapping notes in the sets `stale4` and `stale6` where such flows may be; they are
-//! forgotten, and the notes are taken out. What a kill leaves in the sets is found by the next look.
+//! The transaction that changes a mapping, or makes the rules tighter, notes in the sets `stale4` and `stale6` where such
+//! flows may be; they are forgotten, and the notes are taken out. What a kill leaves in the sets is found by the next look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Element, Elements, Mapping};
+use super::begin::{Beginning, Prefixes};
+use super::{Element, Elements, Firewall, Mapping, Role, Rules, Verdict};
+use crate::model::resource::Text;
 use crate::model::values::{Ports, Protocol};
 use crate::model::wire::FlowFacts;
 
-/// Where stale flows may be.
+/// Which flows may be stale.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Stale {
+pub enum Stale {
+    /// Those that were sent to where a mapping is, or was.
+    Sent(Sent),
+    /// Any of a family: the rules became tighter, and some could not begin any more.
+    Begun {
+        /// Whether of IPv6.
+        ipv6: bool,
+    },
+}
+
+/// Where flows of a mapping were sent to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Sent {
     /// The protocol.
     pub protocol: Protocol,
     /// Where they were sent to; unspecified: any address of the host.
@@ -27,7 +42,7 @@ pub struct Stale {
     pub to: IpAddr,
 }
 
-impl Stale {
+impl Sent {
     fn removed(mapping: &Mapping) -> Self {
         Self { to: mapping.target, ..Self::added(mapping) }
     }
@@ -52,7 +67,10 @@ impl Stale {
 /// As people read it in a plan: `udp 8080 -> 10.10.0.10`.
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, at, ports, to } = self;
+        let Sent { protocol, at, ports, to } = match self {
+            Self::Sent(sent) => sent,
+            Self::Begun { ipv6 } => return write!(f, "IPv{} that could not begin", if *ipv6 { 6 } else { 4 }),
+        };
         match (at.is_unspecified(), at) {
             (true, _) => write!(f, "{protocol} {ports}")?,
             (false, IpAddr::V4(at)) => write!(f, "{protocol} {at}:{ports}")?,
@@ -73,79 +91,101 @@ fn mapping(element: &Element) -> Option<&Mapping> {
     }
 }
 
-/// What is to be noted for a change of elements, sorted: the notes that are there, and those of each mapping that goes
-/// or comes.
-pub(super) fn stale(from: &Elements, to: &Elements) -> Vec<Stale> {
-    let removed = from.without(to).filter_map(mapping).map(Stale::removed);
+/// Whether less passes by one set of elements than by another: something that lets pass is gone, or something that stops
+/// is new. What conntrack never sees, the frames within a bridge, does not count.
+fn tighter(from: &Elements, to: &Elements) -> bool {
+    let lets_pass = |element: &Element| match element {
+        Element::Link(role, _) => matches!(role, Role::Open | Role::HostAccess | Role::Icc),
+        Element::Policy(verdict, _) => *verdict == Verdict::Allow,
+        Element::AllowFrom(_, listen) => to.contains(&Element::Limited(*listen)),
+        Element::Trusted(..) => true,
+        _ => false,
+    };
+    let stops = |element: &Element| match element {
+        Element::Link(role, _) => matches!(role, Role::Bridge | Role::Internal | Role::NoIcc),
+        Element::Policy(verdict, _) => *verdict == Verdict::Deny,
+        Element::Limited(_) => true,
+        _ => false,
+    };
+    from.without(to).any(lets_pass) || to.without(from).any(stops)
+}
+
+/// What is to be noted for a change of elements, sorted: the notes that are there, those of each mapping that goes or
+/// comes, and one for each family if the rules become tighter. Rules that were not there let through everything, and
+/// those that were altered nobody knows what.
+pub(super) fn stale(from: Option<&Firewall>, to: &Elements) -> Vec<Stale> {
+    let nothing = Elements::default();
+    let intact = from.is_some_and(|from| from.rules == Rules::Intact);
+    let from = from.map_or(&nothing, |from| &from.elements);
+    let removed = from.without(to).filter_map(mapping).map(Sent::removed).map(Stale::Sent);
     let mut notes: Vec<Stale> = from.notes().copied().chain(removed).collect();
-    let mut added: Vec<Stale> = to.without(from).filter_map(mapping).map(Stale::added).collect();
+    let mut added: Vec<Sent> = to.without(from).filter_map(mapping).map(Sent::added).collect();
     added.sort_unstable();
     added.dedup_by(|next, last| last.joins(next));
-    notes.extend(added);
+    notes.extend(added.into_iter().map(Stale::Sent));
+    if !intact || tighter(from, to) {
+        let ours = |element: &Element| if let Element::Subnet(net) = element { Some(net.addr().is_ipv6()) } else { None };
+        notes.extend(to.iter().filter_map(ours).map(|ipv6| Stale::Begun { ipv6 }));
+    }
     notes.sort_unstable();
     notes.dedup();
     notes
 }
 
-/// Notes, and the mappings as they now are: together they say of each flow whether it is to be forgotten.
+/// Notes, and the rules as they now are: together they say of each flow whether it is to be forgotten.
 #[derive(Clone, Debug, Default)]
 pub struct Flows {
     /// By protocol and address, sorted by first port, with the width of the widest.
-    notes: BTreeMap<(Protocol, IpAddr), (Vec<Stale>, u16)>,
+    notes: BTreeMap<(Protocol, IpAddr), (Vec<Sent>, u16)>,
     /// By protocol, address and first port; those of one protocol and address do not overlap.
     mappings: BTreeMap<(Protocol, IpAddr, u16), Mapping>,
-    subnets: Vec<IpNet>,
+    subnets: Prefixes<()>,
+    /// Whether flows of IPv4, and of IPv6, are to be judged by the rules.
+    begun: [bool; 2],
+    rules: Option<Firewall>,
 }
 
 impl Flows {
-    /// The flows at `notes`, sorted, that `elements` mean otherwise.
-    pub(super) fn new(notes: &[Stale], elements: &Elements) -> Self {
+    /// The flows at `notes`, sorted, that a firewall means otherwise.
+    pub(super) fn new(notes: &[Stale], firewall: &Firewall) -> Self {
         let mut flows = Self::default();
         for note in notes {
-            let (at, widest) = flows.notes.entry((note.protocol, note.at)).or_default();
-            *widest = (*widest).max(note.ports.last - note.ports.first);
-            at.push(*note);
+            match note {
+                Stale::Sent(sent) => {
+                    let (at, widest) = flows.notes.entry((sent.protocol, sent.at)).or_default();
+                    *widest = (*widest).max(sent.ports.last - sent.ports.first);
+                    at.push(*sent);
+                }
+                Stale::Begun { ipv6 } => flows.begun[usize::from(*ipv6)] = true,
+            }
         }
-        for element in elements.iter() {
+        for element in firewall.elements.iter() {
             match element {
                 Element::Publish(mapping) => {
-                    let Stale { protocol, at, ports, .. } = Stale::added(mapping);
+                    let Sent { protocol, at, ports, .. } = Sent::added(mapping);
                     flows.mappings.insert((protocol, at, ports.first), *mapping);
                 }
-                Element::Subnet(net) => flows.subnets.push(*net),
+                Element::Subnet(net) => *flows.subnets.entry(net) = (),
                 _ => {}
             }
         }
+        flows.rules = flows.begun.contains(&true).then(|| firewall.clone());
         flows
     }
 
-    /// Whether conntrack is to forget a flow: one at a note that is mapped by an entry of ours that is no more, or that
-    /// an entry of ours should map and that goes to the host itself. Of the latter a connection that stands is left alone:
-    /// whoever on the host has it was there before.
-    pub fn is_stale(&self, flow: &FlowFacts) -> bool {
-        let (address, port) = flow.destination;
-        let any = unspecified(address.is_ipv6());
-        let means = self.mapped(flow.protocol, address, port).or_else(|| {
-            let local = flow.mapped || flow.local;
-            self.mapped(flow.protocol, any, port).filter(|_| local)
-        });
-        if means == Some(flow.answers) {
-            return false;
+    /// The same on a host with such addresses on its links.
+    pub fn on(&self, addresses: &[(Text, IpNet)]) -> FlowsOnHost<'_> {
+        FlowsOnHost {
+            flows: self,
+            local: addresses.iter().map(|(_, address)| address.addr()).collect(),
+            beginning: self.rules.as_ref().map(|rules| Beginning::new(rules, addresses)),
         }
-        let into_ours = |address: &IpAddr| self.subnets.iter().any(|net| net.contains(address));
-        let stale = |note: &Stale| match (note.to.is_unspecified(), flow.mapped) {
-            (false, mapped) => mapped && note.to == flow.answers.0,
-            (true, true) => into_ours(&flow.answers.0),
-            (true, false) => means.is_some() && (flow.protocol == Protocol::Udp || !flow.assured),
-        };
-        let at_any = flow.mapped || flow.local;
-        self.at(flow.protocol, address, port).any(stale) || at_any && self.at(flow.protocol, any, port).any(stale)
     }
 
     /// Notes of a protocol and address that hold a port.
-    fn at(&self, protocol: Protocol, address: IpAddr, port: u16) -> impl Iterator<Item = &Stale> {
+    fn at(&self, protocol: Protocol, address: IpAddr, port: u16) -> impl Iterator<Item = &Sent> {
         let (notes, widest) =
-            self.notes.get(&(protocol, address)).map_or((&[] as &[Stale], 0), |(notes, widest)| (notes, *widest));
+            self.notes.get(&(protocol, address)).map_or((&[] as &[Sent], 0), |(notes, widest)| (notes, *widest));
         let begun = notes.partition_point(|note| note.ports.first <= port);
         let near = notes[..begun].iter().rev().take_while(move |note| port - note.ports.first <= widest);
         near.filter(move |note| note.ports.last >= port)
@@ -154,8 +194,59 @@ impl Flows {
     /// Where a mapping at an address leads.
     fn mapped(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<(IpAddr, u16)> {
         let (_, mapping) = self.mappings.range(..=(protocol, address, port)).next_back()?;
-        let here = mapping.protocol == protocol && Stale::added(mapping).at == address && mapping.ports.last >= port;
+        let here = mapping.protocol == protocol && Sent::added(mapping).at == address && mapping.ports.last >= port;
         here.then_some((mapping.target, mapping.port.unwrap_or(port)))
+    }
+}
+
+/// What is to be forgotten on a host.
+#[derive(Debug)]
+pub struct FlowsOnHost<'a> {
+    flows: &'a Flows,
+    local: BTreeSet<IpAddr>,
+    beginning: Option<Beginning>,
+}
+
+impl FlowsOnHost<'_> {
+    /// Whether conntrack is to forget a flow.
+    pub fn is_stale(&self, flow: &FlowFacts) -> bool {
+        self.is_mapped_otherwise(flow) || self.could_not_begin(flow)
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.local.contains(&address)
+    }
+
+    /// Whether it is a flow at a note that is mapped by an entry of ours that is no more, or that an entry of ours should
+    /// map and that goes to the host itself. Of the latter a connection that stands is left alone: whoever on the host
+    /// has it was there before.
+    fn is_mapped_otherwise(&self, flow: &FlowFacts) -> bool {
+        let (flows, (address, port)) = (self.flows, flow.destination);
+        let Some(protocol) = flow.protocol else { return false };
+        let any = unspecified(address.is_ipv6());
+        let at_any = flow.mapped || self.is_local(address);
+        let means = flows
+            .mapped(protocol, address, port)
+            .or_else(|| flows.mapped(protocol, any, port).filter(|_| at_any));
+        if means == Some(flow.answers) {
+            return false;
+        }
+        let stale = |note: &Sent| match (note.to.is_unspecified(), flow.mapped) {
+            (false, mapped) => mapped && note.to == flow.answers.0,
+            (true, true) => flows.subnets.longest(flow.answers.0).is_some(),
+            (true, false) => means.is_some() && (protocol == Protocol::Udp || !flow.assured),
+        };
+        flows.at(protocol, address, port).any(stale) || at_any && flows.at(protocol, any, port).any(stale)
+    }
+
+    /// Whether it is a flow of our networks that could not begin any more. One that another flow led to, as FTP's data,
+    /// did not begin by itself.
+    fn could_not_begin(&self, flow: &FlowFacts) -> bool {
+        let Some(beginning) = self.beginning.as_ref().filter(|_| !flow.related) else { return false };
+        let ends = [flow.source, flow.destination.0, flow.answers.0];
+        self.flows.begun[usize::from(flow.source.is_ipv6())]
+            && ends.iter().any(|end| self.flows.subnets.longest(*end).is_some())
+            && !beginning.possible(flow, &self.flows.subnets, &|address| self.is_local(address))
     }
 }
 
@@ -177,21 +268,25 @@ mod tests {
     fn flow(to: (&str, u16), answers: (&str, u16)) -> FlowFacts {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let (destination, answers) = ((address(to.0), to.1), (address(answers.0), answers.1));
-        FlowFacts {
-            protocol: Protocol::Udp,
-            destination,
-            answers,
-            mapped: destination != answers,
-            assured: true,
-            local: to.0.starts_with("192.0.2."),
-        }
+        let (source, mapped) = (address("198.51.100.9"), destination != answers);
+        FlowFacts { protocol: Some(Protocol::Udp), source, destination, answers, mapped, assured: true, related: false }
+    }
+
+    /// A firewall of one network with these mappings.
+    fn firewall(publishes: &[Element]) -> Firewall {
+        let elements = elements(publishes);
+        Firewall { table: "netrec-t".into(), rules: Rules::Intact, elements }
+    }
+
+    fn host() -> [(Text, IpNet); 1] {
+        [("up0".into(), "192.0.2.1/24".parse().expect("an address"))]
     }
 
     /// Which of some flows a change makes stale.
     fn told(from: &[Element], to: &[Element], flows: &[FlowFacts]) -> Vec<bool> {
-        let (from, to) = (elements(from), elements(to));
-        let changed = Flows::new(&stale(&from, &to), &to);
-        flows.iter().map(|flow| changed.is_stale(flow)).collect()
+        let (from, to) = (firewall(from), firewall(to));
+        let changed = Flows::new(&stale(Some(&from), &to.elements), &to);
+        flows.iter().map(|flow| changed.on(&host()).is_stale(flow)).collect()
     }
 
     #[test]
@@ -219,7 +314,7 @@ mod tests {
             flow(("192.0.2.1", 53), ("172.17.0.2", 53)),      // mapped by others
             flow(("192.0.2.1", 53), ("10.10.0.11", 53)),      // mapped by us, before the rules were flushed
             flow(("192.0.2.1", 53), ("10.10.0.10", 53)),
-            FlowFacts { protocol: Protocol::Tcp, ..flow(("192.0.2.1", 53), ("192.0.2.1", 53)) },
+            FlowFacts { protocol: Some(Protocol::Tcp), ..flow(("192.0.2.1", 53), ("192.0.2.1", 53)) },
         ];
         let wild = publish(None, "53", "10.10.0.10", Some(53));
         assert_eq!(told(&[], std::slice::from_ref(&wild), &flows), [true, false, false, true, false, false]);
@@ -235,7 +330,7 @@ mod tests {
     fn ranges_are_one_note_and_hold_all_their_ports() {
         let range = publish(None, "1000-1999", "10.10.0.10", None);
         let single = publish(None, "1500", "10.10.0.11", Some(80));
-        let notes = stale(&elements(&[range.clone(), single]), &elements(&[]));
+        let notes = stale(Some(&firewall(&[range.clone(), single])), &elements(&[]));
         assert_eq!(notes.iter().map(ToString::to_string).collect::<Vec<_>>(), [
             "udp 1000-1999 -> 10.10.0.10",
             "udp 1500 -> 10.10.0.11"
@@ -245,10 +340,10 @@ mod tests {
             flow(("192.0.2.1", 1999), ("10.10.0.10", 1999)),
             flow(("192.0.2.1", 1500), ("10.10.0.11", 80)),
         ];
-        assert_eq!(flows.map(|flow| Flows::new(&notes, &elements(&[])).is_stale(&flow)), [true; 3]);
+        assert_eq!(flows.map(|flow| Flows::new(&notes, &firewall(&[])).on(&host()).is_stale(&flow)), [true; 3]);
         let many = (2000..3000).map(|port| publish(None, &port.to_string(), "10.10.0.10", Some(80)));
         let many: Vec<Element> = many.collect();
-        assert_eq!(stale(&elements(&[]), &elements(&many)).len(), 1);
-        assert_eq!(stale(&elements(&[range]), &elements(&many)).len(), 2);
+        assert_eq!(stale(Some(&firewall(&[])), &elements(&many)).len(), 1);
+        assert_eq!(stale(Some(&firewall(&[range])), &elements(&many)).len(), 2);
     }
 }

@@ -5,13 +5,16 @@
 //! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
 pub(super) mod attribute;
+mod begin;
 mod bridged;
 mod compare;
 pub(super) mod compile;
 mod definition;
 mod elements;
 mod evaluate;
+mod expression;
 mod flows;
+mod lookup;
 mod packet;
 mod policies;
 mod rules;
@@ -24,7 +27,7 @@ use nftables::schema::{NfListObject, Set};
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
 pub use self::evaluate::{Decision, Hook, Ruleset};
-pub use self::flows::{Flows, Stale};
+pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
 pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
 pub use self::tracing::tracing;
@@ -112,10 +115,8 @@ impl Firewall {
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
     /// of the flows they leave stale, those flows, and the notes again.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
-        let nothing = Elements::default();
-        let there = from.map_or(&nothing, |from| &from.elements);
-        let notes = flows::stale(there, &to.elements);
-        let flows = Flows::new(&notes, &to.elements);
+        let notes = flows::stale(from, &to.elements);
+        let flows = Flows::new(&notes, to);
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let elements: Elements = to.elements.iter().chain(notes.iter()).cloned().collect();
         let with_notes = Self { elements, ..to.clone() };

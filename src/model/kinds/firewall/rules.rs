@@ -191,6 +191,7 @@ impl Skeleton {
     fn leaving(&mut self) {
         // When a bridge is gone, what is meant for its subnet follows the default route, mapped or not.
         self.rule("leave", [is(oifname(), "lo"), RETURN]);
+        self.beginning();
         self.rule("leave", [is(oifname(), "@bridges"), RETURN]);
         self.rule("leave", [is(ip("daddr"), "@subnets4"), DROP]);
         self.rule("leave", [is(ip6("daddr"), "@subnets6"), DROP]);
@@ -205,6 +206,17 @@ impl Skeleton {
         self.rule("postrouting", [nfproto("ipv6"), is(iifname(), "@masquerade6"), MASQUERADE]);
         self.rule("postrouting", [nfproto("ipv4"), snat(NATFamily::IP, "@snat4")]);
         self.rule("postrouting", [nfproto("ipv6"), snat(NATFamily::IP6, "@snat6")]);
+    }
+
+    /// conntrack takes up a connection in the middle of it (`nf_conntrack_tcp_loose`), by whichever side speaks first. So
+    /// one that was forgotten, as it could not begin any more, would begin backwards: with an answer. The host's own are
+    /// judged here, too. Not frames within a bridge: there is no telling when `br_netfilter` begins to show them.
+    fn beginning(&mut self) {
+        let goes_on = || [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"])];
+        let mut rule = |of, verdict| self.rule("leave", goes_on().into_iter().chain([of, verdict]).collect::<Vec<_>>());
+        rule(is(concat(vec![iifname(), oifname()]), "@icc"), RETURN);
+        rule(is(iifname(), "@bridges"), DROP);
+        rule(is(oifname(), "@bridges"), DROP);
     }
 
     pub(super) fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {

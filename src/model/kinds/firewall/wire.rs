@@ -12,7 +12,7 @@ use nftables::types::NfFamily;
 use super::attribute::{self, Attr};
 use super::compile::{self, interface};
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
-use super::flows::Stale;
+use super::flows::{Sent, Stale};
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 use crate::model::wire::NftMessage;
@@ -113,11 +113,18 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
             let target = mapping.port.map_or_else(|| target.clone(), |port| target.clone().port(port));
             node(out, &key(mapping.ports.first), last, with_data.then_some(target));
         }
-        Element::Stale(Stale { protocol, at, ports, to }) => {
+        Element::Stale(Stale::Sent(Sent { protocol, at, ports, to })) => {
             let key = Key::default().address(*at).protocol(*protocol).port(ports.first).port(ports.last);
             node(out, &key.address(*to), None, None);
         }
+        // No protocol, no port and no address: no flow was sent there.
+        Element::Stale(Stale::Begun { ipv6 }) => node(out, &Key(vec![0; begun_key(*ipv6)]), None, None),
     }
+}
+
+/// Bytes of a note's key: two addresses, and a word each for the protocol and two ports.
+fn begun_key(ipv6: bool) -> usize {
+    if ipv6 { 2 * 16 + 12 } else { 2 * 4 + 12 }
 }
 
 fn node(out: &mut Vec<u8>, key: &Key, last: Option<Key>, gives: Option<Key>) {
@@ -234,10 +241,14 @@ impl<'a> Node<'a> {
             return Some(Element::Snat(key.link()?, data.address(ipv4)?));
         }
         if set.starts_with("stale") {
+            if self.key.len() == begun_key(!ipv4) && self.key.iter().all(|byte| *byte == 0) {
+                return Some(Element::Stale(Stale::Begun { ipv6: !ipv4 }));
+            }
             let (at, protocol) = (key.address(ipv4)?, key.protocol()?);
             let ports = Ports { first: key.port()?, last: key.port()? };
             let to = key.address(ipv4)?;
-            return (ports.first <= ports.last).then_some(Element::Stale(Stale { protocol, at, ports, to }));
+            let note = Stale::Sent(Sent { protocol, at, ports, to });
+            return (ports.first <= ports.last).then_some(Element::Stale(note));
         }
         let mut last = Fields(self.last.unwrap_or(self.key));
         if set.starts_with("hairpin") {
