@@ -79,21 +79,25 @@ fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).map_while(Result::ok).find(|(found, _)| *found == kind).map(|(_, content)| content)
 }
 
-/// A flow of a protocol that ports can be published of.
+/// What is said of a flow.
 fn flow(message: &[u8], local: &BTreeSet<IpAddr>) -> Option<FlowFacts> {
     let message = message.get(4..)?;
     let (original, reply) = (get(message, ORIGINAL)?, get(message, REPLY)?);
     let number = get(get(original, 2)?, 1)?.first()?;
-    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == *number)?;
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == *number);
     let status = get(message, STATUS)?.first_chunk().map(|status| u32::from_be_bytes(*status))?;
-    let destination = (address(original, true)?, port(original, true)?);
+    let number = |tuple, destination| protocol.map_or(Some(0), |_| port(tuple, destination));
+    let (source, destination) = (address(original, false)?, (address(original, true)?, number(original, true)?));
+    let is_local = |address: &IpAddr| local.contains(address) || address.is_loopback();
     Some(FlowFacts {
         protocol,
+        source,
+        own: is_local(&source),
         destination,
-        answers: (address(reply, false)?, port(reply, false)?),
+        answers: (address(reply, false)?, number(reply, false)?),
         mapped: status & DST_NAT != 0,
         assured: status & ASSURED != 0,
-        local: local.contains(&destination.0) || destination.0.is_loopback(),
+        local: is_local(&destination.0),
     })
 }
 

@@ -305,12 +305,16 @@ pub struct ListenerFacts {
     pub port: u16,
 }
 
-/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as published ports are concerned.
+/// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as rules of ours may have judged it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowFacts {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// Where its first packet was sent to.
+    /// The protocol, if ports can be published of it.
+    pub protocol: Option<Protocol>,
+    /// Where its first packet came from.
+    pub source: IpAddr,
+    /// Whether that is an address of the host.
+    pub own: bool,
+    /// Where its first packet was sent to; of a protocol without ports port 0.
     pub destination: (IpAddr, u16),
     /// Who is to answer: the source of the reply tuple.
     pub answers: (IpAddr, u16),

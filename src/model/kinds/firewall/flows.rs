@@ -2,15 +2,18 @@
 //! one was, whatever the maps say since, and a UDP flow lives for as long as somebody sends.
 //!
 //! The transaction that changes a mapping notes in the sets `stale4` and `stale6` where such flows may be; they are
-//! forgotten, and the notes are taken out. What a kill leaves in the sets is found by the next look.
+//! forgotten, and the notes are taken out. What a kill leaves in the sets is found by the next look. One note is of every
+//! flow: it stands in a table that was made anew, before which anything may have begun ([`super::judge`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{Element, Elements, Mapping};
+use super::judge::Judge;
+use super::{Element, Elements, Firewall, Mapping};
 use crate::model::values::{Ports, Protocol};
 use crate::model::wire::FlowFacts;
 
@@ -28,6 +31,14 @@ pub struct Stale {
 }
 
 impl Stale {
+    /// Every flow is to be judged by the rules as they now are; no port is 0.
+    pub(super) const EVERY: Self = Self {
+        protocol: Protocol::Tcp,
+        at: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ports: Ports { first: 0, last: 0 },
+        to: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+
     fn removed(mapping: &Mapping) -> Self {
         Self { to: mapping.target, ..Self::added(mapping) }
     }
@@ -53,6 +64,9 @@ impl Stale {
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { protocol, at, ports, to } = self;
+        if *self == Self::EVERY {
+            return f.write_str("all");
+        }
         match (at.is_unspecified(), at) {
             (true, _) => write!(f, "{protocol} {ports}")?,
             (false, IpAddr::V4(at)) => write!(f, "{protocol} {at}:{ports}")?,
@@ -95,18 +109,21 @@ pub struct Flows {
     /// By protocol, address and first port; those of one protocol and address do not overlap.
     mappings: BTreeMap<(Protocol, IpAddr, u16), Mapping>,
     subnets: Vec<IpNet>,
+    /// Whoever judges those that the rules may not have let begin.
+    judge: Option<Arc<Judge>>,
 }
 
 impl Flows {
-    /// The flows at `notes`, sorted, that `elements` mean otherwise.
-    pub(super) fn new(notes: &[Stale], elements: &Elements) -> Self {
-        let mut flows = Self::default();
-        for note in notes {
+    /// The flows at `notes`, sorted, that a firewall means otherwise.
+    pub(super) fn new(notes: &[Stale], firewall: &Firewall) -> Self {
+        let judge = notes.contains(&Stale::EVERY).then(|| Arc::new(Judge::new(firewall)));
+        let mut flows = Self { judge, ..Self::default() };
+        for note in notes.iter().filter(|note| **note != Stale::EVERY) {
             let (at, widest) = flows.notes.entry((note.protocol, note.at)).or_default();
             *widest = (*widest).max(note.ports.last - note.ports.first);
             at.push(*note);
         }
-        for element in elements.iter() {
+        for element in firewall.elements.iter() {
             match element {
                 Element::Publish(mapping) => {
                     let Stale { protocol, at, ports, .. } = Stale::added(mapping);
@@ -119,15 +136,21 @@ impl Flows {
         flows
     }
 
-    /// Whether conntrack is to forget a flow: one at a note that is mapped by an entry of ours that is no more, or that
+    /// Whether conntrack is to forget a flow: it is mapped otherwise than it should be, or would not have begun.
+    pub fn is_stale(&self, flow: &FlowFacts) -> bool {
+        let mapped = flow.protocol.is_some_and(|protocol| self.is_mapped_otherwise(protocol, flow));
+        mapped || self.judge.as_ref().is_some_and(|judge| !judge.lets_begin(flow))
+    }
+
+    /// Whether it is one at a note that is mapped by an entry of ours that is no more, or that
     /// an entry of ours should map and that goes to the host itself. Of the latter a connection that stands is left alone:
     /// whoever on the host has it was there before.
-    pub fn is_stale(&self, flow: &FlowFacts) -> bool {
+    fn is_mapped_otherwise(&self, protocol: Protocol, flow: &FlowFacts) -> bool {
         let (address, port) = flow.destination;
         let any = unspecified(address.is_ipv6());
-        let means = self.mapped(flow.protocol, address, port).or_else(|| {
+        let means = self.mapped(protocol, address, port).or_else(|| {
             let local = flow.mapped || flow.local;
-            self.mapped(flow.protocol, any, port).filter(|_| local)
+            self.mapped(protocol, any, port).filter(|_| local)
         });
         if means == Some(flow.answers) {
             return false;
@@ -136,10 +159,10 @@ impl Flows {
         let stale = |note: &Stale| match (note.to.is_unspecified(), flow.mapped) {
             (false, mapped) => mapped && note.to == flow.answers.0,
             (true, true) => into_ours(&flow.answers.0),
-            (true, false) => means.is_some() && (flow.protocol == Protocol::Udp || !flow.assured),
+            (true, false) => means.is_some() && (protocol == Protocol::Udp || !flow.assured),
         };
         let at_any = flow.mapped || flow.local;
-        self.at(flow.protocol, address, port).any(stale) || at_any && self.at(flow.protocol, any, port).any(stale)
+        self.at(protocol, address, port).any(stale) || at_any && self.at(protocol, any, port).any(stale)
     }
 
     /// Notes of a protocol and address that hold a port.
@@ -178,7 +201,9 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().expect("an address");
         let (destination, answers) = ((address(to.0), to.1), (address(answers.0), answers.1));
         FlowFacts {
-            protocol: Protocol::Udp,
+            protocol: Some(Protocol::Udp),
+            source: address(if to.0.contains(':') { "2001:db8::9" } else { "203.0.113.9" }),
+            own: false,
             destination,
             answers,
             mapped: destination != answers,
@@ -187,10 +212,14 @@ mod tests {
         }
     }
 
+    fn firewall(elements: Elements) -> Firewall {
+        Firewall { elements, ..Firewall::new("shop", &[], &[]) }
+    }
+
     /// Which of some flows a change makes stale.
     fn told(from: &[Element], to: &[Element], flows: &[FlowFacts]) -> Vec<bool> {
         let (from, to) = (elements(from), elements(to));
-        let changed = Flows::new(&stale(&from, &to), &to);
+        let changed = Flows::new(&stale(&from, &to), &firewall(to));
         flows.iter().map(|flow| changed.is_stale(flow)).collect()
     }
 
@@ -219,7 +248,7 @@ mod tests {
             flow(("192.0.2.1", 53), ("172.17.0.2", 53)),      // mapped by others
             flow(("192.0.2.1", 53), ("10.10.0.11", 53)),      // mapped by us, before the rules were flushed
             flow(("192.0.2.1", 53), ("10.10.0.10", 53)),
-            FlowFacts { protocol: Protocol::Tcp, ..flow(("192.0.2.1", 53), ("192.0.2.1", 53)) },
+            FlowFacts { protocol: Some(Protocol::Tcp), ..flow(("192.0.2.1", 53), ("192.0.2.1", 53)) },
         ];
         let wild = publish(None, "53", "10.10.0.10", Some(53));
         assert_eq!(told(&[], std::slice::from_ref(&wild), &flows), [true, false, false, true, false, false]);
@@ -245,7 +274,7 @@ mod tests {
             flow(("192.0.2.1", 1999), ("10.10.0.10", 1999)),
             flow(("192.0.2.1", 1500), ("10.10.0.11", 80)),
         ];
-        assert_eq!(flows.map(|flow| Flows::new(&notes, &elements(&[])).is_stale(&flow)), [true; 3]);
+        assert_eq!(flows.map(|flow| Flows::new(&notes, &firewall(elements(&[]))).is_stale(&flow)), [true; 3]);
         let many = (2000..3000).map(|port| publish(None, &port.to_string(), "10.10.0.10", Some(80)));
         let many: Vec<Element> = many.collect();
         assert_eq!(stale(&elements(&[]), &elements(&many)).len(), 1);
