@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use self::directories::{Directories, around};
+use self::directories::{Directories, Sign, around};
 use self::hook::{Change, Hook};
 use self::looker::Looker;
 use self::notice::Manager;
@@ -68,7 +68,7 @@ pub(super) struct Watch {
     /// Read the files that often, even if nothing happens to them.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     poll_every: Duration,
-    /// Read the files when nothing has happened to them for so long.
+    /// Read the files when nothing has happened to them for so long, or when something did for ten times as long.
     #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = duration)]
     debounce: Duration,
     /// Answer GET /metrics (Prometheus) and /healthz there: a loopback ADDRESS:PORT, or unix:PATH.
@@ -227,7 +227,7 @@ impl Service {
                     self.reading.disturbed(self.now());
                 }
                 Happening::Namespaces => {
-                    self.ears.namespaces.watch(self.vigil.directories().into_iter());
+                    self.ears.namespaces.watch(self.vigil.signs().into_iter());
                     self.vigil.wake(self.now());
                 }
                 Happening::Seen(sight) => {
@@ -284,11 +284,10 @@ impl Service {
     }
 
     fn listen_to_files(&mut self) {
-        let mut files: Vec<PathBuf> = self.paths.clone();
-        files.extend(self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default()));
-        let directories = self.paths.iter().filter(|path| path.is_dir()).cloned();
-        let around = files.iter().flat_map(|file| around(file));
-        self.ears.files.watch(directories.chain(around));
+        let files = self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default());
+        let entries = self.paths.iter().cloned().chain(files).flat_map(|file| around(&file));
+        let directories = self.paths.iter().filter(|path| path.is_dir());
+        self.ears.files.watch(entries.chain(directories.map(|path| Sign::In(path.clone(), load::counts))));
     }
 
     /// Reads the files, and follows what they say if it stays.
@@ -328,7 +327,7 @@ impl Service {
     fn follow(&mut self, content: Content) {
         self.vigil.turn_to(&content);
         self.looker.hears_of_names();
-        self.ears.namespaces.watch(self.vigil.directories().into_iter());
+        self.ears.namespaces.watch(self.vigil.signs().into_iter());
         self.watcher.accept(content, self.now());
     }
 
