@@ -306,6 +306,7 @@ pub struct ListenerFacts {
 }
 
 /// A flow of conntrack (`CTA_*` in `linux/netfilter/nfnetlink_conntrack.h`), as far as rules of ours may have judged it.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that conntrack says or does not say")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowFacts {
     /// The protocol, if ports can be published of it.
