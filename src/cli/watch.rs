@@ -33,6 +33,7 @@ use super::failure::Failure;
 use super::load::{self, Loaded, load};
 use super::{Exit, Input};
 use crate::apply::NoPlan;
+use crate::apply::confirm::guard;
 use crate::apply::history::{History, Record};
 use crate::apply::watch::event::Event;
 use crate::apply::watch::reading::{Finding, Patience, Reading, is_cut_off};
@@ -113,6 +114,7 @@ struct Ears {
     netfilter: AsyncFd<Listener>,
     files: Directories,
     namespaces: Directories,
+    decisions: Directories,
     questions: mpsc::Receiver<Asked>,
     hang_up: Signal,
     terminate: Signal,
@@ -148,6 +150,8 @@ enum Happening {
     Announced(Result<Heard, KernelError>),
     Files,
     Namespaces,
+    /// What waits to be confirmed began to wait, or was decided.
+    Decided,
     Seen(Option<Sight>),
     Asked(Asked),
     Reload,
@@ -177,6 +181,7 @@ impl Service {
             netfilter: polled(netfilter)?,
             files: Directories::new(),
             namespaces: Directories::new(),
+            decisions: Directories::new(),
             questions,
             hang_up: of(SignalKind::hangup())?,
             terminate: of(SignalKind::terminate())?,
@@ -208,6 +213,7 @@ impl Service {
         };
         service.follow(Content::new(loaded.topology, loaded.sources));
         service.listen_to_files();
+        service.ears.decisions.watch(around(&guard::socket(&service.topology)).into_iter());
         // What was saved while we were getting ready.
         service.reading.urge(Clock::ZERO);
         Ok(service)
@@ -230,6 +236,7 @@ impl Service {
                     self.ears.namespaces.watch(self.vigil.signs().into_iter());
                     self.vigil.wake(self.now());
                 }
+                Happening::Decided => self.watcher.urge(self.now()),
                 Happening::Seen(sight) => {
                     let gone = || Failure::new(Exit::Unexpected, Diagnostic::new("the looking thread has ended"));
                     self.seen(sight.ok_or_else(gone)?);
@@ -434,6 +441,7 @@ impl Ears {
             heard = hear(&mut self.netfilter) => Happening::Announced(heard),
             () = self.files.woken() => Happening::Files,
             () = self.namespaces.woken() => Happening::Namespaces,
+            () = self.decisions.woken() => Happening::Decided,
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.hang_up.recv() => Happening::Reload,
             _ = self.terminate.recv() => Happening::End,
