@@ -260,6 +260,51 @@ fn containers_come_and_go() {
     });
 }
 
+/// Linux gives the number and the inode of a namespace that is gone to the next one, be it one of ours or not.
+#[test]
+fn numbers_of_namespaces_are_used_again() {
+    world::run(|| {
+        let waiting = SHOP.replace("netns = \"db\"", "netns = \"db\"\ncreate = false");
+        let waiting = waiting.replace("netns = \"api\"", "netns = \"api\"\ncreate = false");
+        let watcher = Watcher::of(&waiting, &["--look-every", "1h"]);
+        let has = |netns: &str, address: &str| sh(&format!("ip -n {netns} -br address show")).contains(address);
+        let healed = |what: &str| {
+            for (netns, address) in [("api", "10.10.0.10/24"), ("db", "10.10.0.20/24")] {
+                wait_for(|| has(netns, address)).unwrap_or_else(|| panic!("{netns} {what}"));
+            }
+        };
+        let stranger = "ip netns add stranger; ip netns set stranger auto; ip -n stranger link set lo up";
+        sh("ip netns add api; ip netns add db");
+        healed("is attached");
+        let turns = [
+            format!("ip netns delete api; {stranger}; ip netns add api"),
+            "ip netns delete db; ip netns add db; ip netns delete stranger".into(),
+            format!("ip netns delete api; ip netns delete db; {stranger}; ip netns add db; ip netns add api"),
+            "ip netns delete stranger; ip netns delete api; ip netns add api".into(),
+        ];
+        for (number, turn) in turns.iter().cycle().take(4 * turns.len()).enumerate() {
+            // What is undone too often would be left alone, but for somebody who changes the file.
+            let accepted = watcher.counter("accepted");
+            fs::write(FILE, format!("{waiting}# {number}\n")).unwrap();
+            watcher.until(|standing| standing["counters"]["accepted"].as_u64() > Some(accepted));
+            // It may hear of all that as it happens, or at once.
+            let held_up = number % 2 == 1;
+            if held_up {
+                watcher.signal(Signal::SIGSTOP);
+            }
+            sh(turn);
+            if held_up {
+                watcher.signal(Signal::SIGCONT);
+            }
+            healed(&format!("is attached anew after `{turn}`"));
+            for (netns, address) in [("db", "10.10.0.20/24"), ("api", "10.10.0.10/24")] {
+                sh(&format!("ip -n {netns} address delete {address} dev eth0"));
+                healed(&format!("is heard after `{turn}`"));
+            }
+        }
+    });
+}
+
 #[test]
 fn a_process_is_attached_when_it_is_there() {
     world::run(|| {
