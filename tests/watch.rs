@@ -8,7 +8,7 @@ mod world;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -208,6 +208,31 @@ fn killed_and_started_again_it_goes_on() {
         // Once more if the one before was killed before it had healed.
         let plan = entry["plan"].to_string();
         assert!(plan.contains("br-front (3 times)") || plan.contains("br-front (4 times)"), "{entry:#}");
+    });
+}
+
+/// A service manager would wait for it in vain, and end it: there is nothing that time alone will better.
+#[test]
+fn one_that_is_refused_at_its_start_is_ready_and_says_why() {
+    world::run(|| {
+        let manager = UnixDatagram::bind("/run/notify").unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut said = String::new();
+        let mut says = |words: &[&str]| {
+            while !words.iter().all(|word| said.contains(word)) {
+                let mut bytes = [0; 4096];
+                let length = manager.recv(&mut bytes).unwrap_or_else(|error| panic!("{words:?} in {said}: {error}"));
+                said += &format!("{}\n", std::str::from_utf8(&bytes[..length]).unwrap());
+            }
+        };
+        sh("ip link add br-front type bridge; mkdir /run/files");
+        fs::write(FILE, SHOP).unwrap();
+        let watcher = Watcher::start_in(&[("NOTIFY_SOCKET", "/run/notify")], FILE, "shop", &[]);
+        says(&["READY=1", "STATUS=degraded: ", "br-front"]);
+        sh("ip link delete br-front");
+        watcher.signal(Signal::SIGHUP);
+        says(&["STATUS=in sync"]);
+        settled();
     });
 }
 

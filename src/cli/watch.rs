@@ -345,7 +345,7 @@ impl Service {
             self.mouth.manager.say("WATCHDOG=1");
         }
         let standing = self.watcher.standing(self.now());
-        if std::mem::take(&mut self.reloading) || (!self.mouth.ready && is_reached(standing.state)) {
+        if std::mem::take(&mut self.reloading) || (!self.mouth.ready && looked && is_verdict(standing.state)) {
             self.mouth.ready = true;
             self.mouth.manager.say("READY=1");
         }
@@ -406,8 +406,9 @@ impl Service {
             self.mouth.teller.tell(event, now);
             self.mouth.tally.note(event, now);
             if let Event::State { from, to } = *event {
-                self.mouth.manager.say(&format!("STATUS={to}"));
                 let reason = self.watcher.standing(now).reason;
+                let why = reason.iter().filter_map(|reason| reason.lines().next());
+                self.mouth.manager.say(&why.fold(format!("STATUS={to}"), |said, why| format!("{said}: {why}")));
                 if let Some(hook) = &self.mouth.hook {
                     hook.run(Change { topology: self.topology.clone(), from, to, reason });
                 }
@@ -416,9 +417,10 @@ impl Service {
     }
 }
 
-/// Whether all was done that could be.
-fn is_reached(state: State) -> bool {
-    matches!(state, State::InSync | State::Pending)
+/// Whether all was done that can be for now: what is refused, fails or is contested does not get better by waiting, and
+/// whoever started us learns of it from the status.
+fn is_verdict(state: State) -> bool {
+    !matches!(state, State::Starting | State::Drifted)
 }
 
 /// The same for the same text in the same files, and for the same reason not to be read.
