@@ -76,6 +76,29 @@ fn a_second_apply_writes_nothing() {
     });
 }
 
+/// On a host that forwards nothing, and on one whose firewall and bridge somebody has taken away.
+#[test]
+fn the_drops_stand_before_anything_is_let_through() {
+    in_private_namespaces(|| {
+        fs::write("/run/t.toml", STAYS).unwrap();
+        for beforehand in ["true", "nft flush ruleset; ip link delete $(ip -br link show type bridge | cut -d' ' -f1)"]
+        {
+            run(&format!(
+                "{beforehand}; sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+                strace -f -y -qq -e trace=sendto,write -o /run/trace {BIN} apply --yes /run/t.toml"
+            ));
+            let trace = fs::read_to_string("/run/trace").unwrap();
+            // A transaction is done when the call returns; of all, only that of the topology's tables makes sets.
+            let at =
+                |word| trace.lines().position(|line| line.contains(word)).unwrap_or_else(|| panic!("{word}: {trace}"));
+            let drops = at("NFT_MSG_NEWSET,");
+            for opens in ["/ipv4/ip_forward>, \"1\"", "/ipv6/conf/all/forwarding>, \"1\"", "/route_localnet>, \"1\""] {
+                assert!(drops < at(opens), "{opens}: {trace}");
+            }
+        }
+    });
+}
+
 /// The traced calls that change anything, shortened: requests that are no questions, files opened for writing, all but
 /// output.
 fn writes(trace: &str) -> Vec<String> {

@@ -1,12 +1,16 @@
 //! The files that `netrec watch` follows, on the real kernel: every saved content is followed once, and nothing bad that
 //! happens to the files deletes anything.
 
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
 mod watched;
 mod world;
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 use std::time::Duration;
 
 use watched::{FILE, NETREC, SHOP, Watcher, is_as, settled};
@@ -109,6 +113,53 @@ fn every_truncation_deletes_nothing() {
         assert_eq!(links(), before);
         sh(&format!("{NETREC} apply {FILE}"));
         assert_ne!(links(), before);
+    });
+}
+
+/// Runs a test while somebody writes without a pause.
+fn in_a_storm(file: &str, text: &str, scene: impl FnOnce()) {
+    let mut writer = Command::new("sh")
+        .args(["-c", "while :; do printf %s \"$2\" >\"$1\"; sleep 0.002; done", "sh", file, text])
+        .spawn()
+        .unwrap();
+    let result = catch_unwind(AssertUnwindSafe(scene));
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    result.unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+fn mtu_is(mtu: u32) -> bool {
+    sh("ip link show br-front").contains(&format!(" mtu {mtu} "))
+}
+
+#[test]
+fn what_is_none_of_its_files_is_not_waited_for() {
+    world::run(|| {
+        // Ten times as long is more than is waited for below.
+        let watcher = Watcher::of(SHOP, &["--poll-every", "1h", "--debounce", "2500ms"]);
+        in_a_storm("/run/files/other.toml", "nonsense", || {
+            fs::write(FILE, SHOP.replace("mtu = 1500", "mtu = 1400")).unwrap();
+            watcher.until(|_| mtu_is(1400));
+        });
+    });
+    world::run(|| {
+        fs::create_dir("/run/files").unwrap();
+        fs::write(FILE, SHOP).unwrap();
+        let watcher = Watcher::start("/run/files", "shop", &["--poll-every", "1h", "--debounce", "2500ms"]);
+        watcher.until(|standing| standing["state"] == "in_sync");
+        in_a_storm("/run/files/.shop.toml.swp", "nonsense", || {
+            let more = "[networks.more]\ndriver = \"bridge\"\nbridge.name = \"br-more\"\n";
+            fs::write("/run/files/more.toml", more).unwrap();
+            watcher.until(|_| sh("ip -br link show type bridge").contains("br-more"));
+        });
+    });
+}
+
+#[test]
+fn a_file_that_is_written_all_the_time_is_read_nevertheless() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--poll-every", "1h"]);
+        in_a_storm(FILE, &SHOP.replace("mtu = 1500", "mtu = 1400"), || drop(watcher.until(|_| mtu_is(1400))));
     });
 }
 

@@ -8,7 +8,7 @@ mod world;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -211,6 +211,31 @@ fn killed_and_started_again_it_goes_on() {
     });
 }
 
+/// A service manager would wait for it in vain, and end it: there is nothing that time alone will better.
+#[test]
+fn one_that_is_refused_at_its_start_is_ready_and_says_why() {
+    world::run(|| {
+        let manager = UnixDatagram::bind("/run/notify").unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut said = String::new();
+        let mut says = |words: &[&str]| {
+            while !words.iter().all(|word| said.contains(word)) {
+                let mut bytes = [0; 4096];
+                let length = manager.recv(&mut bytes).unwrap_or_else(|error| panic!("{words:?} in {said}: {error}"));
+                said += &format!("{}\n", std::str::from_utf8(&bytes[..length]).unwrap());
+            }
+        };
+        sh("ip link add br-front type bridge; mkdir /run/files");
+        fs::write(FILE, SHOP).unwrap();
+        let watcher = Watcher::start_in(&[("NOTIFY_SOCKET", "/run/notify")], FILE, "shop", &[]);
+        says(&["READY=1", "STATUS=degraded: ", "br-front"]);
+        sh("ip link delete br-front");
+        watcher.signal(Signal::SIGHUP);
+        says(&["STATUS=in sync"]);
+        settled();
+    });
+}
+
 #[test]
 fn suspended_it_writes_nothing() {
     world::run(|| {
@@ -257,6 +282,51 @@ fn containers_come_and_go() {
         watcher.until(|standing| standing["pending"]["api"].is_null());
         sh("ip netns delete api; ip netns add api");
         wait_for(|| sh("ip -n api address show").contains("10.10.0.10/24")).expect("the new one is attached");
+    });
+}
+
+/// Linux gives the number and the inode of a namespace that is gone to the next one, be it one of ours or not.
+#[test]
+fn numbers_of_namespaces_are_used_again() {
+    world::run(|| {
+        let waiting = SHOP.replace("netns = \"db\"", "netns = \"db\"\ncreate = false");
+        let waiting = waiting.replace("netns = \"api\"", "netns = \"api\"\ncreate = false");
+        let watcher = Watcher::of(&waiting, &["--look-every", "1h"]);
+        let has = |netns: &str, address: &str| sh(&format!("ip -n {netns} -br address show")).contains(address);
+        let healed = |what: &str| {
+            for (netns, address) in [("api", "10.10.0.10/24"), ("db", "10.10.0.20/24")] {
+                wait_for(|| has(netns, address)).unwrap_or_else(|| panic!("{netns} {what}"));
+            }
+        };
+        let stranger = "ip netns add stranger; ip netns set stranger auto; ip -n stranger link set lo up";
+        sh("ip netns add api; ip netns add db");
+        healed("is attached");
+        let turns = [
+            format!("ip netns delete api; {stranger}; ip netns add api"),
+            "ip netns delete db; ip netns add db; ip netns delete stranger".into(),
+            format!("ip netns delete api; ip netns delete db; {stranger}; ip netns add db; ip netns add api"),
+            "ip netns delete stranger; ip netns delete api; ip netns add api".into(),
+        ];
+        for (number, turn) in turns.iter().cycle().take(4 * turns.len()).enumerate() {
+            // What is undone too often would be left alone, but for somebody who changes the file.
+            let accepted = watcher.counter("accepted");
+            fs::write(FILE, format!("{waiting}# {number}\n")).unwrap();
+            watcher.until(|standing| standing["counters"]["accepted"].as_u64() > Some(accepted));
+            // It may hear of all that as it happens, or at once.
+            let held_up = number % 2 == 1;
+            if held_up {
+                watcher.signal(Signal::SIGSTOP);
+            }
+            sh(turn);
+            if held_up {
+                watcher.signal(Signal::SIGCONT);
+            }
+            healed(&format!("is attached anew after `{turn}`"));
+            for (netns, address) in [("db", "10.10.0.20/24"), ("api", "10.10.0.10/24")] {
+                sh(&format!("ip -n {netns} address delete {address} dev eth0"));
+                healed(&format!("is heard after `{turn}`"));
+            }
+        }
     });
 }
 

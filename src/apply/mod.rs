@@ -98,6 +98,8 @@ pub enum NoPlan {
     Invalid(Diagnostics),
     /// The topology contradicts what is live, or a safety rail holds.
     Refused(Diagnostics),
+    /// What was applied waits to be confirmed: until that is decided nothing is written.
+    Undecided(Diagnostics),
     /// The kernel could not be looked at, or has not what is needed.
     Unseen(KernelError),
     /// netrec is wrong: the plan would not do what it is for.
@@ -116,7 +118,7 @@ pub fn able(kernel: &mut impl Kernel, prepared: &Prepared) -> Result<(), NoPlan>
 impl std::fmt::Display for NoPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Invalid(findings) | Self::Refused(findings) => {
+            Self::Invalid(findings) | Self::Refused(findings) | Self::Undecided(findings) => {
                 let messages: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
                 f.write_str(&messages.join("; "))
             }

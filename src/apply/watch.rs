@@ -312,15 +312,16 @@ impl Watcher {
 
     fn hindered(&mut self, why: &NoPlan, text: String, now: Clock) {
         let unseen = matches!(why, NoPlan::Unseen(_));
+        let blamed = self.trying && !unseen && !matches!(why, NoPlan::Undecided(_));
         if self.held_up.as_ref() != Some(&text) {
             let kept = self.good.is_some() && !unseen;
             self.tell(Event::Rejected { reason: text.clone(), kept });
-            if self.trying && !unseen {
+            if blamed {
                 self.standing.counters.rejected += 1;
             }
             self.held_up = Some(text);
         }
-        if self.trying && !unseen {
+        if blamed {
             self.rejected = self.candidate.take();
             self.disturbed(now);
         } else {

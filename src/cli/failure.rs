@@ -59,6 +59,7 @@ impl Failure {
         match no_plan {
             NoPlan::Invalid(findings) => Self::invalid(findings, sources),
             NoPlan::Refused(findings) => Self::found(Exit::Refused, findings, sources),
+            NoPlan::Undecided(findings) => Self::found(Exit::Busy, findings, sources),
             NoPlan::Unseen(error) => Self::from(error),
             NoPlan::Flawed(flaw) => Self::from(flaw),
         }

@@ -67,17 +67,20 @@ pub(super) fn expand(path: &Path) -> Result<Vec<PathBuf>, String> {
     let failed = |error: std::io::Error| format!("cannot read directory `{}`: {error}", path.display());
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)? {
-        let file = entry.map_err(failed)?.path();
-        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && file.extension().is_some_and(|extension| extension == "toml") {
-            files.push(file);
-        }
+        files.push(entry.map_err(failed)?.path());
     }
+    files.retain(|file| counts(file));
     files.sort();
     if files.is_empty() {
         return Err(format!("directory `{}` has no `*.toml`", path.display()));
     }
     Ok(files)
+}
+
+/// Whether a file counts in a directory that is given as a whole.
+pub(super) fn counts(file: &Path) -> bool {
+    let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && file.extension().is_some_and(|extension| extension == "toml")
 }
 
 fn read(path: &Path) -> Result<String, String> {

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use self::directories::{Directories, around};
+use self::directories::{Directories, Sign, around};
 use self::hook::{Change, Hook};
 use self::looker::Looker;
 use self::notice::Manager;
@@ -33,6 +33,7 @@ use super::failure::Failure;
 use super::load::{self, Loaded, load};
 use super::{Exit, Input};
 use crate::apply::NoPlan;
+use crate::apply::confirm::guard;
 use crate::apply::history::{History, Record};
 use crate::apply::watch::event::Event;
 use crate::apply::watch::reading::{Finding, Patience, Reading, is_cut_off};
@@ -68,7 +69,7 @@ pub(super) struct Watch {
     /// Read the files that often, even if nothing happens to them.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     poll_every: Duration,
-    /// Read the files when nothing has happened to them for so long.
+    /// Read the files when nothing has happened to them for so long, or when something did for ten times as long.
     #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = duration)]
     debounce: Duration,
     /// Answer GET /metrics (Prometheus) and /healthz there: a loopback ADDRESS:PORT, or unix:PATH.
@@ -113,6 +114,7 @@ struct Ears {
     netfilter: AsyncFd<Listener>,
     files: Directories,
     namespaces: Directories,
+    decisions: Directories,
     questions: mpsc::Receiver<Asked>,
     hang_up: Signal,
     terminate: Signal,
@@ -148,6 +150,8 @@ enum Happening {
     Announced(Result<Heard, KernelError>),
     Files,
     Namespaces,
+    /// What waits to be confirmed began to wait, or was decided.
+    Decided,
     Seen(Option<Sight>),
     Asked(Asked),
     Reload,
@@ -177,6 +181,7 @@ impl Service {
             netfilter: polled(netfilter)?,
             files: Directories::new(),
             namespaces: Directories::new(),
+            decisions: Directories::new(),
             questions,
             hang_up: of(SignalKind::hangup())?,
             terminate: of(SignalKind::terminate())?,
@@ -208,6 +213,7 @@ impl Service {
         };
         service.follow(Content::new(loaded.topology, loaded.sources));
         service.listen_to_files();
+        service.ears.decisions.watch(around(&guard::socket(&service.topology)).into_iter());
         // What was saved while we were getting ready.
         service.reading.urge(Clock::ZERO);
         Ok(service)
@@ -227,9 +233,10 @@ impl Service {
                     self.reading.disturbed(self.now());
                 }
                 Happening::Namespaces => {
-                    self.ears.namespaces.watch(self.vigil.directories().into_iter());
+                    self.ears.namespaces.watch(self.vigil.signs().into_iter());
                     self.vigil.wake(self.now());
                 }
+                Happening::Decided => self.watcher.urge(self.now()),
                 Happening::Seen(sight) => {
                     let gone = || Failure::new(Exit::Unexpected, Diagnostic::new("the looking thread has ended"));
                     self.seen(sight.ok_or_else(gone)?);
@@ -284,11 +291,10 @@ impl Service {
     }
 
     fn listen_to_files(&mut self) {
-        let mut files: Vec<PathBuf> = self.paths.clone();
-        files.extend(self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default()));
-        let directories = self.paths.iter().filter(|path| path.is_dir()).cloned();
-        let around = files.iter().flat_map(|file| around(file));
-        self.ears.files.watch(directories.chain(around));
+        let files = self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default());
+        let entries = self.paths.iter().cloned().chain(files).flat_map(|file| around(&file));
+        let directories = self.paths.iter().filter(|path| path.is_dir());
+        self.ears.files.watch(entries.chain(directories.map(|path| Sign::In(path.clone(), load::counts))));
     }
 
     /// Reads the files, and follows what they say if it stays.
@@ -328,7 +334,7 @@ impl Service {
     fn follow(&mut self, content: Content) {
         self.vigil.turn_to(&content);
         self.looker.hears_of_names();
-        self.ears.namespaces.watch(self.vigil.directories().into_iter());
+        self.ears.namespaces.watch(self.vigil.signs().into_iter());
         self.watcher.accept(content, self.now());
     }
 
@@ -339,7 +345,7 @@ impl Service {
             self.mouth.manager.say("WATCHDOG=1");
         }
         let standing = self.watcher.standing(self.now());
-        if std::mem::take(&mut self.reloading) || (!self.mouth.ready && is_reached(standing.state)) {
+        if std::mem::take(&mut self.reloading) || (!self.mouth.ready && looked && is_verdict(standing.state)) {
             self.mouth.ready = true;
             self.mouth.manager.say("READY=1");
         }
@@ -400,8 +406,9 @@ impl Service {
             self.mouth.teller.tell(event, now);
             self.mouth.tally.note(event, now);
             if let Event::State { from, to } = *event {
-                self.mouth.manager.say(&format!("STATUS={to}"));
                 let reason = self.watcher.standing(now).reason;
+                let why = reason.iter().filter_map(|reason| reason.lines().next());
+                self.mouth.manager.say(&why.fold(format!("STATUS={to}"), |said, why| format!("{said}: {why}")));
                 if let Some(hook) = &self.mouth.hook {
                     hook.run(Change { topology: self.topology.clone(), from, to, reason });
                 }
@@ -410,9 +417,10 @@ impl Service {
     }
 }
 
-/// Whether all was done that could be.
-fn is_reached(state: State) -> bool {
-    matches!(state, State::InSync | State::Pending)
+/// Whether all was done that can be for now: what is refused, fails or is contested does not get better by waiting, and
+/// whoever started us learns of it from the status.
+fn is_verdict(state: State) -> bool {
+    !matches!(state, State::Starting | State::Drifted)
 }
 
 /// The same for the same text in the same files, and for the same reason not to be read.
@@ -435,6 +443,7 @@ impl Ears {
             heard = hear(&mut self.netfilter) => Happening::Announced(heard),
             () = self.files.woken() => Happening::Files,
             () = self.namespaces.woken() => Happening::Namespaces,
+            () = self.decisions.woken() => Happening::Decided,
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.hang_up.recv() => Happening::Reload,
             _ = self.terminate.recv() => Happening::End,

@@ -268,6 +268,7 @@ fn rejected(no_plan: &NoPlan, sources: &Sources) -> String {
     match no_plan {
         NoPlan::Invalid(findings) => render(findings, sources) + "exit 3\n",
         NoPlan::Refused(findings) => render(findings, sources) + "exit 4\n",
+        NoPlan::Undecided(findings) => render(findings, sources) + "exit 8\n",
         NoPlan::Unseen(error) => format!("error: {error}\n"),
         NoPlan::Flawed(flaw) => format!("flaw: {flaw}\n"),
     }

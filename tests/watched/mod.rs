@@ -58,10 +58,15 @@ impl Watcher {
     }
 
     pub(crate) fn start(path: &str, topology: &'static str, options: &[&str]) -> Self {
+        Self::start_in(&[], path, topology, options)
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_in(more: &[(&str, &str)], path: &str, topology: &'static str, options: &[&str]) -> Self {
         let events = fs::File::options().append(true).create(true).open(events_of(topology)).unwrap();
         let complaints = fs::File::options().append(true).create(true).open("/run/complaints").unwrap();
         let mut command = Command::new(NETREC);
-        command.args(["watch", "--format", "json"]).args(options).arg(path);
+        command.args(["watch", "--format", "json"]).args(options).arg(path).envs(more.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(events).stderr(complaints).spawn().unwrap();
         Self { child, topology }
     }

@@ -140,7 +140,8 @@ impl Guard {
 
 const READY: &str = "ready";
 
-fn socket(topology: &str) -> PathBuf {
+/// Where a guard listens; it is there as long as something waits to be confirmed.
+pub fn socket(topology: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{topology}.confirm"))
 }
 

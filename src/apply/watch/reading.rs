@@ -2,12 +2,16 @@
 //!
 //! Whoever saves a file may write it in pieces, replace it, or take it away for a moment. Each event starts a time of
 //! quiet; only then is anything read, and only what reads alike twice is looked into. A content that cannot be read
-//! counts like any other: a moment without the file is not reported, a file that is gone is.
+//! counts like any other: a moment without the file is not reported, a file that is gone is. Where there is no quiet,
+//! because somebody writes all the time, the file is read after some times of quiet nevertheless.
 
 use std::time::Duration;
 
 use super::Clock;
 use crate::model::source::Source;
+
+/// Times of quiet that events may put a reading off, from the first one on.
+const STORM: u32 = 10;
 
 /// What the files said, reduced to a number: the same for the same content, or for the same error.
 pub type Fingerprint = u64;
@@ -31,6 +35,8 @@ pub struct Reading {
     patience: Patience,
     /// When to read next.
     next: Clock,
+    /// The first event since the files were last known.
+    disturbed: Option<Clock>,
     /// What the last reading said, if it is not known to stay.
     unsettled: Option<Fingerprint>,
     /// What was looked into last.
@@ -53,13 +59,17 @@ pub enum Finding {
 impl Reading {
     /// Starts at that time with a content that was looked into.
     pub fn new(patience: Patience, known: Fingerprint, now: Clock) -> Self {
-        Self { patience, next: now + patience.poll, unsettled: None, known: Some(known), doubted: None }
+        let next = now + patience.poll;
+        Self { patience, next, disturbed: None, unsettled: None, known: Some(known), doubted: None }
     }
 
     /// Something happened where the files are.
     pub fn disturbed(&mut self, now: Clock) {
-        self.unsettled = None;
-        self.next = now + self.patience.quiet;
+        let storm = *self.disturbed.get_or_insert(now) + self.patience.quiet * STORM;
+        if now < storm {
+            self.unsettled = None;
+            self.next = storm.min(now + self.patience.quiet);
+        }
     }
 
     /// Somebody wants the files read now.
@@ -79,20 +89,19 @@ impl Reading {
 
     /// What a reading at that time said.
     pub fn read(&mut self, fingerprint: Fingerprint, now: Clock) -> Finding {
-        if self.known == Some(fingerprint) {
-            self.unsettled = None;
+        let finding = match Some(fingerprint) {
+            same if same == self.known => Finding::Known,
+            same if same == self.unsettled => Finding::New,
+            _ => Finding::Unsettled,
+        };
+        if finding != Finding::Unsettled {
+            (self.disturbed, self.unsettled, self.known) = (None, None, Some(fingerprint));
             self.next = now + self.patience.poll;
-            return Finding::Known;
-        }
-        if self.unsettled == Some(fingerprint) {
-            self.unsettled = None;
-            self.known = Some(fingerprint);
-            self.next = now + self.patience.poll;
-            return Finding::New;
+            return finding;
         }
         self.unsettled = Some(fingerprint);
         self.next = now + self.patience.settle;
-        Finding::Unsettled
+        finding
     }
 
     /// Whether the new content is believed although it looks cut off, because it has stayed so for long. If not, it is

@@ -1,11 +1,12 @@
 //! Directories in which something is to happen (inotify(7), by way of `notify`). Files themselves are not watched: most
 //! programs save by putting a new file in the old one's place, of which a watch on the old one never hears.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -13,6 +14,17 @@ use tokio::sync::Notify;
 
 /// Links from one to the next that are followed; Linux itself follows 40.
 const LINKS: usize = 40;
+
+/// Whether an entry of a directory counts.
+type Counts = fn(&Path) -> bool;
+
+/// What is waited for.
+pub(super) enum Sign {
+    /// Something happens to that entry of its directory, be it there or not.
+    Entry(PathBuf),
+    /// Something happens to an entry of that directory that counts.
+    In(PathBuf, Counts),
+}
 
 /// Some directories, and whether something happened in one of them.
 pub(super) struct Directories {
@@ -26,6 +38,21 @@ struct Shared {
     woken: Notify,
     /// A watch may have died with its directory, or events were dropped.
     stale: AtomicBool,
+    wanted: Mutex<Wanted>,
+}
+
+#[derive(Default)]
+struct Wanted {
+    entries: BTreeSet<PathBuf>,
+    directories: BTreeMap<PathBuf, Option<Counts>>,
+}
+
+impl Wanted {
+    /// Whether that is what is waited for; also what happens to a directory itself.
+    fn has(&self, path: &Path) -> bool {
+        let counts = path.parent().and_then(|parent| *self.directories.get(parent)?);
+        self.entries.contains(path) || self.directories.contains_key(path) || counts.is_some_and(|counts| counts(path))
+    }
 }
 
 impl Directories {
@@ -33,7 +60,7 @@ impl Directories {
     pub(super) fn new() -> Self {
         let shared = Arc::new(Shared::default());
         let hearing = shared.clone();
-        let watcher = notify::recommended_watcher(move |event| hear(&hearing, &event));
+        let watcher = notify::recommended_watcher(move |event| hearing.hear(&event));
         let watcher = watcher.inspect_err(|error| tracing::warn!(%error, "cannot watch directories")).ok();
         Self { watcher, watched: BTreeMap::new(), shared }
     }
@@ -43,22 +70,36 @@ impl Directories {
         self.shared.woken.notified().await;
     }
 
-    /// Watches these from now on, and of those that are not there the next one above that is.
-    pub(super) fn watch(&mut self, wanted: impl Iterator<Item = PathBuf>) {
+    /// Waits for these from now on.
+    pub(super) fn watch(&mut self, signs: impl Iterator<Item = Sign>) {
         let Some(watcher) = &mut self.watcher else { return };
+        let mut wanted = Wanted::default();
+        for sign in signs {
+            match sign {
+                Sign::Entry(entry) => {
+                    wanted.directories.extend(entry.parent().map(|parent| (parent.to_owned(), None)));
+                    wanted.entries.insert(entry);
+                }
+                Sign::In(directory, counts) => {
+                    // Events are told by the path that is watched, which is that of the entries, too.
+                    let real = std::fs::canonicalize(&directory);
+                    wanted.directories.extend(real.into_iter().map(|real| (real, Some(counts))));
+                }
+            }
+        }
         let identity = |path: &Path| std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir);
-        let there = |path: PathBuf| path.ancestors().find_map(|path| Some((path.to_owned(), identity(path)?)));
-        let wanted: BTreeMap<PathBuf, (u64, u64)> =
-            wanted.filter_map(there).map(|(path, it)| (path, (it.dev(), it.ino()))).collect();
+        let there = |path: &PathBuf| identity(path).map(|it| (path.clone(), (it.dev(), it.ino())));
+        let there: BTreeMap<PathBuf, (u64, u64)> = wanted.directories.keys().filter_map(there).collect();
+        *self.shared.wanted.lock().expect("nobody panics with it") = wanted;
         let stale = self.shared.stale.swap(false, Ordering::Relaxed);
         let before = std::mem::take(&mut self.watched);
         for (path, identity) in &before {
-            if stale || wanted.get(path) != Some(identity) {
+            if stale || there.get(path) != Some(identity) {
                 // Gone already, perhaps.
                 let _ = watcher.unwatch(path);
             }
         }
-        for (path, identity) in wanted {
+        for (path, identity) in there {
             let kept = !stale && before.get(&path) == Some(&identity);
             if kept || watcher.watch(&path, RecursiveMode::NonRecursive).is_ok() {
                 self.watched.insert(path, identity);
@@ -69,38 +110,56 @@ impl Directories {
     }
 }
 
-fn hear(shared: &Shared, event: &notify::Result<Event>) {
-    let Ok(event) = event else {
-        shared.stale.store(true, Ordering::Relaxed);
-        shared.woken.notify_one();
-        return;
-    };
-    match event.kind {
-        // Our own reading, among others.
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => {}
-        EventKind::Access(_) => return,
-        EventKind::Remove(_) => shared.stale.store(true, Ordering::Relaxed),
-        _ if event.need_rescan() => shared.stale.store(true, Ordering::Relaxed),
-        _ => {}
+impl Shared {
+    fn hear(&self, event: &notify::Result<Event>) {
+        let wanted = self.wanted.lock().expect("nobody panics with it");
+        match event {
+            Ok(event) if event.need_rescan() => self.stale.store(true, Ordering::Relaxed),
+            Ok(event) if !event.paths.iter().any(|path| wanted.has(path)) => return,
+            Ok(event) if is_reading(event.kind) => return,
+            Ok(event) => {
+                let died =
+                    event.kind.is_remove() && event.paths.iter().any(|path| wanted.directories.contains_key(path));
+                self.stale.fetch_or(died, Ordering::Relaxed);
+            }
+            Err(_) => self.stale.store(true, Ordering::Relaxed),
+        }
+        self.woken.notify_one();
     }
-    shared.woken.notify_one();
 }
 
-/// Where something happens when the content of a file changes: its directory, and those of all links on the way to it.
-pub(super) fn around(path: &Path) -> Vec<PathBuf> {
-    let mut directories = Vec::new();
-    let mut path = path.to_owned();
-    for _ in 0..LINKS {
-        let directory = match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
-            Some(parent) => parent.to_owned(),
-            None => path.clone(),
-        };
-        directories.push(directory.clone());
-        match std::fs::read_link(&path) {
-            Ok(target) => path = directory.join(target),
-            Err(_) => break,
+/// Our own reading, among others.
+fn is_reading(kind: EventKind) -> bool {
+    kind.is_access() && kind != EventKind::Access(AccessKind::Close(AccessMode::Write))
+}
+
+/// Entries of directories to which something happens when a path comes to lead elsewhere, or to something else: those of
+/// all links on the way, the first that is missing, and its own.
+pub(super) fn around(path: &Path) -> Vec<Sign> {
+    let reversed = |path: &Path| path.components().rev().map(|it| it.as_os_str().to_owned()).collect::<Vec<OsString>>();
+    let (mut entries, mut links, mut at) = (Vec::new(), 0, PathBuf::from("/"));
+    let mut rest = reversed(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    while let Some(name) = rest.pop() {
+        match Path::new(&name).components().next() {
+            Some(Component::RootDir) => at = PathBuf::from("/"),
+            Some(Component::ParentDir) => drop(at.pop()),
+            Some(Component::Normal(name)) => {
+                let entry = at.join(name);
+                match std::fs::read_link(&entry) {
+                    Ok(target) if links < LINKS => {
+                        links += 1;
+                        rest.extend(reversed(&target));
+                    }
+                    _ if !rest.is_empty() && entry.exists() => {
+                        at = entry;
+                        continue;
+                    }
+                    _ => rest.clear(),
+                }
+                entries.push(Sign::Entry(entry));
+            }
+            _ => {}
         }
     }
-    directories
+    entries
 }

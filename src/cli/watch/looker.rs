@@ -172,14 +172,18 @@ fn round(kernel: &mut Linux, order: &Order, known: Option<&Known>, before: Optio
 /// is not tried again.
 fn may_write(content: &Content) -> Result<(), NoPlan> {
     let name = &content.topology.name;
-    let finding = confirm::undecided(name).or_else(|| confirm::discarded(name, &content.digest));
-    finding.map_or(Ok(()), |finding| Err(NoPlan::Refused(vec![finding].into())))
+    if let Some(finding) = confirm::undecided(name) {
+        return Err(NoPlan::Undecided(vec![finding].into()));
+    }
+    let discarded = confirm::discarded(name, &content.digest);
+    discarded.map_or(Ok(()), |finding| Err(NoPlan::Refused(vec![finding].into())))
 }
 
 fn describe(no_plan: &NoPlan, order: &Order) -> String {
     let no_plan = match no_plan {
         NoPlan::Invalid(findings) => NoPlan::Invalid(findings.clone()),
         NoPlan::Refused(findings) => NoPlan::Refused(findings.clone()),
+        NoPlan::Undecided(findings) => NoPlan::Undecided(findings.clone()),
         NoPlan::Unseen(error) => NoPlan::Unseen(error.clone()),
         NoPlan::Flawed(flaw) => NoPlan::Flawed(flaw.clone()),
     };

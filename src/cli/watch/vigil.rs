@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::directories::{Sign, around};
 use crate::apply::watch::{Clock, Content};
 use crate::kernel::netns::{self, Identity};
 use crate::model::lower;
@@ -40,13 +41,14 @@ impl Vigil {
         self.next = self.missing_in_proc().then_some(Clock::ZERO);
     }
 
-    /// The directories that give signs of life.
-    pub(super) fn directories(&self) -> Vec<PathBuf> {
-        let mut directories = vec![PathBuf::from(netns::DIRECTORY)];
+    /// Signs of life, where directories give them.
+    pub(super) fn signs(&self) -> Vec<Sign> {
+        let named = PathBuf::from(netns::DIRECTORY);
+        let mut signs = around(&named);
+        signs.push(Sign::In(named, |_| true));
         let files = self.containers.values().filter_map(netns::file_of);
-        directories
-            .extend(files.filter(|file| !file.starts_with("/proc")).flat_map(|file| super::directories::around(&file)));
-        directories
+        signs.extend(files.filter(|file| !file.starts_with("/proc")).flat_map(|file| around(&file)));
+        signs
     }
 
     /// There was a sign of life.

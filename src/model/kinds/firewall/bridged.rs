@@ -9,7 +9,7 @@ use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase,
 use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use super::rules::{ACCEPT, DROP, Expr, Matching, Skeleton};
+use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
 use super::Firewall;
 use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, meta, passage, payload, update};
 use crate::model::wire::{DOOMED, Owner};
@@ -45,10 +45,7 @@ impl Skeleton {
     /// have from birth, or right before they die, so that none is ever without its guard.
     fn honesty(&mut self, table: &str) {
         let at = |what| concat(vec![iifname(), what]);
-        let own = Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group;
-        for group in [own, DOOMED] {
-            let group = Expression::String(group.to_string().into());
-            let ours = is(meta(MetaKey::Iifgroup), group);
+        for ours in from_ports(table) {
             self.rule("prerouting", [ours, is_not(iifname(), "@loose"), goto("port")]);
         }
         self.rule("port", [is_not(at(payload("ether", "saddr")), "@macs"), DROP]);
@@ -85,6 +82,14 @@ impl Skeleton {
         self.rule("port_ip6", [DROP]);
     }
 
+    /// Nothing goes from a port of ours to another one.
+    pub(super) fn shut_ports(&mut self, table: &str) {
+        self.base(SHUT, NfChainType::Filter, (NfHook::Forward, FILTER));
+        for ours in from_ports(table) {
+            self.rule(SHUT, [ours, DROP]);
+        }
+    }
+
     /// What policies forbid between ports of one bridge.
     fn within(&mut self) {
         self.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
@@ -110,6 +115,12 @@ impl Skeleton {
             self.rule("forward", [is(passage(family, back, &["sport"]), some), answer()]);
         }
     }
+}
+
+/// What comes from a port of ours, one of them that is about to die included.
+fn from_ports(table: &str) -> [Said; 2] {
+    let own = Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group;
+    [own, DOOMED].map(|group| is(meta(MetaKey::Iifgroup), Expression::String(group.to_string().into())))
 }
 
 /// The target address of neighbour discovery (RFC 4861, 4.4), for which nft 1.0.6 has no name, nor room in a

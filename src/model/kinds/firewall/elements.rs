@@ -327,6 +327,11 @@ impl Element {
         }
     }
 
+    /// Whether it forbids what would be allowed without it.
+    pub(super) fn closes(&self) -> bool {
+        matches!(self, Self::Limited(_) | Self::Policy(Verdict::Deny | Verdict::DenyWithin, _))
+    }
+
     /// Whether its set is in the bridge table.
     pub(super) fn is_bridged(&self) -> bool {
         let within = |verdict: &Verdict| *verdict == Verdict::DenyWithin;

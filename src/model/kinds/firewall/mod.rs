@@ -113,19 +113,26 @@ impl Firewall {
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
-    /// of the flows they leave stale, those flows, and the notes again.
+    /// of the flows they leave stale, the opening of what was shut meanwhile, those flows, and the notes again.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
         let notes = flows::stale(from, &to.elements);
         let flows = Flows::new(&notes, to);
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let elements: Elements = to.elements.iter().chain(notes.iter()).cloned().collect();
         let with_notes = Self { elements, ..to.clone() };
-        let mut rules = Vec::new();
+        let (mut rules, mut open) = (Vec::new(), Vec::new());
         match from {
             None => with_notes.create(CREATE | EXCLUSIVE, &mut rules),
             Some(from) if from.rules != Rules::Intact => {
                 from.delete(&mut rules);
                 with_notes.create(CREATE, &mut rules);
+                if to.elements.iter().any(Element::closes) {
+                    for skeleton in Skeleton::shut(&to.table) {
+                        rules.extend(objects(&skeleton));
+                        let chain = [Attr::text(1, &to.table), Attr::text(3, rules::SHUT)];
+                        open.push(message(&skeleton, DELETE_CHAIN, 0, &chain));
+                    }
+                }
             }
             Some(from) => {
                 let gone = from.elements.without(&with_notes.elements);
@@ -135,6 +142,7 @@ impl Firewall {
             }
         }
         let mut said = vec![Body::Nft(rules)];
+        said.extend((!open.is_empty()).then_some(Body::Nft(open)));
         if notes.iter().next().is_some() {
             said.push(Body::Forget(flows));
             said.push(Body::Nft(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, notes.iter())));
@@ -153,7 +161,7 @@ impl Firewall {
     fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
         for skeleton in Skeleton::of(&self.table) {
             out.push(table(&skeleton, NEW_TABLE, flags));
-            out.extend(skeleton.objects.iter().enumerate().filter_map(|(at, it)| object(&skeleton, it, at as u32)));
+            out.extend(objects(&skeleton));
         }
         out.extend(wire::messages(&self.table, wire::NEW_ELEMENTS, CREATE, self.elements.iter()));
     }
@@ -170,6 +178,7 @@ pub(super) const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 pub(super) const NEW_CHAIN: u16 = 3;
 pub(super) const NEW_RULE: u16 = 6;
+const DELETE_CHAIN: u16 = 5;
 const NEW_SET: u16 = 9;
 
 fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {
@@ -177,12 +186,16 @@ fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {
     if message == NEW_TABLE {
         attributes.push(Attr::number(2, 0)); // no flags: dormant would mean that nothing is filtered
     }
-    NftMessage {
-        message,
-        family: compile::family(skeleton.family),
-        flags,
-        attributes: attribute::encode(&attributes),
-    }
+    self::message(skeleton, message, flags, &attributes)
+}
+
+fn message(skeleton: &Skeleton, message: u16, flags: u16, attributes: &[Attr]) -> NftMessage {
+    NftMessage { message, family: compile::family(skeleton.family), flags, attributes: attribute::encode(attributes) }
+}
+
+/// The messages that make what is in a table.
+fn objects(skeleton: &Skeleton) -> impl Iterator<Item = NftMessage> {
+    skeleton.objects.iter().enumerate().filter_map(|(at, it)| object(skeleton, it, at as u32))
 }
 
 /// The message that makes an object of the skeleton; the table itself is made before.
@@ -201,8 +214,7 @@ fn object(skeleton: &Skeleton, object: &NfListObject<'_>, id: u32) -> Option<Nft
             (NEW_SET, CREATE)
         }
     };
-    let family = compile::family(skeleton.family);
-    Some(NftMessage { message, family, flags, attributes: attribute::encode(&sent) })
+    Some(self::message(skeleton, message, flags, &sent))
 }
 
 impl Kind for Firewall {

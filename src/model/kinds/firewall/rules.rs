@@ -17,6 +17,9 @@ const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 
+/// The chain that is there while the tables are replaced.
+pub(super) const SHUT: &str = "shut";
+
 pub(super) type Said = Statement<'static>;
 pub(super) type Expr = Expression<'static>;
 type Object = NfListObject<'static>;
@@ -36,6 +39,18 @@ impl Skeleton {
     /// Both tables of a topology.
     pub(super) fn of(table: &str) -> [Self; 2] {
         [Self::inet(table), Self::bridge(table)]
+    }
+
+    /// What is laid over both tables while they are replaced. Linux puts new rules in force before it fills their sets of
+    /// intervals (`nft_set_commit_update`, after `gencursor` has moved on): for that time, milliseconds on a busy host, what
+    /// only such an element forbids would pass. So nothing is forwarded until the transaction is over.
+    pub(super) fn shut(table: &str) -> [Self; 2] {
+        let [mut inet, mut bridge] = [NfFamily::INet, NfFamily::Bridge].map(|family| Self::new(family, table));
+        inet.base(SHUT, NfChainType::Filter, (NfHook::Forward, FILTER));
+        inet.rule(SHUT, [is(iifname(), "@bridges"), DROP]);
+        inet.rule(SHUT, [is(oifname(), "@bridges"), DROP]);
+        bridge.shut_ports(table);
+        [inet, bridge]
     }
 
     pub(super) fn new(family: NfFamily, table: &str) -> Self {
