@@ -53,6 +53,7 @@ impl Kernel for Linux {
         facts.user_rules = netfilter.user_rules;
         facts.docker.clone_from(&netfilter.docker);
         facts.listeners = listeners::all()?;
+        facts.rulesets = neighbours::rulesets();
         self.netfilter = Some(netfilter);
         if self.disturbed.is_some() {
             self.memory = memory;

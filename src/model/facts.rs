@@ -27,6 +27,8 @@ pub struct Facts {
     pub chains: Vec<ChainFacts>,
     /// Docker's chains for rules of users, of the families that have one.
     pub docker: Vec<DockerFacts>,
+    /// Files of rules that services of the host feed to nft.
+    pub rulesets: Vec<RulesetFacts>,
     /// What listens on the host.
     pub listeners: Vec<ListenerFacts>,
     /// Tables of other topologies: only the elements that publish ports.
@@ -292,6 +294,17 @@ pub enum Does {
         /// Its rules.
         rules: Vec<ForeignRule>,
     },
+}
+
+/// A file of rules that a service of the host feeds to nft when it starts and when it reloads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RulesetFacts {
+    /// The service.
+    pub unit: &'static str,
+    /// The file.
+    pub path: &'static str,
+    /// What is written in it.
+    pub text: String,
 }
 
 /// A socket of the host that waits for whoever comes.

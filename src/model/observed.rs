@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::kinds::firewall::Firewall;
+use super::neighbours::Flush;
 use super::resource::{HOST, Resource, Text};
 use super::state::State;
 use super::values::{Ports, Protocol};
@@ -49,6 +50,8 @@ pub struct Foreign {
     pub users: BTreeMap<Text, Vec<String>>,
     /// Docker's chains for rules of users: by whether they are of IPv6, the handle of the rule that ends them.
     pub docker: BTreeMap<bool, Option<u64>>,
+    /// What takes everybody's tables away, ours among them, whenever a service reads its file.
+    pub flushes: Vec<Flush>,
     /// Ports of the host that others have.
     pub claims: Vec<Claim>,
     /// Processes in namespaces of ours that the topology no longer has.
@@ -179,6 +182,7 @@ impl Observed {
                 foreign.processes.insert(netns.clone(), inside.processes.clone());
             }
         }
+        foreign.flushes = facts.rulesets.iter().filter_map(Flush::of).collect();
         foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
         foreign.users = users(facts.host(), owner);
         let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
