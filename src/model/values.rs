@@ -206,6 +206,10 @@ impl FromStr for PortRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let icmp = |word: &str| ["icmp", "icmpv6", "icmp6", "ipv6-icmp"].contains(&&*word.to_ascii_lowercase());
+        if text.split('/').any(icmp) {
+            return Err("ICMP has no ports: a policy without `ports` is of everything, ICMP included".into());
+        }
         let (ports, protocol) = with_protocol(text)?;
         Ok(Self { protocol, ports: ports.parse()? })
     }
