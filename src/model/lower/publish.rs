@@ -14,10 +14,15 @@ use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
 use crate::model::kinds::user_rules::UserRules;
 use crate::model::resource::{HOST, Resource};
+use crate::model::source::Span;
 use crate::model::values::{Ports, Protocol, Publish};
 
 /// Host ports that netrec chooses from: above Linux's default range for outgoing connections (`ip_local_port_range`).
 const CHOSEN_FIRST: u16 = 61_000;
+
+/// Elements that `allow_from` may become at most in a family, one for each published port and each net that may reach
+/// it. The kernel's time for them grows with their square (`nft_set_pipapo`): as many take it one to three seconds.
+const ALLOWED: usize = 65_536;
 
 /// Ports of the host that are spoken for, by protocol and first port; ranges do not overlap within a protocol, or were
 /// found out before.
@@ -29,13 +34,21 @@ impl<'a> Lowering<'a> {
         let guarded: Vec<&NetworkPlan> =
             networks.values().filter(|plan| *plan.item.driver.get_ref() == "bridge" && !plan.external).collect();
         let mut claimed = self.claimed();
-        let mut publications = Vec::new();
+        let (mut publications, mut limited) = (Vec::new(), [0; 2]);
         for port in ports {
             let network = &networks[port.network];
             for (publish, own) in port.item.publishes() {
                 let Some(host) = self.host_ports(port, network, publish, &mut claimed) else { continue };
                 let allowed = own.or(network.item.allow_from.as_ref());
-                publications.extend(publications_of(port, network, (publish.get_ref(), host), allowed));
+                let published = publications_of(port, network, (publish.get_ref(), host), allowed);
+                if let Some(ipv6) = count_allowed(&published, &mut limited) {
+                    let first = own.and_then(|nets| nets.first()).map(|net| port.item.span(net));
+                    let inherited = network.item.allow_from.iter().flatten().map(|net| network.item.span(net));
+                    let span = first.or_else(|| inherited.min()).unwrap_or_else(|| port.item.span(publish));
+                    self.invalid.push(too_many_allowed(span, ipv6));
+                    return;
+                }
+                publications.extend(published);
             }
         }
         let guards: Vec<Element> = ports.iter().flat_map(guard).collect();
@@ -124,6 +137,22 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// Counts by family what `allow_from` of publications becomes: the family that it is too much of.
+fn count_allowed(publications: &[Publication], counts: &mut [usize; 2]) -> Option<bool> {
+    for it in publications {
+        let ipv6 = it.target.is_ipv6();
+        counts[usize::from(ipv6)] += it.allow_from.iter().flatten().filter(|net| net.addr().is_ipv6() == ipv6).count();
+    }
+    [false, true].into_iter().find(|ipv6| counts[usize::from(*ipv6)] > ALLOWED)
+}
+
+fn too_many_allowed(span: Span, ipv6: bool) -> Diagnostic {
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let message = format!("`allow_from` of all published ports comes to more than {ALLOWED} elements in {family}");
+    let finding = Diagnostic::at(span, message).label("one for each net and each port that it is for");
+    finding.hint("fewer or wider nets, fewer ports, or a rule of your own in table `netrec-user`")
+}
+
 /// One entry an address that it listens on and a family that the endpoint has.
 fn publications_of(
     port: &Port,
@@ -201,5 +230,45 @@ impl Lowering<'_> {
                  (icc = false), and net.bridge.bridge-nf-call-iptables is on, so the bridge maps the ports itself"
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::diagnostic::Diagnostic;
+    use crate::model::lower::{Rejection, lower};
+    use crate::model::observed::Observed;
+    use crate::model::parse::parse;
+    use crate::model::source::Source;
+
+    /// A network that says who may reach its 256 published ports.
+    fn topology(nets: usize) -> String {
+        let list = |count: usize, each: &dyn Fn(usize) -> String| (0..count).map(each).collect::<Vec<_>>().join(", ");
+        let nets = list(nets, &|at| format!("\"16.{}.{}.0/25\"", at / 256, at % 256));
+        let ports = list(256, &|at| format!("\"{}:80\"", 20_000 + at));
+        format!(
+            "[networks.front]\ndriver = \"bridge\"\nsubnets = [\"10.10.0.0/24\", \"fd10::/64\"]\nallow_from = [{nets}]\n\
+             [containers.web]\nnetns = \"web\"\n[endpoints.web]\ncontainer = \"web\"\nnetwork = \"front\"\n\
+             publish = [{ports}]\n"
+        )
+    }
+
+    fn findings(text: &str) -> Vec<Diagnostic> {
+        let topology = parse(&[Source::new("t.toml", text)]).expect("right in itself");
+        match lower(&topology, &Observed::default()) {
+            Ok(_) => Vec::new(),
+            Err(Rejection::Invalid(findings) | Rejection::Refused(findings)) => findings.into_vec(),
+        }
+    }
+
+    #[test]
+    fn who_may_reach_published_ports_is_limited_in_number() {
+        assert_eq!(findings(&topology(256)), []);
+        let text = topology(257);
+        let findings = findings(&text);
+        let [finding] = &findings[..] else { panic!("{findings:?}") };
+        assert!(finding.message.contains("more than 65536 elements in IPv4"), "{finding:?}");
+        let text = finding.span.map(|span| &text[span.start as usize..span.end as usize]);
+        assert_eq!(text, Some("\"16.0.0.0/25\""));
     }
 }
