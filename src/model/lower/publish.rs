@@ -34,7 +34,7 @@ impl<'a> Lowering<'a> {
         let guarded: Vec<&NetworkPlan> =
             networks.values().filter(|plan| *plan.item.driver.get_ref() == "bridge" && !plan.external).collect();
         let mut claimed = self.claimed();
-        let (mut publications, mut limited) = (Vec::new(), [0; 2]);
+        let (mut publications, mut places, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
         for port in ports {
             let network = &networks[port.network];
             for (publish, own) in port.item.publishes() {
@@ -48,6 +48,7 @@ impl<'a> Lowering<'a> {
                     self.invalid.push(too_many_allowed(span, ipv6));
                     return;
                 }
+                places.extend(published.iter().map(|_| port.item.span(publish)));
                 publications.extend(published);
             }
         }
@@ -56,7 +57,8 @@ impl<'a> Lowering<'a> {
             return;
         }
         let rules: Vec<NetworkRules> = guarded.into_iter().map(network_rules).collect();
-        let direct = publications.iter().filter_map(|it| reached_directly(it, &rules)).collect();
+        let direct = publications.iter().zip(places);
+        let direct = direct.filter_map(|(it, place)| Some((reached_directly(it, &rules)?, place))).collect();
         let policies = self.policies(direct, ports, networks);
         let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
@@ -241,34 +243,44 @@ mod tests {
     use crate::model::parse::parse;
     use crate::model::source::Source;
 
-    /// A network that says who may reach its 256 published ports.
-    fn topology(nets: usize) -> String {
-        let list = |count: usize, each: &dyn Fn(usize) -> String| (0..count).map(each).collect::<Vec<_>>().join(", ");
-        let nets = list(nets, &|at| format!("\"16.{}.{}.0/25\"", at / 256, at % 256));
-        let ports = list(256, &|at| format!("\"{}:80\"", 20_000 + at));
-        format!(
-            "[networks.front]\ndriver = \"bridge\"\nsubnets = [\"10.10.0.0/24\", \"fd10::/64\"]\nallow_from = [{nets}]\n\
-             [containers.web]\nnetns = \"web\"\n[endpoints.web]\ncontainer = \"web\"\nnetwork = \"front\"\n\
-             publish = [{ports}]\n"
-        )
+    /// A network with an option, that says who may reach the port that each of its endpoints publishes.
+    fn topology(option: &str, nets: usize, endpoints: usize) -> String {
+        let nets: Vec<String> = (0..nets).map(|at| format!("\"16.{}.{}.0/25\"", at / 256, at % 256)).collect();
+        let mut text = format!(
+            "[networks.front]\ndriver = \"bridge\"\nsubnets = [\"10.10.0.0/16\"]\n{option}\nallow_from = [{}]\n",
+            nets.join(", ")
+        );
+        for at in 0..endpoints {
+            text += &format!("[containers.c{at}]\nnetns = \"c{at}\"\n[endpoints.e{at}]\ncontainer = \"c{at}\"\n");
+            text += &format!("network = \"front\"\npublish = [\"{}:80\"]\n", 20_000 + at);
+        }
+        text
     }
 
-    fn findings(text: &str) -> Vec<Diagnostic> {
+    /// What is wrong with it, each with the text that is pointed at.
+    fn findings(text: &str) -> Vec<(String, &str)> {
         let topology = parse(&[Source::new("t.toml", text)]).expect("right in itself");
-        match lower(&topology, &Observed::default()) {
+        let findings = match lower(&topology, &Observed::default()) {
             Ok(_) => Vec::new(),
             Err(Rejection::Invalid(findings) | Rejection::Refused(findings)) => findings.into_vec(),
-        }
+        };
+        let place = |it: &Diagnostic| it.span.map_or("", |span| &text[span.start as usize..span.end as usize]);
+        findings.iter().map(|finding| (finding.message.clone(), place(finding))).collect()
     }
 
     #[test]
     fn who_may_reach_published_ports_is_limited_in_number() {
-        assert_eq!(findings(&topology(256)), []);
-        let text = topology(257);
-        let findings = findings(&text);
-        let [finding] = &findings[..] else { panic!("{findings:?}") };
-        assert!(finding.message.contains("more than 65536 elements in IPv4"), "{finding:?}");
-        let text = finding.span.map(|span| &text[span.start as usize..span.end as usize]);
-        assert_eq!(text, Some("\"16.0.0.0/25\""));
+        assert_eq!(findings(&topology("", 256, 256)), []);
+        let message = "`allow_from` of all published ports comes to more than 65536 elements in IPv4";
+        assert_eq!(findings(&topology("", 257, 256)), [(message.to_owned(), "\"16.0.0.0/25\"")]);
+    }
+
+    #[test]
+    fn of_routed_ports_it_is_limited_as_policies_are() {
+        let routed = |nets| topology("masquerade = false", nets, 64);
+        assert_eq!(findings(&routed(256)), []);
+        let message = "more than 16384 elements are needed to tell apart what policies say";
+        // Endpoints in the order of their names.
+        assert_eq!(findings(&routed(257)), [(message.to_owned(), "\"20009:80\"")]);
     }
 }
