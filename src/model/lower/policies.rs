@@ -68,7 +68,7 @@ fn of(peer: &Peer, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) -> Ve
         let port = ports.iter().find(|port| port.name == endpoint.get_ref());
         return port.iter().flat_map(|port| &port.addresses).map(|net| IpNet::from(net.addr())).collect();
     }
-    peer.cidr.iter().map(|net| *net.get_ref()).collect()
+    peer.cidr.iter().map(|net| **net.get_ref()).collect()
 }
 
 /// Published at every address of the host, a port of an endpoint whose address is not translated on the way out is

@@ -15,7 +15,7 @@ use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRu
 use crate::model::kinds::user_rules::UserRules;
 use crate::model::resource::{HOST, Resource};
 use crate::model::source::Span;
-use crate::model::values::{Ports, Protocol, Publish};
+use crate::model::values::{Cidr, Ports, Protocol, Publish};
 
 /// Host ports that netrec chooses from: above Linux's default range for outgoing connections (`ip_local_port_range`).
 const CHOSEN_FIRST: u16 = 61_000;
@@ -160,9 +160,9 @@ fn publications_of(
     port: &Port,
     network: &NetworkPlan,
     (publish, ports): (&Publish, Ports),
-    allowed: Option<&Vec<Spanned<IpNet>>>,
+    allowed: Option<&Vec<Spanned<Cidr>>>,
 ) -> Vec<Publication> {
-    let allow_from = allowed.map(|nets| IpNet::aggregate(&nets.iter().map(|net| *net.get_ref()).collect()));
+    let allow_from = allowed.map(|nets| IpNet::aggregate(&nets.iter().map(|net| **net.get_ref()).collect()));
     let (protocol, first) = (publish.protocol, publish.container.first);
     let publication = |(ipv6, listen)| {
         let (target, allow_from) = (port.address(ipv6)?, allow_from.clone());
