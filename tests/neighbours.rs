@@ -173,6 +173,40 @@ fn a_service_that_flushes_the_ruleset_is_told_of() {
     });
 }
 
+#[test]
+fn where_ipv6_is_switched_off_it_is_switched_on_for_what_is_to_have_it() {
+    in_private_namespaces(|| {
+        // As an administrator does it on the host, and an engine in a container.
+        run("ip netns add shop; ip netns exec shop sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+             sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        let shop = topology("shop", 10, r#""8080:80""#);
+        let said = applied(&shop);
+        for setting in ["host/sysctl/net.ipv6.conf.br-shop", "shop/sysctl/net.ipv6.conf.eth0"] {
+            let line = format!("+ {setting}.disable_ipv6 ");
+            assert!(said.lines().any(|it| it.starts_with(&line) && it.ends_with("value 0")), "{said}");
+        }
+        lab::serve("shop", 80);
+        reached(true, "", "[fd10::10]:80");
+        assert_eq!(netrec("plan --exit-code", &shop), (0, "nothing to do\n".to_owned()));
+        // What is not netrec's stays as it was.
+        let settings = "ip netns exec shop sysctl -n net.ipv6.conf.lo.disable_ipv6 net.ipv6.conf.default.disable_ipv6";
+        assert_eq!(run(settings), "1\n1\n");
+
+        run(
+            "sysctl -qw net.ipv6.conf.br-shop.disable_ipv6=1; ip netns exec shop sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1",
+        );
+        reached(false, "", "[fd10::10]:80");
+        let said = applied(&shop);
+        let on = |line: &&str| line.contains(".disable_ipv6 ") && line.ends_with("value 1 -> 0");
+        assert_eq!(said.lines().filter(on).count(), 2, "{said}");
+        reached(true, "", "[fd10::10]:80");
+
+        // Without IPv6 nothing is switched on.
+        let said = applied(&topology("four", 20, "").replace(", \"fd20::/64\"", "").replace(", \"fd20::10\"", ""));
+        assert!(!said.contains("disable_ipv6"), "{said}");
+    });
+}
+
 /// Whether a program of others can be run here: installed, and with all of root's rights. One that cannot is said, and is
 /// a failure where `NETREC_NEIGHBOURS=1` asks for it.
 fn is_there(program: &str) -> bool {

@@ -135,6 +135,8 @@ pub struct LinkFacts {
     pub link_netnsid: Option<i32>,
     /// `IFLA_INET6_ADDR_GEN_MODE`.
     pub addr_gen_mode: Option<u8>,
+    /// `disable_ipv6` in `IFLA_INET6_CONF`: Linux gives it no IPv6 address.
+    pub ipv6_off: bool,
     /// Content of `IFLA_INFO_DATA`: the kind's own attributes.
     pub info_data: Vec<u8>,
     /// Content of `IFLA_INFO_SLAVE_DATA`: a port's attributes.

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::kinds::firewall::Firewall;
+use super::kinds::sysctl::Sysctl;
 use super::neighbours::Flush;
-use super::resource::{HOST, Resource, Text};
+use super::resource::{HOST, KindName, Resource, ResourceId, Text};
 use super::state::State;
 use super::values::{Ports, Protocol};
 use super::wire::{
@@ -48,6 +49,8 @@ pub struct Foreign {
     /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
     /// addresses and routes. It would go with the link.
     pub users: BTreeMap<Text, Vec<String>>,
+    /// Links of ours that IPv6 is switched off on, by namespace and name.
+    pub ipv6_off: BTreeSet<(Text, Text)>,
     /// Docker's chains for rules of users: by whether they are of IPv6, the handle of the rule that ends them.
     pub docker: BTreeMap<bool, Option<u64>>,
     /// What takes everybody's tables away, ours among them, whenever a service reads its file.
@@ -171,6 +174,8 @@ impl Observed {
                 let (kind, mtu) = (link.kind.clone(), link.mtu);
                 foreign.links.insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
             }
+            let off = inside.links.iter().filter(|link| link.ipv6_off && owner.owns(link));
+            foreign.ipv6_off.extend(off.map(|link| (netns.clone(), link.name.clone())));
             let routes = inside.routes.iter().filter_map(|route| {
                 let link = route.link.and_then(|index| inside.link(index));
                 let theirs = link.is_none_or(|link| !owner.owns(link));
@@ -228,6 +233,15 @@ fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {
         table: route.table,
         metric: route.metric,
         learnt: route.protocol == LEARNT,
+    }
+}
+
+impl Observed {
+    /// Whether IPv6 is to be switched on for a link that is to have it: links are born without there, or it is off now.
+    pub fn lacks_ipv6(&self, netns: &Text, link: &Text) -> bool {
+        let born = ResourceId::new(netns, KindName::Sysctl, Sysctl::disable_ipv6(None));
+        let born = matches!(self.ours.get(&born), Some(Resource::Sysctl(setting)) if &*setting.value != "0");
+        born || self.foreign.ipv6_off.contains(&(netns.clone(), link.clone()))
     }
 }
 

@@ -116,6 +116,9 @@ fn build(before: &Before) {
         // Without `br_netfilter` there is nothing to switch off.
         sh(&format!("[ {value} = 0 -a ! -e /proc/sys/{file} ] || echo {value} > /proc/sys/{file}"));
     }
+    if before.born_without_ipv6 {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+    }
     for namespace in &before.namespaces {
         sh(&format!("ip netns add {namespace} && ip -n {namespace} link set lo up"));
     }

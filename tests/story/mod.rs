@@ -53,6 +53,8 @@ pub(crate) struct Before {
     pub maps: Vec<u16>,
     /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
     pub filters_bridged: bool,
+    /// Whether the host's links are born without IPv6.
+    pub born_without_ipv6: bool,
     /// Sessions that netrec is run in: where they come from, and our end.
     pub sessions: Vec<[std::net::SocketAddr; 2]>,
     /// The first chapter that they are there in.
@@ -324,11 +326,14 @@ impl Simulation {
         ];
         let claims = holders.into_iter().flat_map(|(ports, holder)| ports.iter().map(move |port| claim(*port, holder)));
         kernel.foreign.claims = claims.collect();
+        let on = |key| Sysctl { netns: HOST.into(), key, value: "1".into() }.into();
         if before.filters_bridged {
-            let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };
             for key in FILTERS_BRIDGED {
-                kernel.ours.insert(setting(key).into());
+                kernel.ours.insert(on(key.into()));
             }
+        }
+        if before.born_without_ipv6 {
+            kernel.ours.insert(on(Sysctl::disable_ipv6(None)));
         }
         Self { kernel }
     }
