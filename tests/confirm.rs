@@ -135,9 +135,9 @@ fn a_rollback_that_somebody_blocks_is_incomplete_and_says_so() {
 #[test]
 fn what_fails_under_confirm_goes_back_at_once() {
     in_world(|| {
-        fs::write("/run/bad.toml", topology("10.1.0.0/24\", \"fd01::/64", "")).unwrap();
-        // The endpoint cannot have the address that it is to have.
-        world::sh("ip netns exec c sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1");
+        fs::write("/run/bad.toml", topology("10.1.0.0/24\", \"fd01::/64", "[containers.d]\nnetns = \"d\"\n")).unwrap();
+        // The new container cannot have the name that it is to have.
+        world::sh("mount -o remount,bind,ro /run/netns");
         let said = exits(7, &["apply", "/run/bad.toml", "--confirm", "1h"]);
         assert!(said.contains("rolled back, all is as it was"), "{said}");
         exits(0, &["plan", "--exit-code", "/run/good.toml"]);

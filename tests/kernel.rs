@@ -40,7 +40,8 @@ fn outside(story: &Story) -> Result<(), Failed> {
 }
 
 fn inside(story: &Story) -> ExitCode {
-    sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up");
+    sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up
+        [ ! -e /etc/systemd/system ] || mount -t tmpfs tmpfs /etc/systemd/system");
     let mut teller = OnLinux::new(&story.before);
     let planted = snapshot();
     let told = story.tell(&mut teller);

@@ -126,6 +126,87 @@ fn a_port_that_another_table_maps_is_refused() {
     });
 }
 
+#[test]
+fn a_service_that_flushes_the_ruleset_is_told_of() {
+    in_private_namespaces(|| {
+        // An `/etc` of the test's own.
+        run("mkdir /run/etc; cp -a /etc/. /run/etc 2>/dev/null || true; mount --bind /run/etc /etc
+             mkdir -p /etc/systemd/system/sysinit.target.wants; rm -f /etc/sysconfig/nftables.conf");
+        let file = |first: &str| {
+            format!("#!/usr/sbin/nft -f\n\n{first}\n\ntable inet filter {{\n\tchain input {{\n\t}}\n}}\n")
+        };
+        fs::write("/etc/nftables.conf", file("flush ruleset")).unwrap();
+        let shop = topology("shop", 10, r#""8080:80""#);
+        let tables = || run("nft -s list table inet netrec-shop; nft -s list table bridge netrec-shop");
+        let silent =
+            |why: &str| assert_eq!(netrec("plan --exit-code", &shop), (0, "nothing to do\n".to_owned()), "{why}");
+        let warns = |verb: &str| {
+            let (exit, said) = netrec(verb, &shop);
+            let found = said.lines().find(|line| line.starts_with("note: /etc/nftables.conf:3 flushes the ruleset"));
+            let found = found.unwrap_or_else(|| panic!("{exit} {said}")).to_owned();
+            (exit, found)
+        };
+        applied(&shop);
+        silent("the service is off");
+
+        let unit = "/etc/systemd/system/sysinit.target.wants/nftables.service";
+        run(&format!("ln -s /lib/systemd/system/nftables.service {unit}"));
+        assert_eq!((warns("plan --exit-code").0, warns("status --exit-code").0), (0, 0));
+        run("ln -s /dev/null /etc/systemd/system/nftables.service");
+        silent("it is masked");
+        run(&format!(
+            "rm /etc/systemd/system/nftables.service {unit}; mkdir -p /run/systemd/units
+             ln -s 0 /run/systemd/units/invocation:nftables.service"
+        ));
+        let (_, note) = warns("plan --exit-code");
+
+        // What it does is as it is told, and what it says to write instead leaves ours alone.
+        run("nft -f /etc/nftables.conf");
+        assert_eq!(warns("status --exit-code").0, 2, "ours are gone");
+        applied(&shop);
+        let ours = tables();
+        let instead = note.split('`').nth(1).unwrap();
+        fs::write("/etc/nftables.conf", file(instead)).unwrap();
+        run("nft -f /etc/nftables.conf; nft -f /etc/nftables.conf");
+        assert_eq!(tables(), ours);
+        silent("nothing is flushed");
+    });
+}
+
+#[test]
+fn where_ipv6_is_switched_off_it_is_switched_on_for_what_is_to_have_it() {
+    in_private_namespaces(|| {
+        // As an administrator does it on the host, and an engine in a container.
+        run("ip netns add shop; ip netns exec shop sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+             sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        let shop = topology("shop", 10, r#""8080:80""#);
+        let said = applied(&shop);
+        for setting in ["host/sysctl/net.ipv6.conf.br-shop", "shop/sysctl/net.ipv6.conf.eth0"] {
+            let line = format!("+ {setting}.disable_ipv6 ");
+            assert!(said.lines().any(|it| it.starts_with(&line) && it.ends_with("value 0")), "{said}");
+        }
+        lab::serve("shop", 80);
+        reached(true, "", "[fd10::10]:80");
+        assert_eq!(netrec("plan --exit-code", &shop), (0, "nothing to do\n".to_owned()));
+        // What is not netrec's stays as it was.
+        let settings = "ip netns exec shop sysctl -n net.ipv6.conf.lo.disable_ipv6 net.ipv6.conf.default.disable_ipv6";
+        assert_eq!(run(settings), "1\n1\n");
+
+        run(
+            "sysctl -qw net.ipv6.conf.br-shop.disable_ipv6=1; ip netns exec shop sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1",
+        );
+        reached(false, "", "[fd10::10]:80");
+        let said = applied(&shop);
+        let on = |line: &&str| line.contains(".disable_ipv6 ") && line.ends_with("value 1 -> 0");
+        assert_eq!(said.lines().filter(on).count(), 2, "{said}");
+        reached(true, "", "[fd10::10]:80");
+
+        // Without IPv6 nothing is switched on.
+        let said = applied(&topology("four", 20, "").replace(", \"fd20::/64\"", "").replace(", \"fd20::10\"", ""));
+        assert!(!said.contains("disable_ipv6"), "{said}");
+    });
+}
+
 /// Whether a program of others can be run here: installed, and with all of root's rights. One that cannot is said, and is
 /// a failure where `NETREC_NEIGHBOURS=1` asks for it.
 fn is_there(program: &str) -> bool {

@@ -20,7 +20,10 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_PROTOCOL: u16 = 21;
 const RTA_VIA: u16 = 18;
+const IFLA_INET6_CONF: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// Offset of `DEVCONF_DISABLE_IPV6` (`linux/ipv6.h`) among the numbers of `IFLA_INET6_CONF`.
+const DISABLE_IPV6: usize = 26 * 4;
 
 const SHORT: KernelError = KernelError::Malformed("an object shorter than its header");
 const NO_NUMBER: KernelError = KernelError::Malformed("a number of a strange size");
@@ -59,7 +62,7 @@ pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {
             libc::IFLA_LINK => link.link = Some(number(value)?),
             libc::IFLA_LINK_NETNSID => link.link_netnsid = Some(i32_at(value, 0).ok_or(NO_NUMBER)?),
             libc::IFLA_LINKINFO => link_info(&mut link, value)?,
-            libc::IFLA_AF_SPEC => link.addr_gen_mode = addr_gen_mode(value)?,
+            libc::IFLA_AF_SPEC => inet6(&mut link, value)?,
             _ => {}
         }
     }
@@ -79,19 +82,21 @@ fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn addr_gen_mode(value: &[u8]) -> Result<Option<u8>, KernelError> {
+fn inet6(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
     for family in attributes(value) {
         let (family, value) = family?;
         if i32::from(family) != libc::AF_INET6 {
             continue;
         }
         for attribute in attributes(value) {
-            if let (IFLA_INET6_ADDR_GEN_MODE, value) = attribute? {
-                return Ok(value.first().copied());
+            match attribute? {
+                (IFLA_INET6_ADDR_GEN_MODE, value) => link.addr_gen_mode = value.first().copied(),
+                (IFLA_INET6_CONF, value) => link.ipv6_off = i32_at(value, DISABLE_IPV6).is_some_and(|off| off != 0),
+                _ => {}
             }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// An address (`RTM_NEWADDR`); none for families other than IPv4 and IPv6.

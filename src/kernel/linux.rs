@@ -47,6 +47,7 @@ impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = self.look(scope)?;
         facts.listeners = listeners::all()?;
+        facts.rulesets = neighbours::rulesets();
         self.seen = self.disturbed.as_ref().map(|_| facts.clone());
         Ok(Observed::new(facts, &scope.owner))
     }
@@ -56,6 +57,7 @@ impl Kernel for Linux {
         let mut facts = self.look(scope)?;
         // Who listens where is of interest to what is decided anew.
         facts.listeners.clone_from(&settled.listeners);
+        facts.rulesets.clone_from(&settled.rulesets);
         self.seen = Some(facts.clone());
         let focus = Focus::between(&settled, &facts);
         self.settled = Some(settled).filter(|_| focus.is_some());

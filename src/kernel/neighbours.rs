@@ -2,13 +2,15 @@
 //! of our links; and the ports that other topologies publish. They are never written.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use super::netlink::attributes;
 use super::nft::{Nft, NftError, Question};
 use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
 use crate::model::values::{Ports, Protocol};
-use crate::model::wire::{ChainFacts, DockerFacts, Does, ForeignRule, LinkMatch, Owner, TableFacts};
+use crate::model::wire::{ChainFacts, DockerFacts, Does, ForeignRule, LinkMatch, Owner, RulesetFacts, TableFacts};
 
 /// Rules that are read in one look at most, and calls that are followed: what is beyond is as if it were not there.
 const RULES: usize = 4096;
@@ -49,6 +51,32 @@ pub(super) fn docker(nft: &mut Nft) -> Result<Vec<DockerFacts>, NftError> {
         chains.push(DockerFacts { ipv6, before: end.map(u64::from_be_bytes), rules });
     }
     Ok(chains)
+}
+
+/// The service that loads rules on hosts with systemd, and the files that it reads: Debian's and Arch's, and Fedora's.
+const UNIT: &str = "nftables.service";
+const FILES: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftables.conf"];
+
+/// Files of rules that a service of this host feeds to nft. One that cannot be read says nothing.
+pub(super) fn rulesets() -> Vec<RulesetFacts> {
+    let read = |path| {
+        let text = fs::metadata(path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::read(path).ok())?;
+        Some(RulesetFacts { unit: UNIT, path, text: String::from_utf8_lossy(&text).into_owned() })
+    };
+    if is_run(UNIT) { FILES.into_iter().filter_map(read).collect() } else { Vec::new() }
+}
+
+/// Whether a unit of systemd has been started, or is at boot: enabled, and not masked.
+fn is_run(unit: &str) -> bool {
+    let system = Path::new("/etc/systemd/system");
+    let is_there = |path: &Path| path.symlink_metadata().is_ok();
+    if is_there(&Path::new("/run/systemd/units").join(format!("invocation:{unit}"))) {
+        return true;
+    }
+    // In a folder of what another unit wants or requires.
+    let mut entries = fs::read_dir(system).into_iter().flatten().filter_map(Result::ok);
+    let masked = || fs::read_link(system.join(unit)).is_ok_and(|to| to == Path::new("/dev/null"));
+    entries.any(|entry| is_there(&entry.path().join(unit))) && !masked()
 }
 
 fn published(nft: &mut Nft, name: String) -> Result<TableFacts, NftError> {

@@ -18,6 +18,7 @@ use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
+use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::resource::{HOST, Text};
 use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
@@ -174,7 +175,8 @@ impl<'a> Look<'a> {
         // Links make and lose those by themselves, and no subnet contains them.
         host.routes.retain(|route| !matches!(route.destination.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local()));
         let mut sysctls = self.sysctls(HOST)?;
-        for name in accept_ra(&host).into_iter().chain(self.route_localnet(&host)) {
+        let of_links = accept_ra(&host).into_iter().chain(self.route_localnet(&host));
+        for name in of_links.chain([Sysctl::disable_ipv6(None)]) {
             sysctls.extend(sysctl::read(&name)?.map(|value| (name, value.into())));
         }
         Ok(Host { facts: Arc::new(host), sysctls })
@@ -228,7 +230,13 @@ impl<'a> Look<'a> {
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
         let facts = read_container(&mut socket, origin)?;
-        Ok(Seen::Namespace(identity, Arc::new(facts), self.sysctls(name)?))
+        let mut sysctls = self.sysctls(name)?;
+        // Where any link is without IPv6, as all of an engine's container are, others are perhaps born so.
+        if facts.links.iter().any(|link| link.ipv6_off) {
+            let key = Sysctl::disable_ipv6(None);
+            sysctls.extend(sysctl::read(&key)?.map(|value| (key, value.into())));
+        }
+        Ok(Seen::Namespace(identity, Arc::new(facts), sysctls))
     }
 
     /// A namespace that no container of the scope has: ours if it bears the mark, of interest if it holds a link of ours.

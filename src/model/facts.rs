@@ -27,6 +27,8 @@ pub struct Facts {
     pub chains: Arc<Vec<ChainFacts>>,
     /// Docker's chains for rules of users, of the families that have one.
     pub docker: Vec<DockerFacts>,
+    /// Files of rules that services of the host feed to nft.
+    pub rulesets: Vec<RulesetFacts>,
     /// What listens on the host.
     pub listeners: Vec<ListenerFacts>,
     /// Tables of other topologies: only the elements that publish ports.
@@ -133,6 +135,8 @@ pub struct LinkFacts {
     pub link_netnsid: Option<i32>,
     /// `IFLA_INET6_ADDR_GEN_MODE`.
     pub addr_gen_mode: Option<u8>,
+    /// `disable_ipv6` in `IFLA_INET6_CONF`: Linux gives it no IPv6 address.
+    pub ipv6_off: bool,
     /// Content of `IFLA_INFO_DATA`: the kind's own attributes.
     pub info_data: Vec<u8>,
     /// Content of `IFLA_INFO_SLAVE_DATA`: a port's attributes.
@@ -292,6 +296,17 @@ pub enum Does {
         /// Its rules.
         rules: Vec<ForeignRule>,
     },
+}
+
+/// A file of rules that a service of the host feeds to nft when it starts and when it reloads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RulesetFacts {
+    /// The service.
+    pub unit: &'static str,
+    /// The file.
+    pub path: &'static str,
+    /// What is written in it.
+    pub text: String,
 }
 
 /// A socket of the host that waits for whoever comes.

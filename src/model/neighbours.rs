@@ -1,7 +1,8 @@
 //! What becomes of our packets in tables of others. An accept is final in its own table only, so what any of them drops is
-//! lost; what is decided by more than links is not known beforehand and counts as not said.
+//! lost; what is decided by more than links is not known beforehand and counts as not said. And what becomes of our tables
+//! where others load theirs.
 
-use super::wire::{ChainFacts, Does, ForeignRule, LinkMatch};
+use super::wire::{ChainFacts, Does, ForeignRule, LinkMatch, RulesetFacts};
 
 /// The links by which a packet comes and leaves; none: another one than ours.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,58 @@ fn matches(link: &LinkMatch, way: Way) -> bool {
     same != link.not
 }
 
+/// A statement of a file of rules for nft that takes away everybody's tables before it makes its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flush {
+    /// The service that reads the file.
+    pub unit: &'static str,
+    /// The file, and the number of the line.
+    pub place: (&'static str, usize),
+    /// The tables that the file makes itself, as `FAMILY NAME`.
+    pub own: Vec<String>,
+}
+
+impl Flush {
+    /// The last one of a file, which takes away all that stands before it.
+    pub fn of(file: &RulesetFacts) -> Option<Self> {
+        let (mut line, mut own) = (None, Vec::new());
+        for (at, text) in file.text.lines().enumerate() {
+            let bare = bare(text);
+            for statement in bare.split(';') {
+                let words = statement.split(|c: char| c.is_whitespace() || c == '{').filter(|word| !word.is_empty());
+                match words.collect::<Vec<_>>()[..] {
+                    // Without a family it is of all.
+                    ["flush", "ruleset"] | ["flush", "ruleset", "inet" | "bridge"] => line = Some(at + 1),
+                    ["add" | "create", "table", ref table @ ..] | ["table", ref table @ ..] => {
+                        own.extend(named(table).filter(|table| !own.contains(table)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        line.map(|line| Self { unit: file.unit, place: (file.path, line), own })
+    }
+}
+
+/// A line without what stands in quotes, and without its comment.
+fn bare(line: &str) -> String {
+    let mut quoted = false;
+    let said = |letter: &char| {
+        quoted ^= *letter == '"';
+        !quoted
+    };
+    line.chars().filter(said).take_while(|letter| *letter != '#').collect()
+}
+
+/// The table that words name; without a family it is of `ip`.
+fn named(words: &[&str]) -> Option<String> {
+    match words {
+        [family @ ("ip" | "ip6" | "inet" | "arp" | "bridge" | "netdev"), name, ..] => Some(format!("{family} {name}")),
+        [name, ..] => Some(format!("ip {name}")),
+        [] => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +151,30 @@ mod tests {
         let (family, table, chain, hook) = ("ip".into(), "t".into(), "c".into(), "forward".into());
         let chain = ChainFacts { family, table, chain, hook, priority: 0, drops, maps: false, rules: rules.to_vec() };
         chain.stops(Way { from: Some("br-front"), to: None, mapped: false })
+    }
+
+    #[test]
+    fn a_file_of_rules_flushes_what_is_ours() {
+        let flush = |text: &str| {
+            let file = RulesetFacts { unit: "nftables.service", path: "/etc/nftables.conf", text: text.into() };
+            Flush::of(&file).map(|flush| (flush.place.1, flush.own.join(", ")))
+        };
+        let found = |line, own: &str| Some((line, own.to_owned()));
+        assert_eq!(
+            flush("#!/usr/sbin/nft -f\n\nflush ruleset\n\ntable inet filter {\n\tchain input {\n\t}\n}\n"),
+            found(3, "inet filter")
+        );
+        assert_eq!(
+            flush("add table nat ; flush  ruleset;\ntable nat{\n}\ntable ip6 nat\n"),
+            found(1, "ip nat, ip6 nat")
+        );
+        assert_eq!(flush("flush ruleset inet # all of it"), found(1, ""));
+        assert_eq!(flush("flush ruleset bridge"), found(1, ""));
+        let others =
+            ["", "# flush ruleset", "flush ruleset ip", "flush table inet filter", "table inet flush {\nruleset"];
+        let quoted = ["add rule t c comment \"a ; flush ruleset\"", "define a = \"#\" # ; flush ruleset"];
+        assert!(others.into_iter().chain(quoted).all(|text| flush(text).is_none()));
+        assert_eq!(flush("define a = \"#\"; flush ruleset"), found(1, ""));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::kinds::firewall::Firewall;
-use super::resource::{HOST, Resource, Text};
+use super::kinds::sysctl::Sysctl;
+use super::neighbours::Flush;
+use super::resource::{HOST, KindName, Resource, ResourceId, Text};
 use super::state::State;
 use super::values::{Ports, Protocol};
 use super::wire::{
@@ -47,8 +49,12 @@ pub struct Foreign {
     /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
     /// addresses and routes. It would go with the link.
     pub users: BTreeMap<Text, Vec<String>>,
+    /// Links of ours that IPv6 is switched off on, by namespace and name.
+    pub ipv6_off: BTreeSet<(Text, Text)>,
     /// Docker's chains for rules of users: by whether they are of IPv6, the handle of the rule that ends them.
     pub docker: BTreeMap<bool, Option<u64>>,
+    /// What takes everybody's tables away, ours among them, whenever a service reads its file.
+    pub flushes: Vec<Flush>,
     /// Ports of the host that others have.
     pub claims: Vec<Claim>,
     /// Processes in namespaces of ours that the topology no longer has.
@@ -168,6 +174,8 @@ impl Observed {
                 let (kind, mtu) = (link.kind.clone(), link.mtu);
                 foreign.links.insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
             }
+            let off = inside.links.iter().filter(|link| link.ipv6_off && owner.owns(link));
+            foreign.ipv6_off.extend(off.map(|link| (netns.clone(), link.name.clone())));
             let routes = inside.routes.iter().filter_map(|route| {
                 let link = route.link.and_then(|index| inside.link(index));
                 let theirs = link.is_none_or(|link| !owner.owns(link));
@@ -179,6 +187,7 @@ impl Observed {
                 foreign.processes.insert(netns.clone(), inside.processes.clone());
             }
         }
+        foreign.flushes = facts.rulesets.iter().filter_map(Flush::of).collect();
         foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
         foreign.users = users(facts.host(), owner);
         let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
@@ -227,6 +236,15 @@ fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {
     }
 }
 
+impl Observed {
+    /// Whether IPv6 is to be switched on for a link that is to have it: links are born without there, or it is off now.
+    pub fn lacks_ipv6(&self, netns: &Text, link: &Text) -> bool {
+        let born = ResourceId::new(netns, KindName::Sysctl, Sysctl::disable_ipv6(None));
+        let born = matches!(self.ours.get(&born), Some(Resource::Sysctl(setting)) if &*setting.value != "0");
+        born || self.foreign.ipv6_off.contains(&(netns.clone(), link.clone()))
+    }
+}
+
 impl Foreign {
     /// How many objects of others were seen: links, and tables that filter.
     pub fn count(&self) -> usize {
@@ -237,7 +255,12 @@ impl Foreign {
     pub fn is_alike_in(&self, netns: &Text, other: &Self) -> bool {
         self.links_in(netns).eq(other.links_in(netns))
             && self.routes_in(netns).eq(other.routes_in(netns))
+            && self.ipv6_off_in(netns).eq(other.ipv6_off_in(netns))
             && self.processes.get(netns) == other.processes.get(netns)
+    }
+
+    fn ipv6_off_in<'a>(&'a self, netns: &'a Text) -> impl Iterator<Item = &'a (Text, Text)> {
+        self.ipv6_off.range((netns.clone(), Text::from(""))..).take_while(move |(of, _)| of == netns)
     }
 
     fn links_in<'a>(&'a self, netns: &'a Text) -> impl Iterator<Item = (&'a (Text, Text), &'a ForeignLink)> {

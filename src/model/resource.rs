@@ -53,6 +53,8 @@ pub enum Thing {
     Primary(Text, Text, ipnet::Ipv4Net),
     /// `accept_ra = 2` on the links of a namespace that live on router advertisements.
     AcceptRa(Text),
+    /// That a link may have IPv6 addresses, by namespace and name: where it was born without.
+    Ipv6(Text, Text),
     /// An address on any of our links. Linux does not mind two of them, the network does.
     Address(IpAddr),
 }
@@ -60,7 +62,7 @@ pub enum Thing {
 impl Thing {
     /// Whether one resource only can provide it, so that whoever releases it goes before whoever takes it.
     pub fn is_exclusive(&self) -> bool {
-        !matches!(self, Self::OnLink(..) | Self::Primary(..) | Self::AcceptRa(_))
+        !matches!(self, Self::OnLink(..) | Self::Primary(..) | Self::AcceptRa(_) | Self::Ipv6(..))
     }
 }
 

@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::source::Span;
-use super::values::{Mac, PortRange, Publish};
+use super::values::{Cidr, Mac, PortRange, Publish};
 
 /// A whole topology: all its files merged.
 #[derive(Clone, Default, Debug)]
@@ -148,13 +147,13 @@ pub struct File {
 pub struct Pools {
     /// IPv4 blocks to cut subnets from. Default: `["10.208.0.0/12"]`.
     #[schemars(with = "Option<Vec<String>>")]
-    pub ipv4: Option<Vec<Spanned<IpNet>>>,
+    pub ipv4: Option<Vec<Spanned<Cidr>>>,
     /// Prefix length of a subnet cut from `ipv4`, 8 to 30. Default: 24.
     #[schemars(with = "Option<u8>")]
     pub ipv4_prefix: Option<Spanned<u8>>,
     /// IPv6 blocks to cut subnets from. Default: a unique local /48 (RFC 4193) derived from the topology's name.
     #[schemars(with = "Option<Vec<String>>")]
-    pub ipv6: Option<Vec<Spanned<IpNet>>>,
+    pub ipv6: Option<Vec<Spanned<Cidr>>>,
     /// Prefix length of a subnet cut from `ipv6`, 16 to 126. Default: 64.
     #[schemars(with = "Option<u8>")]
     pub ipv6_prefix: Option<Spanned<u8>>,
@@ -181,7 +180,7 @@ pub struct Network {
     pub driver: Spanned<String>,
     /// Subnets in CIDR notation, several per family allowed. Default: one per family from the pools.
     #[schemars(with = "Option<Vec<String>>")]
-    pub subnets: Option<Vec<Spanned<IpNet>>>,
+    pub subnets: Option<Vec<Spanned<Cidr>>>,
     /// Addresses of the host in the subnets. Default: the first host address of each subnet.
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
@@ -231,7 +230,7 @@ pub struct Network {
     pub trusted_interfaces: Vec<Spanned<String>>,
     /// Who may reach published ports of this network, in CIDR notation, besides the host itself. Default: everybody.
     #[schemars(with = "Option<Vec<String>>")]
-    pub allow_from: Option<Vec<Spanned<IpNet>>>,
+    pub allow_from: Option<Vec<Spanned<Cidr>>>,
     /// `true`: an apply or destroy that would remove or replace it is refused, also when no file names it any more; set
     /// it to false and apply first. Default: false.
     #[schemars(with = "Option<bool>")]
@@ -343,12 +342,12 @@ pub struct Published {
     pub publish: Spanned<Publish>,
     /// Who may reach it, in CIDR notation, besides the host itself. Default: what the network says.
     #[schemars(with = "Option<Vec<String>>")]
-    pub allow_from: Option<Vec<Spanned<IpNet>>>,
+    pub allow_from: Option<Vec<Spanned<Cidr>>>,
 }
 
 impl Endpoint {
     /// All its published ports, and who may reach them if it says so itself.
-    pub fn publishes(&self) -> impl Iterator<Item = (&Spanned<Publish>, Option<&Vec<Spanned<IpNet>>>)> {
+    pub fn publishes(&self) -> impl Iterator<Item = (&Spanned<Publish>, Option<&Vec<Spanned<Cidr>>>)> {
         let plain = self.publish.iter().map(|publish| (publish, None));
         plain.chain(self.published.iter().map(|it| (&it.publish, it.allow_from.as_ref())))
     }
@@ -398,7 +397,7 @@ pub struct Peer {
     pub endpoint: Option<Spanned<String>>,
     /// Addresses in CIDR notation, wherever they are.
     #[schemars(with = "Option<String>")]
-    pub cidr: Option<Spanned<IpNet>>,
+    pub cidr: Option<Spanned<Cidr>>,
 }
 
 /// A static route in a container.
@@ -407,7 +406,7 @@ pub struct Peer {
 pub struct StaticRoute {
     /// Destination in CIDR notation.
     #[schemars(with = "String")]
-    pub to: Spanned<IpNet>,
+    pub to: Spanned<Cidr>,
     /// Next hop in one of the endpoint's subnets. Default: none, the destination is on the link.
     #[schemars(with = "Option<String>")]
     pub via: Option<Spanned<IpAddr>>,

@@ -1,12 +1,41 @@
-//! Values that have a grammar of their own: hardware addresses and published ports.
+//! Values that have a grammar of their own: nets, hardware addresses and published ports.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Deref;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
+
+/// A net in CIDR notation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cidr(pub IpNet);
+
+impl Deref for Cidr {
+    type Target = IpNet;
+
+    fn deref(&self) -> &IpNet {
+        &self.0
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // As for ip(8), Go and the standard library, which IpNet is more lenient than.
+        let (address, length) = text.split_once('/').unwrap_or((text, ""));
+        let octets = address.rsplit(':').next().filter(|last| last.contains('.')).unwrap_or_default();
+        let octal = |number: &&str| number.len() > 1 && number.starts_with('0');
+        if let Some(number) = octets.split('.').chain([length]).find(octal) {
+            return Err(format!("`{number}` begins with a zero, which some programs take for octal"));
+        }
+        text.parse().map(Self).map_err(|error: ipnet::AddrParseError| error.to_string())
+    }
+}
 
 /// A 48-bit hardware address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -206,6 +235,10 @@ impl FromStr for PortRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let icmp = |word: &str| ["icmp", "icmpv6", "icmp6", "ipv6-icmp"].contains(&&*word.to_ascii_lowercase());
+        if text.split('/').any(icmp) {
+            return Err("ICMP has no ports: a policy without `ports` is of everything, ICMP included".into());
+        }
         let (ports, protocol) = with_protocol(text)?;
         Ok(Self { protocol, ports: ports.parse()? })
     }
@@ -250,7 +283,7 @@ macro_rules! deserialize_from_str {
         }
     )*};
 }
-deserialize_from_str!(Mac, PortRange, Publish);
+deserialize_from_str!(Cidr, Mac, PortRange, Publish);
 
 #[cfg(test)]
 mod tests {
@@ -271,6 +304,27 @@ mod tests {
         for wrong in ["", "0:80", "80:0", "65536:1", "90-80:80-90", "1-2:1-3", "::1:80:80", "a:1:2", "80/icmp", "+8:8"]
         {
             assert!(wrong.parse::<Publish>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nets_have_no_number_that_could_be_octal() {
+        for (text, net) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("fd00:0db8::/64", "fd00:db8::/64"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(text.parse::<Cidr>().map(|net| net.to_string()), Ok(net.to_owned()));
+        }
+        for wrong in
+            ["010.0.0.0/24", "10.00.0.0/24", "10.0.0.08/32", "10.0.0.0/08", "fd00::/064", "::ffff:10.0.0.010/128"]
+        {
+            assert!(wrong.parse::<Cidr>().is_err_and(|why| why.contains("octal")), "{wrong}");
+        }
+        for wrong in ["", "10.0.0.0", "10.0.0.0/", "10.0.0.0/33", "10.0.0/24", "10.0.0.0/+8", "10.0.0.0/8/8", "fd00::"]
+        {
+            assert!(wrong.parse::<Cidr>().is_err_and(|why| !why.contains("octal")), "{wrong}");
         }
     }
 

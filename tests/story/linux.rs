@@ -1,5 +1,6 @@
 //! A story told by Linux, in namespaces that the caller has made.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
@@ -9,9 +10,11 @@ use netrec::diff::diff;
 use netrec::diff::render::text;
 use netrec::kernel::linux::Linux;
 use netrec::kernel::{Kernel, netlink};
-use netrec::model::resource::{Kind, Resource, Step};
+use netrec::model::kinds::firewall::{Firewall, Publication};
+use netrec::model::resource::{Kind, Op, Resource, Step};
 use netrec::model::state::State;
-use netrec::model::wire::Scope;
+use netrec::model::values::{Ports, Protocol};
+use netrec::model::wire::{Owner, Scope};
 
 use super::{Before, FILTERS_BRIDGED, Simulation, Teller, deletion};
 
@@ -48,11 +51,7 @@ impl Teller for OnLinux {
 
     fn drift(&mut self, id: &str, scope: &Scope) {
         let observed = self.kernel.observe(scope).expect("a look");
-        let op = deletion(&observed.ours, id);
-        let parts = Resource::places(&op).into_iter().enumerate().collect();
-        let step = Step { id: op.subject().id(), op, parts, waits: Vec::new() };
-        let results = self.kernel.execute(&[step], &mut |_| {});
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        take(&mut self.kernel, deletion(&observed.ours, id));
         self.shadow.drift(id, scope);
     }
 
@@ -117,6 +116,9 @@ fn build(before: &Before) {
         // Without `br_netfilter` there is nothing to switch off.
         sh(&format!("[ {value} = 0 -a ! -e /proc/sys/{file} ] || echo {value} > /proc/sys/{file}"));
     }
+    if before.born_without_ipv6 {
+        sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6");
+    }
     for namespace in &before.namespaces {
         sh(&format!("ip netns add {namespace} && ip -n {namespace} link set lo up"));
     }
@@ -145,10 +147,45 @@ fn build(before: &Before) {
             nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
             nft add rule ip filter FORWARD counter jump DOCKER-USER");
     }
+    if !before.publishes.is_empty() {
+        publish(&before.publishes);
+    }
+    for port in &before.maps {
+        sh(&format!(
+            "nft add table ip nat
+             nft 'add chain ip nat PREROUTING {{ type nat hook prerouting priority -100; }}'
+             nft add rule ip nat PREROUTING tcp dport {port} dnat to 198.51.100.7:80"
+        ));
+    }
     for [family, table, chain] in &before.drops {
         let hook = "{ type filter hook forward priority 0; policy drop; }";
         sh(&format!("nft add table {family} {table} && nft 'add chain {family} {table} {chain} {hook}'"));
     }
+}
+
+/// Makes the tables of another topology that publishes ports.
+fn publish(ports: &[u16]) {
+    let publication = |port: &u16| Publication {
+        listen: None,
+        protocol: Protocol::Tcp,
+        ports: Ports { first: *port, last: *port },
+        target: Ipv4Addr::new(198, 51, 100, 8).into(),
+        first: 80,
+        allow_from: None,
+    };
+    let publications: Vec<Publication> = ports.iter().map(publication).collect();
+    let (mut kernel, owner) = (Linux::default(), Owner::new("other"));
+    let firewall = Firewall::new(&owner.topology, &[], &publications);
+    kernel.observe(&Scope { owner, containers: BTreeMap::new(), sysctls: Vec::new() }).expect("a look");
+    take(&mut kernel, Op::Create(firewall.into()));
+}
+
+/// Takes one step.
+fn take(kernel: &mut Linux, op: Op) {
+    let parts = Resource::places(&op).into_iter().enumerate().collect();
+    let step = Step { id: op.subject().id(), op, parts, waits: Vec::new() };
+    let results = kernel.execute(&[step], &mut |_| {});
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
 fn inside_of(netns: &str) -> String {
@@ -173,5 +210,6 @@ fn plant() {
 pub(crate) fn snapshot() -> String {
     sh("ip -d link show dev nr-foreign00; ip -d link show dev nr-foreign01; ip address show dev nr-foreign00
         ip address show dev lo; ip rule show from 100.127.255.1; ls /run/netns/netrec-foreign
-        ip -n netrec-foreign link; nft -s list table inet netrec2")
+        ip -n netrec-foreign link; nft -s list table inet netrec2
+        for table in 'inet netrec-other' 'ip nat'; do nft -s list table $table 2>/dev/null || true; done")
 }

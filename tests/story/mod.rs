@@ -47,8 +47,14 @@ pub(crate) struct Before {
     pub docker: bool,
     /// Ports of the host that a process listens on, with TCP and at every address.
     pub listens: Vec<u16>,
+    /// Ports that the topology `other` publishes, with TCP and at every IPv4 address.
+    pub publishes: Vec<u16>,
+    /// Ports that table `ip nat` maps elsewhere, with TCP.
+    pub maps: Vec<u16>,
     /// Whether bridged packets meet the rules for routed ones (`br_netfilter`).
     pub filters_bridged: bool,
+    /// Whether the host's links are born without IPv6.
+    pub born_without_ipv6: bool,
     /// Sessions that netrec is run in: where they come from, and our end.
     pub sessions: Vec<[std::net::SocketAddr; 2]>,
     /// The first chapter that they are there in.
@@ -314,20 +320,29 @@ impl Simulation {
             });
         }
         kernel.foreign.docker.extend(before.docker.then_some((false, None)));
-        kernel.foreign.claims = before.listens.iter().map(|port| listener(*port)).collect();
+        let holders = [
+            (&before.listens, "a process of the host listens"),
+            (&before.publishes, "topology `other` publishes"),
+            (&before.maps, "table ip nat maps elsewhere what comes"),
+        ];
+        let claims = holders.into_iter().flat_map(|(ports, holder)| ports.iter().map(move |port| claim(*port, holder)));
+        kernel.foreign.claims = claims.collect();
+        let on = |key| Sysctl { netns: HOST.into(), key, value: "1".into() }.into();
         if before.filters_bridged {
-            let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "1".into() };
             for key in FILTERS_BRIDGED {
-                kernel.ours.insert(setting(key).into());
+                kernel.ours.insert(on(key.into()));
             }
+        }
+        if before.born_without_ipv6 {
+            kernel.ours.insert(on(Sysctl::disable_ipv6(None)));
         }
         Self { kernel }
     }
 }
 
-fn listener(port: u16) -> Claim {
+fn claim(port: u16, holder: &str) -> Claim {
     let (protocol, ports) = (Protocol::Tcp, Ports { first: port, last: port });
-    Claim { protocol, ipv6: Some(false), address: None, ports, holder: "a process of the host listens".into() }
+    Claim { protocol, ipv6: Some(false), address: None, ports, holder: holder.into() }
 }
 
 fn route(destination: ipnet::IpNet, link: &str) -> ForeignRoute {

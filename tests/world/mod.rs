@@ -1,5 +1,5 @@
-//! A machine of its own for a test: fresh network and mount namespaces with an empty `/run` and `/var/lib`, on a thread that ends
-//! with the test, so that tests of one process do not meet.
+//! A machine of its own for a test: fresh network and mount namespaces with an empty `/run` and `/var/lib` and without
+//! units of systemd, on a thread that ends with the test, so that tests of one process do not meet.
 //!
 //! A test on the kernel runs where it can: as root, or else as the root of a user namespace. One that cannot says so and
 //! shows nothing; where `NETREC_KERNEL=1` asks for the kernel that is a failure.
@@ -21,6 +21,9 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 
 /// Says that this process is inside of the namespaces that [`WAY`] found possible.
 const INSIDE: &str = "NETREC_INSIDE";
+
+/// Where the units are that an administrator has put there or enabled: what they do is no part of a test's machine.
+const UNITS: &str = "/etc/systemd/system";
 
 /// Where `ip` and `nft` are, also for users who are not expected to need them.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -79,8 +82,9 @@ pub(crate) fn run(test: impl FnOnce() + Send) {
         let world = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-            mount(Some("netrec-test"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
-            mount(Some("netrec-test"), "/var/lib", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+            for empty in ["/run", "/var/lib", UNITS].into_iter().filter(|path| Path::new(path).exists()) {
+                mount(Some("netrec-test"), empty, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).unwrap();
+            }
             sh("ip link set lo up");
             test();
         });

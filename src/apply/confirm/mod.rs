@@ -20,7 +20,7 @@ use crate::diff::{Change, diff};
 use crate::kernel::Kernel;
 use crate::model::kinds::firewall::Rules;
 use crate::model::observed::Observed;
-use crate::model::resource::{Kind, Need, Resource, ResourceId, Text};
+use crate::model::resource::{Kind, Resource, ResourceId, Text};
 use crate::model::simulate::Simulation;
 use crate::model::source::Span;
 use crate::model::state::{Desired, Pending, State};
@@ -62,10 +62,9 @@ impl Before {
         let observed = &prepared.observed;
         let (mut state, mut lost) = (State::default(), Vec::new());
         for (id, resource) in observed.ours.iter() {
-            // Settings that the apply leaves alone are none of the rollback's business either, but for those of a link
-            // that are on: they go with it.
-            let on = matches!(resource, Resource::Sysctl(setting) if &*setting.value != "0");
-            let goes = on && resource.needs().iter().any(|need| matches!(need, Need::Inside(_)));
+            // Settings that the apply leaves alone are none of the rollback's business either, but for those that go
+            // with their link.
+            let goes = matches!(resource, Resource::Sysctl(setting) if setting.goes_with_link());
             if resource.stays() && !goes && prepared.desired.state.get(id).is_none() {
                 continue;
             }
@@ -94,7 +93,9 @@ impl Before {
         let gone = |netns: &Text| observed.absent.contains_key(netns) && !provided(netns);
         for (id, resource) in self.state.iter() {
             let inside = matches!(resource, Resource::Veth(veth) if gone(&veth.netns));
-            if !inside && !gone(&id.netns) {
+            let has_ipv6 = |link| !observed.lacks_ipv6(&id.netns, &link);
+            let idle = matches!(resource, Resource::Sysctl(it) if it.gives_ipv6().is_some_and(has_ipv6));
+            if !inside && !idle && !gone(&id.netns) {
                 state.insert(resource.clone());
             }
         }

@@ -128,7 +128,7 @@ impl Network {
     }
 
     fn subnet_of(&self, address: IpAddr) -> Option<IpNet> {
-        self.subnets.iter().flatten().map(|net| *net.get_ref()).find(|net| net.contains(&address))
+        self.subnets.iter().flatten().map(|net| **net.get_ref()).find(|net| net.contains(&address))
     }
 }
 

@@ -152,7 +152,7 @@ impl Checking<'_> {
             }
         }
         for subnet in subnets {
-            let (net, span) = (*subnet.get_ref(), item.span(subnet));
+            let (net, span) = (**subnet.get_ref(), item.span(subnet));
             if !self.fits(&net, span) {
                 continue;
             }
@@ -217,7 +217,7 @@ impl Checking<'_> {
     /// An address that is in none of a network's subnets.
     pub(super) fn no_subnet(&mut self, address: &IpAddr, name: &str, item: &Item<Network>, span: Span) {
         let finding = Diagnostic::at(span, format!("`{address}` is in no subnet of `{name}`"));
-        let subnets: Vec<String> = item.subnets.iter().flatten().map(|net| format!("`{}`", net.get_ref())).collect();
+        let subnets: Vec<String> = item.subnets.iter().flatten().map(|net| format!("`{}`", **net.get_ref())).collect();
         self.say(if subnets.is_empty() {
             finding.related(item.name, "takes its subnets from the pools").hint("give the network `subnets`")
         } else {
@@ -331,7 +331,7 @@ impl Checking<'_> {
         };
         for net in subnets.iter().filter(|_| !item.is_internal()) {
             if !item.gateways.iter().any(|gateway| net.get_ref().contains(gateway.get_ref())) {
-                let finding = Diagnostic::at(item.span(net), format!("subnet `{}` has no gateway", net.get_ref()));
+                let finding = Diagnostic::at(item.span(net), format!("subnet `{}` has no gateway", **net.get_ref()));
                 let finding = finding.related(external, "netrec gives no address to a bridge of others");
                 self.say(finding.hint("add its router to `gateways`, or `internal = true`"));
             }
@@ -377,7 +377,7 @@ impl Checking<'_> {
                 self.say(finding.hint(format!("{} to {}", range.start(), range.end())));
             }
             for net in nets.iter().flatten() {
-                let (pool, span) = (*net.get_ref(), pools.span(net));
+                let (pool, span) = (**net.get_ref(), pools.span(net));
                 if pool.addr().is_ipv6() != ipv6 {
                     let finding = Diagnostic::at(span, format!("`{pool}` is not {}", family(ipv6)));
                     self.say(finding.hint(format!("it belongs into `{}`", if ipv6 { "ipv4" } else { "ipv6" })));

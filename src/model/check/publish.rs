@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{Checking, family};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::source::Span;
 use crate::model::topology::{Endpoint, Item, Network};
-use crate::model::values::{Ports, Protocol, Publish};
+use crate::model::values::{Cidr, Ports, Protocol, Publish};
 
 /// What listens: ports at an address, or at every one of the family.
 struct Listener {
@@ -65,7 +64,7 @@ impl Checking<'_> {
     }
 
     /// A list of those who may reach something that stands at a place.
-    pub(super) fn allow_from<T>(&mut self, nets: &[Spanned<IpNet>], item: &Item<T>, place: Span) {
+    pub(super) fn allow_from<T>(&mut self, nets: &[Spanned<Cidr>], item: &Item<T>, place: Span) {
         if nets.is_empty() {
             let finding = Diagnostic::at(place, "an empty `allow_from` lets in nobody but the host");
             self.say(finding.hint("publish at `127.0.0.1` if that is meant"));

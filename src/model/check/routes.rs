@@ -16,7 +16,7 @@ impl Checking<'_> {
         for (name, item) in &self.topology.endpoints {
             let network = self.network_of(item).map(|(_, network)| network);
             for route in &item.routes {
-                let (to, span) = (*route.to.get_ref(), item.span(&route.to));
+                let (to, span) = (**route.to.get_ref(), item.span(&route.to));
                 if !self.host_bits(&to, span) {
                     continue;
                 }
@@ -53,7 +53,7 @@ impl Checking<'_> {
             let label = format!("no {} address to go there from", family(to.addr().is_ipv6()));
             self.say(finding.label(label).related(item.name, "the endpoint").hint("leave the route out"));
         }
-        if let Some(own) = network.subnets.iter().flatten().find(|net| net.get_ref() == to) {
+        if let Some(own) = network.subnets.iter().flatten().find(|net| **net.get_ref() == *to) {
             let finding = Diagnostic::at(span, format!("`{to}` is the endpoint's own subnet"));
             self.say(finding.related(network.span(own), "reached without a route").hint("leave the route out"));
         }
@@ -66,7 +66,7 @@ impl Checking<'_> {
         via: &Spanned<IpAddr>,
         network: Option<&Item<Network>>,
     ) {
-        let (to, address, span) = (route.to.get_ref(), *via.get_ref(), item.span(via));
+        let (to, address, span) = (**route.to.get_ref(), *via.get_ref(), item.span(via));
         if address.is_ipv6() != to.addr().is_ipv6() {
             let finding = Diagnostic::at(span, format!("`{address}` and `{to}` are of different families"));
             self.say(finding.related(item.span(&route.to), "the destination"));

@@ -88,6 +88,9 @@ impl Kind for Address {
         if let (IpNet::V4(net), true) = (self.address, self.secondary) {
             needs.push(Need::Upon(Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc())));
         }
+        if self.address.addr().is_ipv6() {
+            needs.push(Need::After(Thing::Ipv6(self.netns.clone(), self.link.clone())));
+        }
         needs
     }
 

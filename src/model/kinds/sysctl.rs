@@ -17,7 +17,26 @@ pub struct Sysctl {
     pub value: Text,
 }
 
+/// What `disable_ipv6` is for links yet to be born.
+const DEFAULT: &str = "default";
+
 impl Sysctl {
+    /// Whether a link has no IPv6; without one, whether links are born so.
+    pub fn disable_ipv6(link: Option<&str>) -> Text {
+        format!("net.ipv6.conf.{}.disable_ipv6", link.unwrap_or(DEFAULT).replace('.', "/")).into()
+    }
+
+    /// The link that it gives IPv6 to.
+    pub fn gives_ipv6(&self) -> Option<Text> {
+        self.link().filter(|_| self.key.ends_with(".disable_ipv6") && &*self.value == "0")
+    }
+
+    /// Whether it is of a link, which is not born with it.
+    pub fn goes_with_link(&self) -> bool {
+        let born = if self.key.ends_with(".disable_ipv6") { "1" } else { "0" };
+        self.link().is_some() && &*self.value != born
+    }
+
     /// The link that the setting is of: it comes and goes with it. None for those of the whole namespace.
     fn link(&self) -> Option<Text> {
         let mut words = self.key.split('.');
@@ -33,8 +52,8 @@ impl Kind for Sysctl {
 
     fn needs(&self) -> Vec<Need> {
         let mut needs = Vec::new();
-        let (on, accept_ra) = (&*self.value != "0", !self.provides().is_empty());
-        if on && !accept_ra {
+        let (on, forwards) = (&*self.value != "0", !self.key.contains(".accept_ra") && !self.key.contains(".disable_ipv6"));
+        if on && forwards {
             // Drops stand before anything begins to forward, and until it has ended.
             needs.push(Need::After(Thing::Firewall));
         }
@@ -46,8 +65,9 @@ impl Kind for Sysctl {
     }
 
     fn provides(&self) -> Vec<Thing> {
-        let accept_ra = self.key.ends_with(".accept_ra");
-        accept_ra.then(|| Thing::AcceptRa(self.netns.clone())).into_iter().collect()
+        let accept_ra = self.key.ends_with(".accept_ra").then(|| Thing::AcceptRa(self.netns.clone()));
+        let ipv6 = self.gives_ipv6().map(|link| Thing::Ipv6(self.netns.clone(), link));
+        accept_ra.into_iter().chain(ipv6).collect()
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
@@ -77,12 +97,24 @@ impl Wire for Sysctl {
         Ok(op.to().map(|_| Message { place: Place::Sysctl(it.netns.clone()), body }).into_iter().collect())
     }
 
-    fn observe(facts: &Facts, _: &Owner) -> Vec<Self> {
+    fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
         let observed = |((netns, key), value): (&(Text, Text), &Text)| Self {
             netns: netns.clone(),
             key: key.clone(),
             value: value.clone(),
         };
-        facts.sysctls.iter().map(observed).collect()
+        let mut all: Vec<Self> = facts.sysctls.iter().map(observed).collect();
+        // Links tell it themselves, and where they are born with IPv6 and have it there is nothing to tell.
+        for (netns, inside) in &facts.namespaces {
+            let born = facts.sysctls.get(&(netns.clone(), Self::disable_ipv6(None)));
+            let told = born.is_some_and(|value| &**value != "0");
+            let links = inside.links.iter().filter(|link| (told || link.ipv6_off) && owner.owns(link));
+            all.extend(links.map(|link| Self {
+                netns: netns.clone(),
+                key: Self::disable_ipv6(Some(&link.name)),
+                value: if link.ipv6_off { "1" } else { "0" }.into(),
+            }));
+        }
+        all
     }
 }

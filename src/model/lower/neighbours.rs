@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lowering, NetworkPlan};
 use crate::model::kinds::docker_user::{Accept, DockerUser};
-use crate::model::neighbours::{Way, Whose};
+use crate::model::neighbours::{Flush, Way, Whose};
 use crate::model::resource::{Resource, Text};
 use crate::model::wire::ChainFacts;
 
@@ -35,6 +35,9 @@ impl Lowering<'_> {
             }
         }
         self.bypassed_note(networks);
+        for flush in &observed.foreign.flushes {
+            self.note(flushed(flush));
+        }
     }
 
     /// Whether accepts go into docker's chain of a family, and so what docker drops at the end is not ours.
@@ -119,6 +122,23 @@ fn forwarded(family: &str, networks: &BTreeMap<&str, NetworkPlan>) -> Vec<Text> 
     };
     let routed = |network: &&NetworkPlan| *network.item.driver.get_ref() == "bridge" && !network.internal;
     networks.values().filter(routed).filter(in_family).map(|network| network.link.clone()).collect()
+}
+
+/// What a service does that flushes the whole ruleset, and what to write for that.
+fn flushed(flush: &Flush) -> String {
+    let (path, line) = flush.place;
+    let own: Vec<String> = flush.own.iter().map(|table| format!("add table {table}; delete table {table}")).collect();
+    let instead = if own.is_empty() {
+        "there `add table` and `delete table` for each of its own tables".to_owned()
+    } else {
+        format!("`{}` there", own.join("; "))
+    };
+    format!(
+        "{path}:{line} flushes the ruleset whenever {} starts or reloads: netrec's tables go with it, and with them \
+         published ports and what keeps networks apart, until the next apply: write {instead} instead, or run `netrec \
+         watch`, which puts them back at once",
+        flush.unit
+    )
 }
 
 fn advice(whose: Whose, stopped: &[Text]) -> String {

@@ -80,7 +80,7 @@ impl<'a> Lowering<'a> {
             born,
             link,
             external,
-            subnets: subnets.map(|net| Subnet { net: *net.get_ref(), gateway: None }).collect(),
+            subnets: subnets.map(|net| Subnet { net: **net.get_ref(), gateway: None }).collect(),
             mtu: item.mtu.as_ref().map_or_else(|| self.mtu(theirs), |mtu| *mtu.get_ref()),
             internal: is(item.internal.as_ref(), false),
             icc: is(item.icc.as_ref(), true),
@@ -156,7 +156,7 @@ impl<'a> Lowering<'a> {
             (Some(pools), true) => (pools.ipv6.as_ref(), pools.ipv6_prefix.as_ref()),
         };
         let default = || vec![if ipv6 { self.local_pool() } else { IPV4_POOL }];
-        let nets = own.map_or_else(default, |nets| nets.iter().map(|net| *net.get_ref()).collect());
+        let nets = own.map_or_else(default, |nets| nets.iter().map(|net| **net.get_ref()).collect());
         (nets, prefix.map_or(if ipv6 { 64 } else { 24 }, |prefix| *prefix.get_ref()))
     }
 
@@ -212,7 +212,8 @@ impl<'a> Lowering<'a> {
             // The widest says most: an address of the host in the subnet comes with the route to its net.
             let Some(route) = overlapping.min_by_key(|route| route.destination.prefix_len()) else { continue };
             let link = route.link.as_ref().map_or(String::new(), |link| format!(" through `{link}`"));
-            let message = format!("subnet `{}` overlaps the live route to {}{link}", net.get_ref(), route.destination);
+            let message =
+                format!("subnet `{}` overlaps the live route to {}{link}", **net.get_ref(), route.destination);
             let finding = Diagnostic::at(plan.item.span(net), message)
                 .label("already routed on this host")
                 .hint("choose a subnet that no route of `ip route show table all` overlaps");

@@ -9,14 +9,15 @@ use toml::Spanned;
 use super::{Lowering, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::firewall::{Element, NetworkRules, Policy, Publication, SourceNat, policies};
+use crate::model::source::Span;
 use crate::model::topology::{Action, Peer};
 use crate::model::values::Ports;
 
 impl Lowering<'_> {
-    /// Elements of the user's policies, and of `direct` ones after them.
+    /// Elements of the user's policies, and of `direct` ones after them, each with the place of its published port.
     pub(super) fn policies(
         &mut self,
-        direct: Vec<Policy>,
+        direct: Vec<(Policy, Span)>,
         ports: &[Port],
         networks: &BTreeMap<&str, NetworkPlan>,
     ) -> Vec<Element> {
@@ -28,17 +29,22 @@ impl Lowering<'_> {
             to: addresses(policy.to.as_ref()),
             ports: policy.ports.iter().map(|ports| (ports.get_ref().protocol, ports.get_ref().ports)).collect(),
         });
+        let (direct, places): (Vec<Policy>, Vec<Span>) = direct.into_iter().unzip();
         let all: Vec<Policy> = own.chain(direct).collect();
         let bridged: Vec<Vec<IpNet>> = networks.values().filter(|plan| plan.icc && !plan.external).map(nets).collect();
         match policies(&all, &bridged) {
             Ok(elements) => elements,
             Err(too_many) => {
-                let last = self.topology.policies.last().map(|policy| policy.name);
-                let finding = last.map_or_else(
-                    || Diagnostic::new(too_many.to_string()),
-                    |span| Diagnostic::at(span, too_many.to_string()),
-                );
-                self.invalid.push(finding.hint("fewer policies, or such that do not overlap"));
+                let of_port = too_many.0.checked_sub(self.topology.policies.len()).map(|at| {
+                    let finding = Diagnostic::at(places[at], too_many.to_string());
+                    let finding = finding.label("without NAT on the way out this is a policy, too");
+                    finding.hint("fewer or wider nets in `allow_from`")
+                });
+                let finding = of_port.unwrap_or_else(|| {
+                    let finding = Diagnostic::at(self.topology.policies[too_many.0].name, too_many.to_string());
+                    finding.hint("fewer policies, or such that do not overlap")
+                });
+                self.invalid.push(finding);
                 Vec::new()
             }
         }
@@ -62,7 +68,7 @@ fn of(peer: &Peer, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) -> Ve
         let port = ports.iter().find(|port| port.name == endpoint.get_ref());
         return port.iter().flat_map(|port| &port.addresses).map(|net| IpNet::from(net.addr())).collect();
     }
-    peer.cidr.iter().map(|net| *net.get_ref()).collect()
+    peer.cidr.iter().map(|net| **net.get_ref()).collect()
 }
 
 /// Published at every address of the host, a port of an endpoint whose address is not translated on the way out is

@@ -14,10 +14,15 @@ use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
 use crate::model::kinds::user_rules::UserRules;
 use crate::model::resource::{HOST, Resource};
-use crate::model::values::{Ports, Protocol, Publish};
+use crate::model::source::Span;
+use crate::model::values::{Cidr, Ports, Protocol, Publish};
 
 /// Host ports that netrec chooses from: above Linux's default range for outgoing connections (`ip_local_port_range`).
 const CHOSEN_FIRST: u16 = 61_000;
+
+/// Elements that `allow_from` may become at most in a family, one for each published port and each net that may reach
+/// it. The kernel's time for them grows with their square (`nft_set_pipapo`): as many take it one to three seconds.
+const ALLOWED: usize = 65_536;
 
 /// Ports of the host that are spoken for, by protocol and first port; ranges do not overlap within a protocol, or were
 /// found out before.
@@ -29,13 +34,22 @@ impl<'a> Lowering<'a> {
         let guarded: Vec<&NetworkPlan> =
             networks.values().filter(|plan| *plan.item.driver.get_ref() == "bridge" && !plan.external).collect();
         let mut claimed = self.claimed();
-        let mut publications = Vec::new();
+        let (mut publications, mut places, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
         for port in ports {
             let network = &networks[port.network];
             for (publish, own) in port.item.publishes() {
                 let Some(host) = self.host_ports(port, network, publish, &mut claimed) else { continue };
                 let allowed = own.or(network.item.allow_from.as_ref());
-                publications.extend(publications_of(port, network, (publish.get_ref(), host), allowed));
+                let published = publications_of(port, network, (publish.get_ref(), host), allowed);
+                if let Some(ipv6) = count_allowed(&published, &mut limited) {
+                    let first = own.and_then(|nets| nets.first()).map(|net| port.item.span(net));
+                    let inherited = network.item.allow_from.iter().flatten().map(|net| network.item.span(net));
+                    let span = first.or_else(|| inherited.min()).unwrap_or_else(|| port.item.span(publish));
+                    self.invalid.push(too_many_allowed(span, ipv6));
+                    return;
+                }
+                places.extend(published.iter().map(|_| port.item.span(publish)));
+                publications.extend(published);
             }
         }
         let guards: Vec<Element> = ports.iter().flat_map(guard).collect();
@@ -43,7 +57,8 @@ impl<'a> Lowering<'a> {
             return;
         }
         let rules: Vec<NetworkRules> = guarded.into_iter().map(network_rules).collect();
-        let direct = publications.iter().filter_map(|it| reached_directly(it, &rules)).collect();
+        let direct = publications.iter().zip(places);
+        let direct = direct.filter_map(|(it, place)| Some((reached_directly(it, &rules)?, place))).collect();
         let policies = self.policies(direct, ports, networks);
         let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
@@ -124,14 +139,30 @@ impl<'a> Lowering<'a> {
     }
 }
 
+/// Counts by family what `allow_from` of publications becomes: the family that it is too much of.
+fn count_allowed(publications: &[Publication], counts: &mut [usize; 2]) -> Option<bool> {
+    for it in publications {
+        let ipv6 = it.target.is_ipv6();
+        counts[usize::from(ipv6)] += it.allow_from.iter().flatten().filter(|net| net.addr().is_ipv6() == ipv6).count();
+    }
+    [false, true].into_iter().find(|ipv6| counts[usize::from(*ipv6)] > ALLOWED)
+}
+
+fn too_many_allowed(span: Span, ipv6: bool) -> Diagnostic {
+    let family = if ipv6 { "IPv6" } else { "IPv4" };
+    let message = format!("`allow_from` of all published ports comes to more than {ALLOWED} elements in {family}");
+    let finding = Diagnostic::at(span, message).label("one for each net and each port that it is for");
+    finding.hint("fewer or wider nets, fewer ports, or a rule of your own in table `netrec-user`")
+}
+
 /// One entry an address that it listens on and a family that the endpoint has.
 fn publications_of(
     port: &Port,
     network: &NetworkPlan,
     (publish, ports): (&Publish, Ports),
-    allowed: Option<&Vec<Spanned<IpNet>>>,
+    allowed: Option<&Vec<Spanned<Cidr>>>,
 ) -> Vec<Publication> {
-    let allow_from = allowed.map(|nets| IpNet::aggregate(&nets.iter().map(|net| *net.get_ref()).collect()));
+    let allow_from = allowed.map(|nets| IpNet::aggregate(&nets.iter().map(|net| **net.get_ref()).collect()));
     let (protocol, first) = (publish.protocol, publish.container.first);
     let publication = |(ipv6, listen)| {
         let (target, allow_from) = (port.address(ipv6)?, allow_from.clone());
@@ -201,5 +232,55 @@ impl Lowering<'_> {
                  (icc = false), and net.bridge.bridge-nf-call-iptables is on, so the bridge maps the ports itself"
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::diagnostic::Diagnostic;
+    use crate::model::lower::{Rejection, lower};
+    use crate::model::observed::Observed;
+    use crate::model::parse::parse;
+    use crate::model::source::Source;
+
+    /// A network with an option, that says who may reach the port that each of its endpoints publishes.
+    fn topology(option: &str, nets: usize, endpoints: usize) -> String {
+        let nets: Vec<String> = (0..nets).map(|at| format!("\"16.{}.{}.0/25\"", at / 256, at % 256)).collect();
+        let mut text = format!(
+            "[networks.front]\ndriver = \"bridge\"\nsubnets = [\"10.10.0.0/16\"]\n{option}\nallow_from = [{}]\n",
+            nets.join(", ")
+        );
+        for at in 0..endpoints {
+            text += &format!("[containers.c{at}]\nnetns = \"c{at}\"\n[endpoints.e{at}]\ncontainer = \"c{at}\"\n");
+            text += &format!("network = \"front\"\npublish = [\"{}:80\"]\n", 20_000 + at);
+        }
+        text
+    }
+
+    /// What is wrong with it, each with the text that is pointed at.
+    fn findings(text: &str) -> Vec<(String, &str)> {
+        let topology = parse(&[Source::new("t.toml", text)]).expect("right in itself");
+        let findings = match lower(&topology, &Observed::default()) {
+            Ok(_) => Vec::new(),
+            Err(Rejection::Invalid(findings) | Rejection::Refused(findings)) => findings.into_vec(),
+        };
+        let place = |it: &Diagnostic| it.span.map_or("", |span| &text[span.start as usize..span.end as usize]);
+        findings.iter().map(|finding| (finding.message.clone(), place(finding))).collect()
+    }
+
+    #[test]
+    fn who_may_reach_published_ports_is_limited_in_number() {
+        assert_eq!(findings(&topology("", 256, 256)), []);
+        let message = "`allow_from` of all published ports comes to more than 65536 elements in IPv4";
+        assert_eq!(findings(&topology("", 257, 256)), [(message.to_owned(), "\"16.0.0.0/25\"")]);
+    }
+
+    #[test]
+    fn of_routed_ports_it_is_limited_as_policies_are() {
+        let routed = |nets| topology("masquerade = false", nets, 64);
+        assert_eq!(findings(&routed(256)), []);
+        let message = "more than 16384 elements are needed to tell apart what policies say";
+        // Endpoints in the order of their names.
+        assert_eq!(findings(&routed(257)), [(message.to_owned(), "\"20009:80\"")]);
     }
 }

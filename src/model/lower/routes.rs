@@ -166,7 +166,7 @@ const IPV4_DEFAULT: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4A
 const IPV6_DEFAULT: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0));
 
 fn static_route(port: &Port, route: &StaticRoute, table: u32) -> Route {
-    let destination = *route.to.get_ref();
+    let destination = **route.to.get_ref();
     Route {
         metric: route.metric.as_ref().map_or(Route::default_metric(&destination), |metric| *metric.get_ref()),
         via: route.via.as_ref().map(|via| *via.get_ref()),

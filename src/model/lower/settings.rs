@@ -17,7 +17,7 @@ const IPV6_FORWARD: &str = "net.ipv6.conf.all.forwarding";
 const BRIDGED: [&str; 2] = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
 
 /// All settings that lowering may ask for, to be read beforehand; those of uplinks are read wherever a router
-/// advertisement gave the default route.
+/// advertisement gave the default route, and so is whether links are born without IPv6.
 pub(super) fn all(topology: &Topology) -> Vec<(Text, Text)> {
     let bridges = topology.networks.iter().map(|(name, network)| {
         let own = network.bridge.as_ref().and_then(|options| options.get_ref().name.as_ref());
@@ -58,11 +58,31 @@ impl<'a> Lowering<'a> {
             }
             self.want_sysctl(if ipv6 { IPV6_FORWARD } else { IPV4_FORWARD }.into(), "1", network.item.name);
         }
+        self.enable_ipv6(ports, networks);
         for network in networks.values().filter(|network| !network.external) {
             let answers = |port: &&Port| port.network == network.name && on_loopback(port, network);
             let published = ports.iter().find(answers);
             if let Some(port) = published {
                 self.want_sysctl(route_localnet(&network.link), "1", port.item.name);
+            }
+        }
+    }
+
+    /// Wants IPv6 switched on for links that are to have IPv6 addresses, where links are born without, or somebody
+    /// switched it off.
+    fn enable_ipv6(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+        let host: Text = HOST.into();
+        let routes = |plan: &&NetworkPlan| {
+            let gateways = plan.subnets.iter().filter_map(|subnet| subnet.gateway);
+            !plan.external && gateways.into_iter().any(|gateway| gateway.is_ipv6())
+        };
+        let bridges = networks.values().filter(routes).map(|plan| (host.clone(), plan.link.clone(), plan.item.name));
+        let ports = ports.iter().filter(|port| port.address(true).is_some());
+        let ends = ports.map(|port| (port.netns.clone(), port.ifname.clone(), port.item.name));
+        for (netns, link, origin) in bridges.chain(ends).collect::<Vec<_>>() {
+            if self.observed.lacks_ipv6(&netns, &link) {
+                let key = Sysctl::disable_ipv6(Some(&link));
+                self.want(Sysctl { netns, key, value: "0".into() }, origin);
             }
         }
     }

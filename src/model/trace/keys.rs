@@ -188,7 +188,7 @@ impl<'a> World<'a> {
     /// The subnets of a network: those it names, or those that its bridge and its endpoints have addresses of.
     fn subnets(&self, network: &str) -> Vec<IpNet> {
         if let Some(subnets) = self.topology.networks.get(network).and_then(|item| item.subnets.as_ref()) {
-            return subnets.iter().map(|net| *net.get_ref()).collect();
+            return subnets.iter().map(|net| **net.get_ref()).collect();
         }
         let of_bridge = |link: &str| self.network_of(link).is_some_and(|(name, _)| name == network);
         let bridges = self.addresses(HOST).filter(|it| of_bridge(&it.link)).map(|it| it.address.trunc());

@@ -28,10 +28,10 @@ pub struct Policy {
     pub ports: Vec<(Protocol, Ports)>,
 }
 
-/// Policies that became more elements than there may be.
+/// Policies that became more elements than there may be: the number of the one that was too much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the policies overlap so much that more than {ELEMENTS} elements are needed to tell them apart")]
-pub struct TooMany;
+#[error("more than {ELEMENTS} elements are needed to tell apart what policies say")]
+pub struct TooMany(pub usize);
 
 /// Elements of policies in order; `bridged` are the subnets of each network whose endpoints reach each other without
 /// the host.
@@ -56,7 +56,7 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
             }
         }
         if elements.len() > ELEMENTS {
-            return Err(TooMany);
+            return Err(TooMany(policies.len() - 1));
         }
     }
     Ok(elements)
@@ -65,7 +65,7 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
 /// What is left of each policy after all before it.
 fn disjoint(policies: &[Policy], ipv6: bool) -> Result<Vec<(Cube, bool)>, TooMany> {
     let (mut said, mut left) = (Said::default(), Vec::new());
-    for policy in policies {
+    for (at, policy) in policies.iter().enumerate() {
         for cube in cubes(policy, ipv6) {
             let mut pieces = vec![cube];
             for before in said.meeting(&cube) {
@@ -74,7 +74,7 @@ fn disjoint(policies: &[Policy], ipv6: bool) -> Result<Vec<(Cube, bool)>, TooMan
             left.extend(pieces.into_iter().map(|piece| (piece, policy.allow)));
             said.add(cube);
             if left.len() > ELEMENTS {
-                return Err(TooMany);
+                return Err(TooMany(at));
             }
         }
     }
