@@ -124,11 +124,14 @@ impl Errand<'_> {
         }
         rails::check(&prepared, self.target, &self.allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
         able(&mut kernel, &prepared).map_err(unplanned)?;
-        let plan = serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
+        let json = || serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
+        let plan = matches!(self.format, Format::Json).then(json);
         if nothing {
             let report = Ok(Report::idle(prepared));
             self.tell(plan, &report, None);
-            return Ok(settled_exit(&report, None));
+            let exit = settled_exit(&report, None);
+            output::leave(report);
+            return Ok(exit);
         }
         let confirming = apply.map(|apply| apply.precautions(&self, &prepared)).transpose()?.flatten();
         if asks && !output::ask("apply this?") {
@@ -185,7 +188,7 @@ impl Errand<'_> {
         record
     }
 
-    fn tell(&self, plan: serde_json::Value, report: &Result<Report, NoPlan>, settled: Option<&Settled>) {
+    fn tell(&self, plan: Option<serde_json::Value>, report: &Result<Report, NoPlan>, settled: Option<&Settled>) {
         let (outcome, failed) = match report {
             Ok(report) => (Some(Outcome::new(report, self.loaded)), Failure::of_steps(report, &self.loaded.sources)),
             Err(no_plan) => (None, Some(Failure::unverified(no_plan.clone(), &self.loaded.sources))),

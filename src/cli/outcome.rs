@@ -14,7 +14,7 @@ use crate::model::source::Origin;
 #[derive(Serialize)]
 pub(super) struct Applied<'a> {
     pub(super) version: u32,
-    pub(super) plan: serde_json::Value,
+    pub(super) plan: Option<serde_json::Value>,
     pub(super) outcome: Option<Outcome>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) confirm: Option<&'a Settled>,

@@ -9,6 +9,11 @@ use tracing_subscriber::EnvFilter;
 /// Why something that was said did not get out, the first time.
 static UNSAID: OnceLock<String> = OnceLock::new();
 
+/// Leaves something as it is when the program is about to end: taking thousands of objects apart would be for nobody.
+pub(super) fn leave<T>(it: T) {
+    std::mem::forget(it);
+}
+
 /// Writes to stdout. A reader that has gone is no error: it has read what it wanted. Any other failure is kept for
 /// [`unsaid`], so that an apply is not left half done for want of a listener.
 pub(super) fn say(text: &str) {

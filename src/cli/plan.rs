@@ -78,7 +78,9 @@ impl Plan {
         }
         // The plan is told all the same: it shows what the rails hold against.
         held.map_err(|findings| unplanned(NoPlan::Refused(findings)))?;
-        Ok(if self.exit_code && !prepared.diff.is_empty() { Exit::Differs } else { Exit::Done })
+        let differs = !prepared.diff.is_empty();
+        output::leave((prepared, loaded));
+        Ok(if self.exit_code && differs { Exit::Differs } else { Exit::Done })
     }
 }
 

@@ -147,13 +147,14 @@ pub struct Reply<'a> {
     pub payload: &'a [u8],
 }
 
-/// A bound netlink socket. It keeps the namespace it was opened in alive, so it is to be closed soon; after an error
+/// A netlink socket. It keeps the namespace it was opened in alive, so it is to be closed soon; after an error
 /// of [`KernelError::Lost`] it is best not used again.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     limit: Duration,
+    roomy: bool,
 }
 
 impl AsFd for Socket {
@@ -178,21 +179,26 @@ impl Socket {
             let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family);
             OwnedFd::from_raw_fd(Errno::result(fd).map_err(|errno| KernelError::system("netlink socket", errno))?)
         };
-        let mut socket = Self { fd, sequence: 0, limit: TIME_LIMIT };
-        for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
-            // In a user namespace only the plain one is allowed, and the kernel cuts it down.
-            if socket.set(libc::SOL_SOCKET, forced, &SOCKET_BYTES).is_err() {
-                socket.set(libc::SOL_SOCKET, plain, &SOCKET_BYTES)?;
-            }
-        }
+        let mut socket = Self { fd, sequence: 0, limit: TIME_LIMIT, roomy: false };
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
             socket.set(libc::SOL_NETLINK, option, &1_i32)?;
         }
         socket.set_time_limit(TIME_LIMIT)?;
-        let any = nix::sys::socket::NetlinkAddr::new(0, 0);
-        nix::sys::socket::bind(socket.fd.as_raw_fd(), &any)
-            .map_err(|errno| KernelError::system("netlink bind", errno))?;
         Ok(socket)
+    }
+
+    /// Makes room for many messages at once, and for an answer to each; who only asks gets a dump by the piece.
+    fn make_room(&mut self) -> Result<(), KernelError> {
+        if std::mem::replace(&mut self.roomy, true) {
+            return Ok(());
+        }
+        for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+            // In a user namespace only the plain one is allowed, and the kernel cuts it down.
+            if self.set(libc::SOL_SOCKET, forced, &SOCKET_BYTES).is_err() {
+                self.set(libc::SOL_SOCKET, plain, &SOCKET_BYTES)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens a socket in that namespace, by way of a thread that ends at once. To open many, see [`netns::visit`].
@@ -366,7 +372,7 @@ impl Socket {
     fn acknowledged(&mut self, bytes: &mut Vec<u8>, count: usize, flush: usize) -> Vec<Result<(), KernelError>> {
         let first = self.sequence.wrapping_add(1);
         ask_acknowledgement(bytes, flush);
-        let sent = self.send(bytes, count);
+        let sent = self.make_room().and_then(|()| self.send(bytes, count));
         bytes.clear();
         if let Err(error) = sent {
             return vec![Err(error); count];

@@ -7,7 +7,7 @@ use super::*;
 /// A socket whose kernel is the test.
 fn pair() -> (Socket, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
-    let mut socket = Socket { fd: ours.into(), sequence: u32::MAX - 1, limit: TIME_LIMIT };
+    let mut socket = Socket { fd: ours.into(), sequence: u32::MAX - 1, limit: TIME_LIMIT, roomy: true };
     socket.set_time_limit(Duration::from_millis(50)).unwrap();
     (socket, theirs)
 }

@@ -1,5 +1,6 @@
 //! Networks and pools: drivers and what each takes, subnets, gateways, ways out.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -43,6 +44,10 @@ const MTU_IPV6: u32 = 1_280;
 impl Checking<'_> {
     pub(super) fn networks(&mut self) {
         let (mut bridges, mut subnets) = (Once::new(), Vec::new());
+        let mut endpoints = BTreeMap::<&str, Vec<Span>>::new();
+        for endpoint in self.topology.endpoints.values() {
+            endpoints.entry(endpoint.network.get_ref()).or_default().push(endpoint.name);
+        }
         for (name, item) in &self.topology.networks {
             if !self.driver(item) {
                 continue;
@@ -57,7 +62,7 @@ impl Checking<'_> {
             self.ways_in(item);
             self.mtu(name, item);
             self.external(item);
-            self.ports(name, item);
+            self.ports(name, item, endpoints.remove(name.as_str()).unwrap_or_default());
             let own = item.bridge.as_ref().and_then(|bridge| bridge.get_ref().name.as_ref());
             if let Some(own) = own {
                 self.ifname(own, item.span(own));
@@ -352,9 +357,7 @@ impl Checking<'_> {
         }
     }
 
-    fn ports(&mut self, name: &str, item: &Item<Network>) {
-        let endpoints = self.topology.endpoints.values().filter(|endpoint| endpoint.network.get_ref() == name);
-        let mut places: Vec<Span> = endpoints.map(|endpoint| endpoint.name).collect();
+    fn ports(&mut self, name: &str, item: &Item<Network>, mut places: Vec<Span>) {
         if places.len() > BRIDGE_PORTS {
             places.sort();
             let message = format!("`{name}` has {} endpoints, and a bridge takes {BRIDGE_PORTS}", places.len());
