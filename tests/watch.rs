@@ -295,7 +295,10 @@ fn numbers_of_namespaces_are_used_again() {
         let has = |netns: &str, address: &str| sh(&format!("ip -n {netns} -br address show")).contains(address);
         let healed = |what: &str| {
             for (netns, address) in [("api", "10.10.0.10/24"), ("db", "10.10.0.20/24")] {
-                wait_for(|| has(netns, address)).unwrap_or_else(|| panic!("{netns} {what}"));
+                wait_for(|| has(netns, address)).unwrap_or_else(|| {
+                    let complaints = fs::read_to_string("/run/complaints").unwrap();
+                    panic!("{netns} {what}\n{}\n{complaints}\n{:?}", watcher.events(), watcher.standing())
+                });
             }
         };
         let stranger = "ip netns add stranger; ip netns set stranger auto; ip -n stranger link set lo up";

@@ -59,8 +59,6 @@ impl Known {
         let inside = focus.namespaces.iter().filter_map(|netns| self.within.get(netns)).flatten();
         let state: State = inside.filter_map(|id| self.desired.state.get(id)).cloned().chain(netfilter).collect();
         let diff = diff(&state, &observed.ours);
-        #[cfg(debug_assertions)]
-        assert_eq!(diff, crate::diff::diff(&self.desired.state, &news.whole.ours), "{focus:?}");
         let local = |(id, change): (&ResourceId, &Change)| {
             let stays = matches!(change, Change::Create { .. } | Change::Update { .. });
             stays && (&*id.netns != HOST || focus.holds_netfilter(id.kind))
@@ -69,6 +67,8 @@ impl Known {
             return Ok(None);
         }
         tracing::debug!(?focus, "only news were looked into");
+        #[cfg(debug_assertions)]
+        assert_eq!(diff, crate::diff::diff(&self.desired.state, &news.whole.ours), "{focus:?}");
         let plan = proven(&diff, &state, &observed.ours)?;
         let origin = |id: &ResourceId| Some((id.clone(), *self.desired.origins.get(id)?));
         let origins = diff.keys().filter_map(origin).collect();

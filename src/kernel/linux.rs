@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use rtnetlink::packet_route::link::InfoKind;
 
 use super::lane::Lane;
+use super::lookup::{LaneLookup, NoLookup};
 use super::memory::{Disturbed, Memory, Netfilter, Ours};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
@@ -20,7 +21,7 @@ use super::{Kernel, KernelError, ask, conntrack, feature, listeners, neighbours,
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, Facts, Lookup, Message, NetnsRef, NftMessage, Owner, Place, Scope};
+use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, Owner, Place, Scope};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
@@ -152,7 +153,7 @@ impl Linux {
         self.disturbed.iter_mut().for_each(|known| known.extend(disturbed));
     }
 
-    fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {
+    pub(super) fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {
         match netns::find(&reference(&self.containers, netns))? {
             Found::Bound(fd) => Ok(fd),
             Found::Unbound(_) => Err(KernelError::NotANamespace(format!("no namespace stands behind {netns}"))),
@@ -291,7 +292,7 @@ impl Run<'_> {
         };
         let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
         let mut lane = Lane::new(netns, owner, socket);
-        let mut lookup = LaneLookup { linux: self.linux, netns, indexes: BTreeMap::new(), held: Vec::new() };
+        let mut lookup = LaneLookup::new(self.linux, netns);
         for (at, brought) in tasks {
             let place = Place::Netns(netns.clone());
             let messages = match brought {
@@ -315,10 +316,10 @@ impl Run<'_> {
             }
             if lane.is_full() {
                 lane.flush();
-                lookup.held.clear();
+                lookup.let_go();
             }
             if matches!(self.steps[at].op, Op::Delete(_)) {
-                lookup.indexes.clear();
+                lookup.forget_links();
             }
         }
         ended.results = lane.end();
@@ -474,47 +475,4 @@ fn remove(visitor: &Visitor, name: &Text, owner: &Owner) -> Result<(), KernelErr
 struct Ended {
     results: Vec<(usize, Result<(), KernelError>)>,
     rest: BTreeMap<usize, Vec<Message>>,
-}
-
-/// Looks up in the namespace that the calling thread is in.
-struct LaneLookup<'a> {
-    linux: &'a Linux,
-    netns: &'a Text,
-    indexes: BTreeMap<Text, u32>,
-    /// Descriptors named in messages that were not sent yet.
-    held: Vec<OwnedFd>,
-}
-
-impl Lookup for LaneLookup<'_> {
-    fn index(&mut self, netns: &str, link: &str) -> Option<u32> {
-        if netns != &**self.netns {
-            return None;
-        }
-        if let Some(index) = self.indexes.get(link) {
-            return Some(*index);
-        }
-        let index = nix::net::if_::if_nametoindex(link).ok()?;
-        self.indexes.insert(link.into(), index);
-        Some(index)
-    }
-
-    fn netns_fd(&mut self, netns: &str) -> Option<RawFd> {
-        let fd = self.linux.open(&netns.into()).ok()?;
-        let raw = fd.as_raw_fd();
-        self.held.push(fd);
-        Some(raw)
-    }
-}
-
-/// For messages that name nothing of the kernel's.
-struct NoLookup;
-
-impl Lookup for NoLookup {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-
-    fn netns_fd(&mut self, _: &str) -> Option<RawFd> {
-        None
-    }
 }

@@ -29,6 +29,7 @@ mod lane;
 pub mod linux;
 pub mod listeners;
 pub mod lock;
+mod lookup;
 pub mod memory;
 mod neighbours;
 pub mod netlink;

@@ -1,5 +1,7 @@
 //! Hearing what nobody asked for: notifications of multicast groups.
 
+use std::os::fd::AsRawFd;
+
 use nix::errno::Errno;
 use nix::libc;
 
@@ -11,6 +13,13 @@ use crate::kernel::KernelError;
 impl Socket {
     /// Hears the notifications of a multicast group (`RTNLGRP_*`, `NFNLGRP_*`) from now on.
     pub fn join(&mut self, group: u32) -> Result<(), KernelError> {
+        // One that never asked anything has the port 0, as what the kernel announces by itself, and would be passed over.
+        let any = nix::sys::socket::NetlinkAddr::new(0, 0);
+        match nix::sys::socket::bind(self.fd.as_raw_fd(), &any) {
+            // EINVAL: it has a port.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(KernelError::system("netlink bind", errno)),
+        }
         self.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, &group)
     }
 
