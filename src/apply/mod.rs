@@ -139,7 +139,7 @@ pub struct Prepared {
     pub diff: Diff,
     /// In which order the difference goes away.
     pub plan: Plan,
-    /// All that is wanted, if the rest of this is only of what is otherwise than when all was so ([`Known::follow`]).
+    /// All that is wanted, if the rest of this is only of what is otherwise than when all was so.
     pub whole: Option<Arc<State>>,
 }
 
