@@ -13,7 +13,8 @@ use rtnetlink::packet_route::link::InfoKind;
 
 use super::lane::Lane;
 use super::lookup::{LaneLookup, NoLookup};
-use super::memory::{Disturbed, Memory, Netfilter, Ours};
+use super::memory::{Disturbed, Memory};
+use super::netfilter::{Netfilter, Ours};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
@@ -130,13 +131,9 @@ impl Linux {
         let mut facts = read::recall(scope, &mut memory)?;
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
         let mut nft = self.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
-        let netfilter = nftables(&mut nft, last, &scope.owner)?;
+        let netfilter = Netfilter::look(&mut nft, last, &scope.owner)?;
         self.nft = Some(nft);
-        facts.tables.clone_from(&netfilter.ours.tables);
-        facts.chains.clone_from(&netfilter.chains);
-        facts.topologies.clone_from(&netfilter.topologies);
-        facts.user_rules = netfilter.ours.user_rules;
-        facts.docker.clone_from(&netfilter.ours.docker);
+        netfilter.tell(&mut facts);
         self.netfilter = Some(netfilter);
         if self.disturbed.is_some() {
             self.memory = memory;
@@ -165,26 +162,6 @@ impl Linux {
 /// How to find a namespace by the name that ids use.
 fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
     containers.get(netns).cloned().unwrap_or_else(|| NetnsRef::Named(netns.clone()))
-}
-
-/// What nftables holds; of the same generation it holds the same.
-fn nftables(nft: &mut Nft, last: Option<Netfilter>, owner: &Owner) -> Result<Netfilter, KernelError> {
-    if let Some(last) = last
-        && nft.generation()? == last.generation
-    {
-        return Ok(last);
-    }
-    let look = nft.steadily(|nft| {
-        let (chains, topologies) = neighbours::look(nft, owner)?;
-        Ok((ours(nft, owner)?, chains, topologies))
-    });
-    let ((ours, chains, topologies), generation) = look.map_err(feature::nftables)?;
-    Ok(Netfilter { generation, ours, chains: chains.into(), topologies: topologies.into() })
-}
-
-/// What netrec writes of nftables. To be asked [steadily](Nft::steadily).
-fn ours(nft: &mut Nft, owner: &Owner) -> Result<Ours, NftError> {
-    Ok(Ours { tables: nft.tables(owner)?.into(), user_rules: nft.has_user_rules()?, docker: neighbours::docker(nft)? })
 }
 
 /// One execution.
@@ -417,7 +394,7 @@ impl Run<'_> {
                 }
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-            let (ours, now) = nft.steadily(|nft| ours(nft, owner))?;
+            let (ours, now) = nft.steadily(|nft| Ours::look(nft, owner))?;
             if self.linux.netfilter.as_ref().is_none_or(|last| ours != last.ours) {
                 break;
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::netns::{self, Identity};
 use super::read::Seen;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{ChainFacts, DockerFacts, Facts, NetnsFacts, NetnsRef, Place, Scope, TableFacts};
+use crate::model::wire::{Facts, NetnsFacts, NetnsRef, Place, Scope};
 
 /// Where something may be otherwise than it was seen.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -65,23 +65,6 @@ pub(super) struct Memory {
 pub(super) struct Host {
     pub(super) facts: Arc<NetnsFacts>,
     pub(super) sysctls: Vec<(Text, Text)>,
-}
-
-/// Our tables and what concerns us of others', as of a generation, which says by itself whether anything happened since.
-#[derive(Debug)]
-pub(super) struct Netfilter {
-    pub(super) generation: u32,
-    pub(super) ours: Ours,
-    pub(super) chains: Arc<Vec<ChainFacts>>,
-    pub(super) topologies: Arc<Vec<TableFacts>>,
-}
-
-/// What netrec writes.
-#[derive(PartialEq, Debug)]
-pub(super) struct Ours {
-    pub(super) tables: Arc<Vec<TableFacts>>,
-    pub(super) user_rules: bool,
-    pub(super) docker: Vec<DockerFacts>,
 }
 
 impl Memory {

@@ -7,7 +7,7 @@
 //! - [`netns`]: finding, entering, making and removing network namespaces.
 //! - [`ask`]: the questions that rtnetlink is asked.
 //! - [`read`]: one complete look, as [`Facts`](crate::model::wire::Facts); [`decode`] reads the kernel's attributes.
-//! - [`memory`]: what need not be asked again.
+//! - [`memory`], `netfilter`: what need not be asked again.
 //! - [`sysctl`]: settings under `/proc/sys/net`.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
@@ -32,6 +32,7 @@ pub mod lock;
 mod lookup;
 pub mod memory;
 mod neighbours;
+mod netfilter;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
