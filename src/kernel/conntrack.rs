@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
-use super::netlink::{Protocol as Family, Reply, Request, Socket, attributes};
+use super::netlink::{Protocol as Family, Reply, Request, Socket};
 use super::{KernelError, ask};
+use crate::model::attribute::{self, get, walk};
 use crate::model::kinds::firewall::Flows;
 use crate::model::resource::Text;
 use crate::model::values::Protocol;
@@ -74,15 +75,11 @@ fn number(socket: &mut Socket) -> Result<Option<u32>, KernelError> {
     let mut number = None;
     let statistics = Request { kind: SUBSYSTEM | STATISTICS, flags: 0, payload: vec![0; 4] };
     socket.request(&statistics, |reply| {
-        let entries = reply.payload.get(4..).and_then(|body| get(body, 1)?.first_chunk()); // CTA_STATS_GLOBAL_ENTRIES
-        number = entries.map(|entries| u32::from_be_bytes(*entries)).or(number);
+        let entries = reply.payload.get(4..).and_then(|body| attribute::number(body, 1)); // CTA_STATS_GLOBAL_ENTRIES
+        number = entries.or(number);
         Ok(())
     })?;
     Ok(number)
-}
-
-fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).map_while(Result::ok).find(|(found, _)| *found == kind).map(|(_, content)| content)
 }
 
 /// The host's addresses, with the names of their links; a link that goes meanwhile has none.
@@ -104,7 +101,7 @@ fn flow(message: &[u8]) -> Option<FlowFacts> {
         ICMP | ICMPV6 => None,
         number => Some([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == number)?),
     };
-    let status = get(message, STATUS)?.first_chunk().map(|status| u32::from_be_bytes(*status))?;
+    let status = attribute::number(message, STATUS)?;
     let port = |tuple, destination| if protocol.is_some() { port(tuple, destination) } else { Some(0) };
     Some(FlowFacts {
         protocol,
@@ -136,9 +133,7 @@ fn deletion(message: &[u8]) -> Request {
     const NESTED: u16 = 0x8000;
     let (header, body) = message.split_at(message.len().min(4));
     let mut payload = header.to_vec();
-    for (kind, content) in
-        attributes(body).map_while(Result::ok).filter(|(kind, _)| [ORIGINAL, ID, ZONE].contains(kind))
-    {
+    for (kind, content) in walk(body).filter(|(kind, _)| [ORIGINAL, ID, ZONE].contains(kind)) {
         payload.extend((content.len() as u16 + 4).to_ne_bytes());
         payload.extend((if kind == ORIGINAL { kind | NESTED } else { kind }).to_ne_bytes());
         payload.extend(content);

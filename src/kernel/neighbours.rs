@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::netlink::attributes;
 use super::nft::{Nft, NftError, Question};
+use crate::model::attribute::{get, number, text, walk};
 use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
 use crate::model::values::{Ports, Protocol};
@@ -112,19 +112,6 @@ fn rules(
     Ok(rules)
 }
 
-fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).map_while(Result::ok).find(|(found, _)| *found == kind).map(|(_, content)| content)
-}
-
-fn number(bytes: &[u8], kind: u16) -> Option<u32> {
-    get(bytes, kind)?.first_chunk().map(|number| u32::from_be_bytes(*number))
-}
-
-fn text(bytes: &[u8], kind: u16) -> String {
-    let content = get(bytes, kind).unwrap_or_default();
-    String::from_utf8_lossy(content.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
 /// What was loaded last.
 #[derive(Clone, Copy, PartialEq, Default)]
 enum Loaded {
@@ -149,13 +136,13 @@ impl Reading {
     fn of(bytes: &[u8]) -> ForeignRule {
         let mut read = Self::default();
         let expressions = get(bytes, 4).unwrap_or_default();
-        attributes(expressions).map_while(Result::ok).for_each(|(_, expression)| read.expression(expression));
+        walk(expressions).for_each(|(_, expression)| read.expression(expression));
         read.rule
     }
 
     fn expression(&mut self, expression: &[u8]) {
         let data = get(expression, 2).unwrap_or_default();
-        match &*text(expression, 1) {
+        match text(expression, 1) {
             "meta" => {
                 self.loaded = match number(data, 2) {
                     Some(6) => Loaded::Link { out: false },
@@ -190,7 +177,7 @@ impl Reading {
             "reject" => self.rule.does = Does::Drop,
             "nat" => self.rule.maps |= number(data, 1) == Some(1),
             "redir" => self.rule.maps = true,
-            "target" => match &*text(data, 1) {
+            "target" => match text(data, 1) {
                 "REJECT" => self.rule.does = Does::Drop,
                 "DNAT" | "REDIRECT" => self.rule.maps = true,
                 _ => {}
@@ -227,7 +214,7 @@ impl Reading {
 
     fn verdict(&mut self, verdict: Option<&[u8]>) {
         let Some(verdict) = verdict else { return };
-        let chain = text(verdict, 2);
+        let chain = text(verdict, 2).to_owned();
         self.rule.does = match number(verdict, 1).map(u32::cast_signed) {
             Some(0) => Does::Drop,
             Some(1) => Does::Accept,
@@ -242,7 +229,7 @@ impl Reading {
     fn extension(&mut self, data: &[u8]) {
         let name = text(data, 1);
         let port = |at: usize| get(data, 3)?.get(at..)?.first_chunk().map(|port| u16::from_ne_bytes(*port));
-        if let ("tcp" | "udp", Some(first), Some(last)) = (&*name, port(4), port(6)) {
+        if let ("tcp" | "udp", Some(first), Some(last)) = (name, port(4), port(6)) {
             self.rule.protocol = Some(if name == "tcp" { Protocol::Tcp } else { Protocol::Udp });
             self.rule.ports = (0 < first && first <= last).then_some(Ports { first, last });
         }

@@ -10,6 +10,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, Soc
 use nix::sys::time::TimeVal;
 
 use super::netlink;
+use crate::model::attribute::{self, number, text};
 use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
 use crate::model::kinds::user_rules::UserRules;
@@ -150,8 +151,8 @@ impl Nft {
     /// Number of the ruleset's generation: the same as long as nobody changes anything.
     pub fn generation(&mut self) -> Result<u32, NftError> {
         let answers = self.ask((GET_GENERATION, 0), 0, &[])?;
-        let id = answers.iter().find_map(|it| attribute(it.get(GENMSG..)?, 1)?.try_into().ok());
-        id.map(u32::from_be_bytes).ok_or_else(|| odd("no generation in the answer"))
+        let id = answers.iter().find_map(|it| number(it.get(GENMSG..)?, 1));
+        id.ok_or_else(|| odd("no generation in the answer"))
     }
 
     /// Says a whole transaction, which happens completely or not at all; of `generation` only, if that is given.
@@ -223,7 +224,7 @@ impl Nft {
         let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
         Ok(match what {
             Question::Rules { table, chain, .. } => {
-                attributes.filter(|it| string(it, 1) == table && string(it, 2) == chain).collect()
+                attributes.filter(|it| text(it, 1) == table && text(it, 2) == chain).collect()
             }
             Question::Elements { .. } => attributes.collect(),
         })
@@ -287,18 +288,17 @@ impl Nft {
     fn table(&mut self, family: u8, name: &str) -> Result<Option<TableFacts>, NftError> {
         let by_name = nla(1, &[name.as_bytes(), &[0]].concat());
         let Some(own) = self.one((GET_TABLE, 0), family, &by_name)? else { return Ok(None) };
-        let flags =
-            own.first().and_then(|it| attribute(it.get(GENMSG..)?, 2)?.try_into().ok()).map_or(0, u32::from_be_bytes);
+        let flags = own.first().and_then(|it| number(it.get(GENMSG..)?, 2)).unwrap_or_default();
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
             let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
             let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
-            Ok(attributes.filter(|it| string(it, 1) == name).collect())
+            Ok(attributes.filter(|it| text(it, 1) == name).collect())
         };
         let (chains, rules) = (dump(GET_CHAIN, &[])?, dump(GET_RULE, &by_name)?);
         let sets = dump(GET_SET, &by_name)?;
         let mut elements = Vec::new();
         for set in sets.iter().filter(|set| may_hold(set)) {
-            let set = nla(2, &[string(set, 2).as_bytes(), &[0]].concat());
+            let set = nla(2, &[text(set, 2).as_bytes(), &[0]].concat());
             elements.extend(dump(GET_ELEMENTS, &[by_name.as_slice(), &set].concat())?);
         }
         Ok(Some(TableFacts { family, name: name.to_owned(), flags, chains, rules, sets, elements }))
@@ -395,7 +395,7 @@ fn refusal(answer: &Answer, message: Option<usize>) -> Option<NftError> {
         return Some(NftError::Stale);
     }
     // The header of the request stands between code and text, as NETLINK_CAP_ACK asks; dumps end without it.
-    let text = if answer.kind == NLMSG_ERROR { answer.body.get(4 + HEADER..).map(|it| string(it, 1)) } else { None };
+    let text = if answer.kind == NLMSG_ERROR { answer.body.get(4 + HEADER..).map(|it| text(it, 1)) } else { None };
     let source = io::Error::from_raw_os_error(-code);
     Some(NftError::Refused { message, source, text: text.unwrap_or_default().to_owned() })
 }
@@ -422,52 +422,31 @@ fn nla(kind: u16, content: &[u8]) -> Vec<u8> {
     out
 }
 
-fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut rest = bytes;
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
-        let found = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & 0x3fff;
-        let content = rest.get(4..length)?;
-        if found == kind {
-            return Some(content);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
-}
-
-fn string(bytes: &[u8], kind: u16) -> &str {
-    let content = attribute(bytes, kind).unwrap_or_default();
-    let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
-    std::str::from_utf8(&content[..end]).unwrap_or_default()
-}
-
 /// Whether it is worth asking for a set's elements: a newer kernel says how many there are (`NFTA_SET_COUNT`, exact but for
 /// intervals of one field, which it counts by halves), and what packets left in a set is nothing that anybody wrote.
 fn may_hold(set: &[u8]) -> bool {
     const INTERVAL: u32 = 0x4;
     const FILLED_BY_PACKETS: u32 = 0x20; // NFT_SET_EVAL
     const CONCAT: u32 = 0x80;
-    let number = |kind| attribute(set, kind).and_then(|it| it.try_into().ok()).map(u32::from_be_bytes);
-    let flags = number(3).unwrap_or(0);
+    let flags = number(set, 3).unwrap_or(0);
     let halves = flags & (INTERVAL | CONCAT) == INTERVAL;
-    flags & FILLED_BY_PACKETS == 0 && (halves || number(20) != Some(0))
+    flags & FILLED_BY_PACKETS == 0 && (halves || number(set, 20) != Some(0))
 }
 
 fn base_chain(family: u8, attributes: &[u8]) -> Option<ChainFacts> {
     const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
     let (_, family) = FAMILIES.into_iter().find(|(number, _)| *number == family)?;
-    let number = |bytes, kind| attribute(bytes, kind).and_then(|it| it.try_into().ok()).map(u32::from_be_bytes);
-    let hook = attribute(attributes, 4)?;
+    let hook = attribute::get(attributes, 4)?;
     // An arp chain has two hooks, numbered from 0: input and output.
     let at = number(hook, 1)? as usize;
     Some(ChainFacts {
         family: family.to_owned(),
-        table: string(attributes, 1).to_owned(),
-        chain: string(attributes, 3).to_owned(),
+        table: text(attributes, 1).to_owned(),
+        chain: text(attributes, 3).to_owned(),
         hook: (*if family == "arp" { ["input", "output"].get(at) } else { HOOKS.get(at) }?).to_owned(),
         priority: number(hook, 2)?.cast_signed(),
         drops: number(attributes, 5) == Some(0),
-        maps: string(attributes, 7) == "nat",
+        maps: text(attributes, 7) == "nat",
         rules: Vec::new(),
     })
 }

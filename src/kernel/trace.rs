@@ -11,9 +11,9 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, So
 use super::netlink::{Protocol as Netlink, Socket};
 use super::nft::{Nft, Question};
 use super::{KernelError, netns, stop};
+use crate::model::attribute::{self, get, number};
 use crate::model::kinds::firewall::{Packet, Service, tracing};
 use crate::model::values::Protocol;
-use crate::model::wire::attributes;
 
 /// `NFNLGRP_NFTRACE` (linux/netfilter/nfnetlink.h).
 const GROUP: u32 = 9;
@@ -89,7 +89,7 @@ fn placed(nft: &mut Nft, handle: Option<[u8; 8]>, event: Event) -> Result<Event,
     let Some(handle) = handle else { return Ok(event) };
     let Event { family, table, chain, .. } = &event;
     let rules = nft.listed(Question::Rules { family, table, chain })?;
-    let is = |rule: &Vec<u8>| attributes(rule).any(|(kind, content)| kind == 3 && content == handle);
+    let is = |rule: &Vec<u8>| get(rule, 3) == Some(&handle);
     Ok(Event { rule: rules.iter().position(is), ..event })
 }
 
@@ -104,18 +104,15 @@ fn read(payload: &[u8]) -> Option<(Option<[u8; 8]>, Event)> {
         _ => return None,
     };
     let body = payload.get(4..)?;
-    let get = |kind| attributes(body).find(|(found, _)| *found == kind).map(|(_, content)| content);
-    let text = |kind| Some(String::from_utf8_lossy(get(kind)?.strip_suffix(&[0])?).into_owned());
-    let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+    let text = |kind| get(body, kind).map(|_| attribute::text(body, kind).to_owned());
     let code = |code: u32| match code {
         0 => Verdict::Drop,
         1 => Verdict::Accept,
         _ => Verdict::On,
     };
-    let policy = get(16).and_then(number);
-    let within = get(5).and_then(|nest| attributes(nest).find(|(kind, _)| *kind == 1)).and_then(|(_, it)| number(it));
-    let verdict = code(policy.or(within)?);
-    let handle = get(3).and_then(|handle| handle.try_into().ok());
+    let within = || number(get(body, 5)?, 1);
+    let verdict = code(number(body, 16).or_else(within)?);
+    let handle = get(body, 3).and_then(|handle| handle.try_into().ok());
     Some((handle, Event { family, table: text(1)?, chain: text(2)?, rule: None, verdict }))
 }
 

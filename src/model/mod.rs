@@ -4,6 +4,7 @@
 //! Nothing here opens a file or a socket, reads a clock or waits: every function is a value of its arguments, so
 //! everything is tested without privilege. Sockets are in `kernel`, order is in `diff`.
 
+pub mod attribute;
 mod check;
 pub mod diagnostic;
 pub mod drivers;

@@ -216,20 +216,6 @@ pub trait Lookup {
 #[error("{0} is not there")]
 pub struct Missing(pub String);
 
-/// The attributes in a run of them: number (without the flags for nesting and byte order) and content. What cannot be
-/// an attribute ends the run: a kernel newer than this code may say more, never otherwise.
-pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let header = rest.first_chunk::<4>()?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
-        let content = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, content))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::firewall::attribute::{self, Attr, encode};
+use crate::model::attribute::{self, Attr, encode, number};
 use super::firewall::{APPEND, CREATE, NEW_RULE};
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
@@ -99,10 +99,6 @@ impl DockerUser {
         let at_the_end = if self.before.is_none() { APPEND } else { 0 };
         self.message(NEW_RULE, CREATE | at_the_end, rest)
     }
-}
-
-fn number(bytes: &[u8], kind: u16) -> Option<u32> {
-    attribute::get(bytes, kind)?.first_chunk().map(|number| u32::from_be_bytes(*number))
 }
 
 /// What a rule accepts, if it does nothing else; counters are of no account.

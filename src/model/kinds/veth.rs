@@ -14,7 +14,8 @@ use crate::model::hash;
 use crate::model::links;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
 use crate::model::values::Mac;
-use crate::model::wire::{attributes, Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
+use crate::model::attribute;
+use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
 /// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` (`linux/if_link.h`).
 const BRPORT_HAIRPIN: u16 = 4;
@@ -260,7 +261,7 @@ fn is_first_end(link: &LinkFacts) -> bool {
 
 /// The boolean port options that are on, by their number.
 fn port_flags(slave_data: &[u8]) -> Vec<u16> {
-    attributes(slave_data).filter(|(_, value)| value.first() == Some(&1)).map(|(kind, _)| kind).collect()
+    attribute::walk(slave_data).filter(|(_, value)| value.first() == Some(&1)).map(|(kind, _)| kind).collect()
 }
 
 impl Kind for Veth {

@@ -3,9 +3,9 @@
 
 use nftables::schema::NfListObject;
 
-use super::attribute;
 use super::compile;
 use super::rules::Skeleton;
+use crate::model::attribute;
 use crate::model::wire::TableFacts;
 
 /// What the kernel says beyond what was asked for: handle, use and counters of a chain (`NFTA_CHAIN_*`).

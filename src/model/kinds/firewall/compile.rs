@@ -6,7 +6,7 @@ use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::stmt::{self, Mangle, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::attribute::Attr;
+use crate::model::attribute::Attr;
 use super::definition::{fields, map, set};
 use super::rules::Skeleton;
 

@@ -3,7 +3,7 @@
 
 use nftables::schema::{Map, Set, SetFlag, SetType, SetTypeValue};
 
-use super::attribute::Attr;
+use crate::model::attribute::Attr;
 
 /// Attributes of a set's definition, but for its number within the transaction.
 pub(super) fn set(set: &Set<'_>) -> Vec<Attr> {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use nftables::schema::NfListObject;
 
-use super::attribute::{self, encode};
+use crate::model::attribute::{self, encode, number};
 use super::elements::Element;
 use super::expression::Expression;
 use super::lookup::Set;
@@ -152,8 +152,8 @@ impl Table {
 
 impl Chain {
     fn new(bytes: &[u8]) -> Self {
-        let base = attribute::get(bytes, 4).map(|hook| {
-            (number(hook, 1), number(hook, 2).cast_signed(), attribute::text(bytes, 7) == "nat")
+        let base = attribute::get(bytes, 4).and_then(|hook| {
+            Some((number(hook, 1)?, number(hook, 2)?.cast_signed(), attribute::text(bytes, 7) == "nat"))
         });
         Self { name: attribute::text(bytes, 3).to_owned(), base, rules: Vec::new() }
     }
@@ -361,19 +361,14 @@ fn offset(register: u32) -> usize {
     4 * if register <= 4 { register as usize * 4 } else { register as usize - 4 }
 }
 
-/// A number in network order; 0 where there is none.
-pub(super) fn number(bytes: &[u8], kind: u16) -> u32 {
-    attribute::get(bytes, kind).and_then(|content| content.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
-}
-
 /// `NFTA_DATA_VERDICT`.
 fn verdict(verdict: &[u8]) -> End<'_> {
-    match number(verdict, 1).cast_signed() {
-        ACCEPT => End::Does(Does::Accept),
-        DROP => End::Does(Does::Drop),
-        GOTO => End::Goto(attribute::text(verdict, 2)),
-        RETURN => End::Return,
-        other => unreachable!("the skeleton has no verdict {other}"),
+    match number(verdict, 1).map(u32::cast_signed) {
+        Some(ACCEPT) => End::Does(Does::Accept),
+        Some(DROP) => End::Does(Does::Drop),
+        Some(GOTO) => End::Goto(attribute::text(verdict, 2)),
+        Some(RETURN) => End::Return,
+        other => unreachable!("the skeleton has no verdict {other:?}"),
     }
 }
 

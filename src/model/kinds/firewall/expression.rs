@@ -1,6 +1,6 @@
 //! Expressions of rules (`NFTA_EXPR_*` in `linux/netfilter/nf_tables.h`), taken apart once: they are done for many packets.
 
-use super::attribute;
+use crate::model::attribute;
 
 /// An expression with its attributes, each as whatever it may be read as.
 #[derive(Debug)]

@@ -3,11 +3,10 @@
 
 use std::ops::Range;
 
-use super::attribute;
 use super::definition::INTERVAL;
 use super::elements::Element;
-use super::evaluate::number;
 use super::wire::{self, Node};
+use crate::model::attribute;
 
 /// A set or map with its elements.
 #[derive(Debug)]
@@ -33,19 +32,20 @@ struct Entry {
 impl Set {
     /// A set by the attributes of its definition.
     pub(super) fn new(definition: &[u8], elements: impl Iterator<Item = Element>) -> Self {
-        let width = number(definition, 5) as usize;
+        let number = |bytes, kind| attribute::number(bytes, kind).unwrap_or_default() as usize;
+        let width = number(definition, 5);
         let concatenated = attribute::get(definition, 9).and_then(|description| attribute::get(description, 2));
-        let mut at = 0;
-        let mut place = |width: u32| {
-            let place = at..at + width as usize;
+        let mut at = 0_usize;
+        let mut place = |width: usize| {
+            let place = at..at + width;
             at = place.end.next_multiple_of(4);
             place
         };
         let fields: Vec<Range<usize>> = match concatenated {
             Some(widths) => attribute::walk(widths).map(|(_, field)| place(number(field, 1))).collect(),
-            None => vec![place(number(definition, 5))],
+            None => vec![place(width)],
         };
-        let interval = number(definition, 3) & INTERVAL != 0;
+        let interval = number(definition, 3) & INTERVAL as usize != 0;
         let mut entries: Vec<Entry> =
             elements.filter_map(|element| Entry::new(element, width, interval, fields.len() > 1)).collect();
         let tells = |field: &Range<usize>| {

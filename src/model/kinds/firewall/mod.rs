@@ -4,7 +4,6 @@
 //! The rules are a fixed skeleton (`rules`, compiled by `compile`); all that the topology says is in the elements
 //! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
-pub(super) mod attribute;
 mod begin;
 mod bridged;
 mod compare;
@@ -32,7 +31,7 @@ pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
 pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
-use self::attribute::Attr;
+use crate::model::attribute::{self, Attr};
 use self::rules::Skeleton;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};

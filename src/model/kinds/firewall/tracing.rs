@@ -6,7 +6,8 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::packet::{Packet, Service};
 use super::rules::{Expr, Said, Skeleton, any, assign, is, meta, payload};
-use super::{CREATE, EXCLUSIVE, NEW_TABLE, attribute, compile, object};
+use crate::model::attribute;
+use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, object};
 use crate::model::values::Protocol;
 use crate::model::wire::NftMessage;
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use nftables::types::NfFamily;
 
-use super::attribute::{self, Attr};
+use crate::model::attribute::{self, Attr};
 use super::compile::{self, interface};
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
 use super::flows::{Sent, Stale};

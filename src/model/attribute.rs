@@ -1,5 +1,5 @@
-//! Netlink attributes as values: a tree to be sent, and the comparison of such a tree with what the kernel dumps
-//! (`struct nlattr`, linux/netlink.h).
+//! Netlink attributes (`struct nlattr`, linux/netlink.h): what the kernel dumps, read where it lies; a tree to be sent; and
+//! the comparison of such a tree with a dump.
 
 /// Attribute header: length and kind, two bytes each.
 const HEADER: usize = 4;
@@ -9,7 +9,7 @@ const NESTED: u16 = 0x8000;
 
 /// One attribute.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::model::kinds) struct Attr {
+pub(super) struct Attr {
     /// Its kind within its nest.
     kind: u16,
     value: Value,
@@ -26,29 +26,29 @@ enum Value {
 
 impl Attr {
     /// Raw content.
-    pub(in crate::model::kinds) fn bytes(kind: u16, bytes: impl Into<Vec<u8>>) -> Self {
+    pub(super) fn bytes(kind: u16, bytes: impl Into<Vec<u8>>) -> Self {
         Self { kind, value: Value::Bytes(bytes.into()) }
     }
 
     /// A number in network order, as everywhere in nfnetlink.
-    pub(in crate::model::kinds) fn number(kind: u16, number: u32) -> Self {
+    pub(super) fn number(kind: u16, number: u32) -> Self {
         Self::bytes(kind, number.to_be_bytes())
     }
 
     /// A string with its terminating NUL.
-    pub(in crate::model::kinds) fn text(kind: u16, text: &str) -> Self {
+    pub(super) fn text(kind: u16, text: &str) -> Self {
         let mut bytes = text.as_bytes().to_vec();
         bytes.push(0);
         Self::bytes(kind, bytes)
     }
 
     /// A nest of attributes of different kinds.
-    pub(in crate::model::kinds) fn nest(kind: u16, attributes: Vec<Self>) -> Self {
+    pub(super) fn nest(kind: u16, attributes: Vec<Self>) -> Self {
         Self { kind, value: Value::Nest(attributes) }
     }
 
     /// A nest in which order and number count.
-    pub(in crate::model::kinds) fn list(kind: u16, attributes: Vec<Self>) -> Self {
+    pub(super) fn list(kind: u16, attributes: Vec<Self>) -> Self {
         Self { kind, value: Value::List(attributes) }
     }
 
@@ -63,7 +63,7 @@ impl Attr {
 }
 
 /// The attributes as they go over the wire.
-pub(in crate::model::kinds) fn encode(attributes: &[Attr]) -> Vec<u8> {
+pub(super) fn encode(attributes: &[Attr]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     for attribute in attributes {
         attribute.encode(&mut out);
@@ -72,14 +72,14 @@ pub(in crate::model::kinds) fn encode(attributes: &[Attr]) -> Vec<u8> {
 }
 
 /// Writes one attribute straight to the wire: for elements, of which there are many.
-pub(in crate::model::kinds) fn put(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
+pub(super) fn put(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
     put_nest(out, kind, |out| out.extend(content));
     let start = out.len() - HEADER - content.len().next_multiple_of(4);
     out[start + 2..start + HEADER].copy_from_slice(&kind.to_ne_bytes());
 }
 
 /// Writes a nest straight to the wire.
-pub(in crate::model::kinds) fn put_nest(out: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn put_nest(out: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend([0, 0]);
     out.extend((kind | NESTED).to_ne_bytes());
@@ -89,8 +89,9 @@ pub(in crate::model::kinds) fn put_nest(out: &mut Vec<u8>, kind: u16, content: i
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// The attributes of a dump, kind and content; ends early where the bytes are no attributes.
-pub(in crate::model::kinds) fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// The attributes of a dump: kind (without the flags for nesting and byte order) and content. What cannot be an attribute
+/// ends it: a kernel newer than this code may say more, never otherwise.
+pub fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
@@ -102,12 +103,17 @@ pub(in crate::model::kinds) fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, 
 }
 
 /// Content of the first attribute of that kind.
-pub(in crate::model::kinds) fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     walk(bytes).find(|(found, _)| *found == kind).map(|(_, content)| content)
 }
 
+/// A number in network order, as everywhere in nfnetlink.
+pub fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+    get(bytes, kind)?.first_chunk().map(|number| u32::from_be_bytes(*number))
+}
+
 /// A string attribute without its NUL; empty if it is missing or no UTF-8.
-pub(in crate::model::kinds) fn text(bytes: &[u8], kind: u16) -> &str {
+pub fn text(bytes: &[u8], kind: u16) -> &str {
     let content = get(bytes, kind).unwrap_or_default();
     let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
     std::str::from_utf8(&content[..end]).unwrap_or_default()
@@ -116,7 +122,7 @@ pub(in crate::model::kinds) fn text(bytes: &[u8], kind: u16) -> &str {
 /// Whether a dump says what was sent: every attribute sent is there with the same content, and no other. Zero is how
 /// defaults are written, and the kernel adds some and leaves others out; the `ignored` kinds (handles, use counters) are
 /// its own.
-pub(in crate::model::kinds) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
+pub(super) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
     let all_there = sent.iter().all(|attr| match (get(dumped, attr.kind), &attr.value) {
         (Some(content), value) => same(value, content),
         (None, Value::Bytes(bytes)) => bytes.iter().all(|byte| *byte == 0),
@@ -124,7 +130,9 @@ pub(in crate::model::kinds) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u
     });
     all_there
         && walk(dumped).all(|(kind, content)| {
-            ignored.contains(&kind) || sent.iter().any(|attr| attr.kind == kind) || content.iter().all(|byte| *byte == 0)
+            ignored.contains(&kind)
+                || sent.iter().any(|attr| attr.kind == kind)
+                || content.iter().all(|byte| *byte == 0)
         })
 }
 
