@@ -7,7 +7,7 @@ use super::{NoPlan, Prepared, proven};
 use crate::diff::{Change, diff};
 use crate::model::focus::{self, News};
 use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{HOST, KindName, ResourceId, Text};
+use crate::model::resource::{HOST, ResourceId, Text};
 use crate::model::state::{Desired, State};
 use crate::model::wire::{Absent, Scope};
 
@@ -51,10 +51,13 @@ impl Known {
     /// [`NoPlan::Flawed`].
     pub(super) fn follow(&self, news: News) -> Result<Option<Prepared>, NoPlan> {
         let News { focus, observed, .. } = &news;
-        if focus.namespaces.iter().any(|netns| !self.foreign.is_alike_in(netns, &observed.foreign)) {
+        let (was, is) = (&self.foreign, &observed.foreign);
+        if focus.namespaces.iter().any(|netns| !was.is_alike_in(netns, is))
+            || focus.netfilter && was.docker != is.docker
+        {
             return Ok(None);
         }
-        let netfilter = self.desired.state.of_kinds(HOST, KindName::Firewall..=KindName::DockerUser);
+        let netfilter = self.desired.state.of_kinds(HOST, focus::NETFILTER);
         let netfilter = netfilter.filter(|_| focus.netfilter).cloned();
         let inside = focus.namespaces.iter().filter_map(|netns| self.within.get(netns)).flatten();
         let state: State = inside.filter_map(|id| self.desired.state.get(id)).cloned().chain(netfilter).collect();
@@ -82,5 +85,117 @@ impl Known {
         let same =
             self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
         same.then_some(&self.desired)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::{Target, decide};
+    use crate::model::focus::Focus;
+    use crate::model::kinds::address::Address;
+    use crate::model::kinds::firewall::Rules;
+    use crate::model::observed::ForeignLink;
+    use crate::model::parse::parse;
+    use crate::model::resource::{Kind, KindName, Resource};
+    use crate::model::source::Source;
+
+    const SHOP: &str = r#"
+topology = "shop"
+[networks.front]
+driver = "bridge"
+subnets = ["10.10.0.0/24"]
+[containers]
+api.netns = "api"
+db.netns = "db"
+[endpoints]
+api = { container = "api", network = "front" }
+db = { container = "db", network = "front" }
+"#;
+
+    /// A host on which all is as wanted, and then not any more.
+    struct Host {
+        known: Known,
+        observed: Observed,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let topology = parse(&[Source::new("shop.toml", SHOP)]).expect("a valid topology");
+            let target = Target::Topology(&topology);
+            let present = ["api", "db"].map(Text::from).into();
+            let Prepared { desired, .. } =
+                decide(target, Observed { present, looked: true, ..Observed::default() }).expect("a plan");
+            let observed = Observed { ours: (*desired.state).clone(), ..Observed::default() };
+            Self { known: Known::new(target.scope(), observed.clone(), desired), observed }
+        }
+
+        fn id(&self, netns: &str, kind: KindName) -> ResourceId {
+            self.observed.ours.of_kind(netns, kind).next().map(Kind::id).expect("wanted")
+        }
+
+        /// What is to be done about it, if that is looked into where something happened.
+        fn follow(&self, netns: &[&str], netfilter: bool) -> Option<Vec<String>> {
+            let namespaces = netns.iter().map(|netns| Text::from(*netns)).collect();
+            let focus = Focus { namespaces, netfilter };
+            let mut observed = self.observed.clone();
+            observed.ours = observed.ours.resources().filter(|it| focus.holds(it)).cloned().collect();
+            let news = News {
+                focus,
+                observed,
+                #[cfg(debug_assertions)]
+                whole: self.observed.clone(),
+            };
+            let prepared = self.known.follow(news).expect("no flaw")?;
+            assert_eq!(prepared.whole, Some(self.known.desired.state.clone()));
+            assert!(prepared.diff.keys().all(|id| prepared.desired.origins.contains_key(id)), "each has its place");
+            assert_eq!(prepared.plan.steps.len(), prepared.diff.len());
+            Some(prepared.diff.keys().map(ToString::to_string).collect())
+        }
+    }
+
+    #[test]
+    fn what_is_gone_or_altered_there_is_put_right_and_nothing_else_is_looked_at() {
+        let mut host = Host::new();
+        assert_eq!(host.follow(&[], false), Some(vec![]));
+        assert_eq!(host.follow(&["api", "db"], true), Some(vec![]));
+        let route = host.id("api", KindName::Route);
+        host.observed.ours.remove(&route);
+        assert_eq!(host.follow(&["api"], false), Some(vec![route.to_string()]));
+        let id = host.id(HOST, KindName::Firewall);
+        let Some(Resource::Firewall(firewall)) = host.observed.ours.remove(&id) else { panic!("{id}") };
+        let mut firewall = (*firewall).clone();
+        firewall.rules = Rules::Altered("a rule".into());
+        host.observed.ours.insert(firewall.into());
+        assert_eq!(host.follow(&["api"], true), Some(vec![route.to_string(), id.to_string()]));
+    }
+
+    #[test]
+    fn what_goes_and_what_is_of_the_host_is_for_a_whole_look() {
+        let mut host = Host::new();
+        let veth = host.id(HOST, KindName::Veth);
+        host.observed.ours.remove(&veth);
+        assert_eq!(host.follow(&["api", "db"], false), None);
+
+        let mut host = Host::new();
+        let id = host.id("api", KindName::Address);
+        let Some(Resource::Address(address)) = host.observed.ours.get(&id).cloned() else { panic!("{id}") };
+        let stray = Address { address: "10.10.0.99/24".parse().expect("a net"), ..(*address).clone() };
+        host.observed.ours.insert(stray.into());
+        assert_eq!(host.follow(&["api"], false), None);
+    }
+
+    #[test]
+    fn what_others_do_there_is_for_a_whole_look() {
+        let link = ForeignLink { kind: "dummy".into(), mtu: 1500, ports: 0, topology: None };
+        let mut host = Host::new();
+        host.observed.foreign.links.insert(("db".into(), "d0".into()), link);
+        assert_eq!(host.follow(&["api"], false), Some(vec![]), "not there");
+        assert_eq!(host.follow(&["db"], false), None);
+
+        let mut host = Host::new();
+        host.observed.foreign.docker.insert(false, Some(7));
+        assert_eq!(host.follow(&["api"], false), Some(vec![]));
+        assert_eq!(host.follow(&[], true), None, "accepts are put before another rule");
     }
 }

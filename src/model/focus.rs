@@ -4,6 +4,7 @@
 //! stands on the host itself is tied to everything, so a change there is looked at as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::facts::{Facts, NetnsFacts};
@@ -14,6 +15,9 @@ use super::wire::Owner;
 
 /// More containers than that are looked at as a whole.
 const CONTAINERS: usize = 32;
+
+/// The kinds that are nftables'.
+pub const NETFILTER: RangeInclusive<KindName> = KindName::Firewall..=KindName::DockerUser;
 
 /// Containers, and perhaps nftables.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -27,24 +31,25 @@ pub struct Focus {
 impl Focus {
     /// Where facts are otherwise than those before; none if that is anywhere else as well.
     pub fn between(before: &Facts, after: &Facts) -> Option<Self> {
-        let beside = |one: &Facts, other: &Facts| {
-            one.absent == other.absent
-                && one.chains == other.chains
-                && one.listeners == other.listeners
-                && one.topologies == other.topologies
-        };
-        if !beside(before, after) || !before.namespaces.keys().eq(after.namespaces.keys()) {
+        // In full, so that whoever adds a fact says here where it belongs.
+        let Facts { namespaces, sysctls, tables, user_rules, docker, absent, chains, rulesets, listeners, topologies } =
+            before;
+        let beside = *absent == after.absent
+            && *chains == after.chains
+            && *rulesets == after.rulesets
+            && *listeners == after.listeners
+            && *topologies == after.topologies;
+        if !beside || !namespaces.keys().eq(after.namespaces.keys()) {
             return None;
         }
-        let both = before.namespaces.iter().zip(after.namespaces.values());
+        let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
+        let both = namespaces.iter().zip(after.namespaces.values());
         let mut namespaces: BTreeSet<Text> =
             both.filter(|((_, was), is)| was != is).map(|((name, _), _)| name.clone()).collect();
-        for (one, other) in [(before, after), (after, before)] {
-            let changed = one.sysctls.iter().filter(|(key, value)| other.sysctls.get(key) != Some(value));
+        for (one, other) in [(sysctls, &after.sysctls), (&after.sysctls, sysctls)] {
+            let changed = one.iter().filter(|(key, value)| other.get(key) != Some(value));
             namespaces.extend(changed.map(|((netns, _), _)| netns.clone()));
         }
-        let netfilter =
-            before.tables != after.tables || before.user_rules != after.user_rules || before.docker != after.docker;
         let few = namespaces.len() <= CONTAINERS && !namespaces.contains(HOST);
         few.then_some(Self { namespaces, netfilter })
     }
@@ -57,7 +62,7 @@ impl Focus {
 
     /// Whether resources of a kind are in it because they are nftables'.
     pub fn holds_netfilter(&self, kind: KindName) -> bool {
-        self.netfilter && matches!(kind, KindName::Firewall | KindName::UserRules | KindName::DockerUser)
+        self.netfilter && NETFILTER.contains(&kind)
     }
 
     /// As much of the facts as tells all about it.
@@ -119,4 +124,90 @@ pub fn namespaces(resource: &Resource) -> BTreeSet<Text> {
         _ => None,
     });
     led_into.chain([resource.id().netns]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::facts::{Absent, ChainFacts, DockerFacts, LinkFacts, ListenerFacts, RulesetFacts, TableFacts};
+    use crate::model::values::Protocol;
+
+    fn host() -> Facts {
+        let mut facts = Facts::default();
+        for netns in [HOST, "api", "db"] {
+            facts.namespaces.insert(netns.into(), Arc::default());
+            facts.sysctls.insert((netns.into(), "net.ipv4.ip_forward".into()), "0".into());
+        }
+        facts
+    }
+
+    fn link(facts: &mut Facts, netns: &str) {
+        let inside = facts.namespaces.entry(netns.into()).or_default();
+        Arc::make_mut(inside).links.push(LinkFacts::default());
+    }
+
+    fn chain() -> ChainFacts {
+        let [family, table, chain, hook] = ["ip", "filter", "FORWARD", "forward"].map(String::from);
+        ChainFacts { family, table, chain, hook, priority: 0, drops: true, maps: false, rules: Vec::new() }
+    }
+
+    /// Where a change is: the containers, and whether nftables.
+    fn seen(change: impl FnOnce(&mut Facts)) -> Option<(Vec<String>, bool)> {
+        let (before, mut after) = (host(), host());
+        change(&mut after);
+        let focus = Focus::between(&before, &after);
+        assert_eq!(focus, Focus::between(&after, &before), "the way back is in the same places");
+        focus.map(|focus| (focus.namespaces.iter().map(ToString::to_string).collect(), focus.netfilter))
+    }
+
+    #[test]
+    fn what_happens_in_containers_and_to_our_tables_is_news() {
+        let of = |netns: &[&str], netfilter| Some((netns.iter().map(ToString::to_string).collect(), netfilter));
+        assert_eq!(seen(|_| ()), of(&[], false));
+        assert_eq!(seen(|facts| link(facts, "api")), of(&["api"], false));
+        let forward = |netns: &str| (Text::from(netns), Text::from("net.ipv4.ip_forward"));
+        assert_eq!(seen(|facts| drop(facts.sysctls.insert(forward("db"), "1".into()))), of(&["db"], false));
+        assert_eq!(seen(|facts| drop(facts.sysctls.remove(&forward("db")))), of(&["db"], false));
+        assert_eq!(seen(|facts| facts.tables = vec![TableFacts::default()].into()), of(&[], true));
+        assert_eq!(
+            seen(|facts| facts.docker.push(DockerFacts { ipv6: false, before: None, rules: Vec::new() })),
+            of(&[], true)
+        );
+        let both = |facts: &mut Facts| {
+            facts.user_rules = true;
+            link(facts, "api");
+            link(facts, "db");
+        };
+        assert_eq!(seen(both), of(&["api", "db"], true));
+    }
+
+    #[test]
+    fn what_happens_elsewhere_as_well_is_looked_at_as_a_whole() {
+        assert_eq!(seen(|facts| link(facts, HOST)), None);
+        assert_eq!(seen(|facts| facts.sysctls.clear()), None);
+        assert_eq!(seen(|facts| link(facts, "new")), None);
+        assert_eq!(seen(|facts| drop(facts.absent.insert("web".into(), Absent::Host))), None);
+        assert_eq!(seen(|facts| facts.chains = vec![chain()].into()), None);
+        assert_eq!(seen(|facts| facts.topologies = vec![TableFacts::default()].into()), None);
+        let ruleset = RulesetFacts { unit: "nftables.service", path: "/etc/nftables.conf", text: String::new() };
+        assert_eq!(seen(|facts| facts.rulesets.push(ruleset)), None);
+        let address = [127, 0, 0, 1].into();
+        assert_eq!(
+            seen(|facts| facts.listeners.push(ListenerFacts { protocol: Protocol::Tcp, address, port: 1 })),
+            None
+        );
+    }
+
+    #[test]
+    fn many_containers_are_no_news() {
+        let many = |count: usize, changed: usize| {
+            let (mut before, mut names) = (host(), (0..count).map(|at| format!("c{at}")));
+            names.clone().for_each(|name| drop(before.namespaces.insert(name.into(), Arc::default())));
+            let mut after = before.clone();
+            names.by_ref().take(changed).for_each(|name| link(&mut after, &name));
+            Focus::between(&before, &after).is_some()
+        };
+        assert!(many(CONTAINERS + 1, CONTAINERS));
+        assert!(!many(CONTAINERS + 1, CONTAINERS + 1));
+    }
 }
