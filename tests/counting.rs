@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use netrec::apply::rails::Allowance;
 use netrec::apply::{Target, execute, prepare_within};
+use netrec::kernel::Kernel;
 use netrec::kernel::linux::Linux;
 use netrec::kernel::memory::Disturbed;
 use netrec::kernel::netlink::{Counters, counters};
+use netrec::model::lower;
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
 use netrec::model::wire::NetnsRef;
-use world::sh;
+use world::{Process, sh};
 
 /// The counters are one for the process.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -146,6 +148,37 @@ fn what_is_healed_is_asked_for_where_it_was_announced() {
         let (few, many) = (heal(10), heal(60));
         println!("{few:?} and {many:?} messages");
         assert_eq!(few, many);
+    });
+}
+
+/// What is asked again alone is what a look at everything sees, also where a namespace is not the one that it was.
+#[test]
+fn what_is_asked_again_fits_into_what_was_seen() {
+    alone(|| {
+        let text = workload::topology(3);
+        apply(&text);
+        let scope = lower::scope(&parse(&[Source::new("w.toml", text)]).unwrap());
+        let mut kernel = Linux::remembering();
+        kernel.disturb(&Disturbed::anywhere());
+        kernel.observe(&scope).unwrap();
+        // Where the other end of a pair is, when its namespace has no name any more.
+        let _within = Process::start("c1");
+        for (what, announced) in [
+            ("ip -n c0 route delete default", ["c0"].as_slice()),
+            ("ip -n c0 address add 192.0.2.1/24 dev eth0; ip -n c2 link set eth0 mtu 1400", &["c0", "c2"]),
+            ("ip -n c1 link add d0 type bridge", &["c1"]),
+            ("ip -n c0 link add v0 type veth peer name v1 netns c1", &["c0", "c1"]),
+            ("ip netns add other; mount --bind /run/netns/other /run/netns/c1", &["c1"]),
+            ("ip -n c1 link add d0 type bridge", &["c1"]),
+        ] {
+            sh(what);
+            let namespaces = announced.iter().map(|name| NetnsRef::Named((*name).into())).collect();
+            kernel.disturb(&Disturbed { namespaces, ..Disturbed::default() });
+            let (again, whole) = (kernel.observe(&scope).unwrap(), Linux::default().observe(&scope).unwrap());
+            assert!(again.ours == whole.ours, "{what}: {:?}, {:?}", again.ours, whole.ours);
+            assert_eq!(again.foreign, whole.foreign, "{what}");
+            assert_eq!((again.absent, again.present), (whole.absent, whole.present), "{what}");
+        }
     });
 }
 

@@ -164,3 +164,66 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::wire::Owner;
+
+    fn named(name: &str) -> NetnsRef {
+        NetnsRef::Named(name.into())
+    }
+
+    fn scope() -> Scope {
+        let containers = ["api", "db"].map(|name| (name.into(), named(name))).into();
+        Scope { owner: Owner::new("t"), containers, sysctls: Vec::new() }
+    }
+
+    /// What a whole look leaves.
+    fn memory() -> Memory {
+        let mut memory = Memory::default();
+        memory.turn_to(&scope(), &Disturbed::anywhere());
+        memory.keep_host(Host { facts: Arc::default(), sysctls: Vec::new() });
+        for (inode, name) in [(1, "api"), (2, "db"), (3, "others")] {
+            memory.keep(named(name), (4, inode), Seen::Foreign(Some((4, inode))));
+        }
+        memory.keep_gathered(Facts::default());
+        memory
+    }
+
+    /// What the next look asks again of the last one; none if it puts all together anew.
+    fn asked(memory: &mut Memory, scope: &Scope, disturbed: &Disturbed) -> Option<Vec<NetnsRef>> {
+        memory.turn_to(scope, disturbed);
+        memory.take_gathered().map(|(_, forgotten)| forgotten.into_keys().collect())
+    }
+
+    #[test]
+    fn a_look_is_put_together_anew_where_more_than_known_namespaces_may_be_otherwise() {
+        let asked_of = |disturbed: &Disturbed| asked(&mut memory(), &scope(), disturbed);
+        let of = |names: &[&str]| Disturbed {
+            namespaces: names.iter().map(|name| named(name)).collect(),
+            ..Disturbed::default()
+        };
+        assert_eq!(asked_of(&of(&[])), Some(vec![]));
+        assert_eq!(asked_of(&of(&["db", "api"])), Some(vec![named("api"), named("db")]));
+        assert_eq!(asked_of(&of(&["api", "new"])), None, "nobody has been there");
+        for elsewhere in [
+            Disturbed::anywhere(),
+            Disturbed { host: true, ..Disturbed::default() },
+            Disturbed { names: true, ..Disturbed::default() },
+        ] {
+            assert_eq!(asked_of(&elsewhere), None, "{elsewhere:?}");
+        }
+        let fewer = Scope { containers: [("api".into(), named("api"))].into(), ..scope() };
+        assert_eq!(asked(&mut memory(), &fewer, &of(&[])), None, "a namespace is somebody else's now");
+    }
+
+    #[test]
+    fn what_is_forgotten_stays_so_until_it_is_asked() {
+        let mut memory = memory();
+        memory.forget(&named("api"));
+        let again = Disturbed { namespaces: [named("api")].into(), ..Disturbed::default() };
+        assert_eq!(asked(&mut memory, &scope(), &again), Some(vec![named("api")]));
+        assert_eq!(asked(&mut memory, &scope(), &Disturbed::default()), None, "a look that came to nothing");
+    }
+}
