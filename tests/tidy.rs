@@ -169,6 +169,13 @@ fn the_papers_name_what_there_is() {
     for code in codes {
         assert!(readme.contains(&format!("\n| {code} | ")), "README.md: no line for exit code {code}");
     }
+    let decisions = files("docs/decisions", "md");
+    let decided = |(path, text): &(PathBuf, String)| {
+        let number = path.file_name().unwrap().to_str().unwrap()[..4].parse::<usize>().unwrap();
+        assert!(text.starts_with(&format!("# {number}. ")), "{}: its number", path.display());
+        number
+    };
+    assert_eq!(decisions.iter().map(decided).collect::<Vec<_>>(), (1..=decisions.len()).collect::<Vec<_>>());
     assert!(read("ARCHITECTURE.md").lines().count() <= 200);
     assert!(read("CHANGELOG.md").contains("## [Unreleased]"));
     assert!(read("LICENSE-MIT").contains("MIT") && read("LICENSE-APACHE").contains("Apache License"));

@@ -122,7 +122,7 @@ impl Linux {
         self.settled = None;
     }
 
-    /// What is there but for listeners, asked for where it may be otherwise than it was seen.
+    /// What is there but for listeners and files of rules, asked for where it may be otherwise than it was seen.
     fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
         let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
         // Until the look is complete nothing is known.
