@@ -72,9 +72,7 @@ impl Address {
     }
 
     fn index(&self, lookup: &mut dyn Lookup) -> Result<u32, Missing> {
-        lookup
-            .index(&self.netns, &self.link)
-            .ok_or_else(|| Missing(format!("link {} in {}", self.link, self.netns)))
+        lookup.index(&self.netns, &self.link).ok_or_else(|| Missing(format!("link {} in {}", self.link, self.netns)))
     }
 }
 

@@ -66,15 +66,10 @@ impl Bridge {
         ];
         // An MTU given at birth is not taken for the user's: the bridge would follow its smallest port, and go back to 1500
         // with the last one (`br_mtu_auto_adjust`).
-        let after =
-            vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
+        let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
         let host = HOST.into();
         // Up when its ports are there: what containers announce while they are made would go to every port.
-        vec![
-            links::create(&host, message),
-            links::change(&host, &self.name, after),
-            links::set_up_last(&self.name),
-        ]
+        vec![links::create(&host, message), links::change(&host, &self.name, after), links::set_up_last(&self.name)]
     }
 
     fn update(&self, from: &Self) -> Vec<Message> {

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::model::attribute::{self, Attr, encode, number};
 use super::firewall::{APPEND, CREATE, NEW_RULE};
+use crate::model::attribute::{self, Attr, encode, number};
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
 

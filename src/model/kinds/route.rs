@@ -54,11 +54,8 @@ impl Route {
             _ => RouteScope::Universe,
         };
         message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            RouteAttribute::Table(self.table),
-            RouteAttribute::Oif(index),
-            RouteAttribute::Priority(self.metric),
-        ];
+        message.attributes =
+            vec![RouteAttribute::Table(self.table), RouteAttribute::Oif(index), RouteAttribute::Priority(self.metric)];
         if self.destination.prefix_len() > 0 {
             message.attributes.push(RouteAttribute::Destination(self.destination.addr().into()));
         }
@@ -143,9 +140,8 @@ impl Wire for Route {
 
     fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
         let it = op.subject();
-        let index = lookup
-            .index(&it.netns, &it.link)
-            .ok_or_else(|| Missing(format!("link {} in {}", it.link, it.netns)))?;
+        let index =
+            lookup.index(&it.netns, &it.link).ok_or_else(|| Missing(format!("link {} in {}", it.link, it.netns)))?;
         let message = it.message(index);
         Ok(vec![match op {
             Op::Create(_) => route_message(&it.netns, RouteNetlinkMessage::NewRoute(message), NEW),

@@ -52,7 +52,8 @@ impl Kind for Sysctl {
 
     fn needs(&self) -> Vec<Need> {
         let mut needs = Vec::new();
-        let (on, forwards) = (&*self.value != "0", !self.key.contains(".accept_ra") && !self.key.contains(".disable_ipv6"));
+        let (on, forwards) =
+            (&*self.value != "0", !self.key.contains(".accept_ra") && !self.key.contains(".disable_ipv6"));
         if on && forwards {
             // Drops stand before anything begins to forward, and until it has ended.
             needs.push(Need::After(Thing::Firewall));

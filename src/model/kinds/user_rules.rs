@@ -3,9 +3,9 @@
 //! Its chains stand before those of every topology, so what is dropped in them is lost, and what is accepted goes on to
 //! the topologies' own tables. It bears no mark and stays when the topologies go: whatever stands in it is not ours.
 
-use crate::model::attribute::{Attr, encode};
 use super::firewall::compile::BASE_CHAIN;
 use super::firewall::{CREATE, NEW_CHAIN, NEW_TABLE};
+use crate::model::attribute::{Attr, encode};
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
 

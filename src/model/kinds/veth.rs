@@ -10,11 +10,11 @@ use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
 
+use crate::model::attribute;
 use crate::model::hash;
 use crate::model::links;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
 use crate::model::values::Mac;
-use crate::model::attribute;
 use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
 /// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` (`linux/if_link.h`).
@@ -214,7 +214,13 @@ impl Veth {
         Ok(messages)
     }
 
-    fn observed(place: &Text, link: &LinkFacts, peer: Option<(&Text, &LinkFacts)>, facts: &Facts, owner: &Owner) -> Self {
+    fn observed(
+        place: &Text,
+        link: &LinkFacts,
+        peer: Option<(&Text, &LinkFacts)>,
+        facts: &Facts,
+        owner: &Owner,
+    ) -> Self {
         let port = port_flags(&link.slave_data);
         let (netns, ifname, peer) = match peer {
             Some((netns, peer)) => (netns.clone(), Some(peer.name.clone()), End::observed(peer, owner)),
@@ -303,21 +309,17 @@ impl Kind for Veth {
                 changes.push(FieldChange::in_place(field, on(from), on(to)));
             }
         }
-        changes.extend(self.host.changes(
-            &observed.host,
-            ["address", "mtu", "state", "addrgenmode", "group"],
-        ));
-        changes.extend(self.peer.changes(
-            &observed.peer,
-            ["peer address", "peer mtu", "peer state", "peer addrgenmode", "peer group"],
-        ));
+        changes.extend(self.host.changes(&observed.host, ["address", "mtu", "state", "addrgenmode", "group"]));
+        changes.extend(
+            self.peer
+                .changes(&observed.peer, ["peer address", "peer mtu", "peer state", "peer addrgenmode", "peer group"]),
+        );
         changes.extend(links::label_change(&observed.label, &self.label));
         if changes.is_empty() {
             let mark = self.mark();
             for (field, end) in [("mark", &observed.host), ("peer mark", &observed.peer)] {
                 changes.extend(end.alias.as_ref().and_then(|alias| links::mark_change(field, alias, &mark)));
             }
-
         }
         changes
     }
@@ -332,7 +334,8 @@ impl Kind for Veth {
     }
 
     fn bereft(&mut self, gone: &Thing) {
-        if matches!((gone, &self.bridge), (Thing::Link(netns, name), Some(bridge)) if &**netns == HOST && name == bridge) {
+        if matches!((gone, &self.bridge), (Thing::Link(netns, name), Some(bridge)) if &**netns == HOST && name == bridge)
+        {
             self.bridge = None;
         }
     }

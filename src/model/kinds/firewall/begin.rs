@@ -107,8 +107,8 @@ impl Beginning {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::kinds::firewall::{NetworkRules, Policy, Publication, SourceNat, policies};
     use crate::model::kinds::firewall::flows::{Flows, stale};
+    use crate::model::kinds::firewall::{NetworkRules, Policy, Publication, SourceNat, policies};
     use crate::model::values::{Ports, Protocol};
 
     /// Two networks, and what is said of them.
@@ -252,7 +252,11 @@ mod tests {
     #[test]
     fn a_network_that_closes_forgets_what_came_in() {
         let plain = topology();
-        let inward = [("tcp 192.0.2.9 10.1.0.2:22", true), ("icmp 198.51.100.1 10.1.0.2", true), ("tcp 10.2.0.2 10.1.0.2:22", true)];
+        let inward = [
+            ("tcp 192.0.2.9 10.1.0.2:22", true),
+            ("icmp 198.51.100.1 10.1.0.2", true),
+            ("tcp 10.2.0.2 10.1.0.2:22", true),
+        ];
         let open = plain.changed(|it| it.front.open = true);
         let live = [(WITHIN, false), (OUT, false), ("tcp 192.0.2.1 10.1.0.2:22", false)];
         forgets(&open, &plain, &inward);
@@ -262,16 +266,21 @@ mod tests {
         let apart = plain.changed(|it| (it.front.icc, it.back.icc) = (false, true));
         forgets(&plain, &apart, &[(WITHIN, true), (OUT, false), ("tcp 10.2.0.2 10.2.0.3:22", false)]);
         let access = plain.changed(|it| it.front.host_access = true);
-        let to_host = [("tcp 10.1.0.2 10.1.0.1:53", true), ("icmp 10.1.0.2 10.1.0.1", false), ("icmp fd01::2 fd01::1", false)];
+        let to_host =
+            [("tcp 10.1.0.2 10.1.0.1:53", true), ("icmp 10.1.0.2 10.1.0.1", false), ("icmp fd01::2 fd01::1", false)];
         forgets(&access, &plain, &to_host);
     }
 
     #[test]
     fn who_may_no_more_ask_for_a_port_is_forgotten() {
         let published = |nets| topology().changed(|it| it.published = vec![publication(nets)]);
-        let (all, some, few) =
-            (published(None), published(Some(&["192.0.2.0/24", "198.51.100.0/24"])), published(Some(&["192.0.2.0/28"])));
-        let (near, far) = ("tcp 192.0.2.9 192.0.2.1:8080 => 10.1.0.2:80", "tcp 192.0.2.99 192.0.2.1:8080 => 10.1.0.2:80");
+        let (all, some, few) = (
+            published(None),
+            published(Some(&["192.0.2.0/24", "198.51.100.0/24"])),
+            published(Some(&["192.0.2.0/28"])),
+        );
+        let (near, far) =
+            ("tcp 192.0.2.9 192.0.2.1:8080 => 10.1.0.2:80", "tcp 192.0.2.99 192.0.2.1:8080 => 10.1.0.2:80");
         let beyond = "tcp 198.51.100.1 192.0.2.1:8080 => 10.1.0.2:80";
         let own = ("tcp 127.0.0.1 127.0.0.1:8080 => 10.1.0.2:80", false);
         let others = ("tcp 198.51.100.1 192.0.2.1:8080 => 172.17.0.2:80", false);
@@ -301,7 +310,9 @@ mod tests {
             it.front.trusted = vec!["wg0".into()];
         });
         let (from, to) = (plain.firewall(), looser.firewall());
-        let notes = |from, to: &Firewall| stale(from, &to.elements).iter().filter(|note| matches!(note, super::super::Stale::Begun { .. })).count();
+        let notes = |from, to: &Firewall| {
+            stale(from, &to.elements).iter().filter(|note| matches!(note, super::super::Stale::Begun { .. })).count()
+        };
         let unlimited = looser.changed(|it| it.published = vec![publication(None)]).firewall();
         let counts = [notes(Some(&from), &to), notes(Some(&to), &unlimited), notes(Some(&to), &from)];
         assert_eq!(counts, [2, 0, 2]);
@@ -310,11 +321,20 @@ mod tests {
 
         let internal = plain.changed(|it| (it.front.internal, it.back.internal) = (true, true));
         let open = plain.changed(|it| it.front.open = true);
-        let others = [("tcp 10.9.0.2 10.8.0.2:80", false), ("tcp 192.0.2.9 192.0.2.1:22", false), ("icmp 10.99.0.2 192.0.2.1", false)];
+        let others = [
+            ("tcp 10.9.0.2 10.8.0.2:80", false),
+            ("tcp 192.0.2.9 192.0.2.1:22", false),
+            ("icmp 10.99.0.2 192.0.2.1", false),
+        ];
         forgets(&open, &plain, &others);
         // Without their addresses it is not known which bridge they are behind, but that it is one of them.
         let bare = &host()[..1];
-        forgets_on(bare, &open, &internal, &[(WITHIN, false), (ACROSS, false), (OUT, true), ("tcp 192.0.2.9 10.1.0.2:22", true)]);
+        forgets_on(
+            bare,
+            &open,
+            &internal,
+            &[(WITHIN, false), (ACROSS, false), (OUT, true), ("tcp 192.0.2.9 10.1.0.2:22", true)],
+        );
         // An address of the link alone says nothing.
         forgets(&open, &plain, &[("icmp fe80::9 fd01::2", false)]);
         let related = FlowFacts { related: true, ..flow("tcp 192.0.2.9 10.1.0.2:22") };

@@ -9,8 +9,8 @@ use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase,
 use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
 use super::Firewall;
+use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
 use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, meta, passage, payload, update};
 use crate::model::wire::{DOOMED, Owner};
 

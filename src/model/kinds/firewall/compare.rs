@@ -53,15 +53,16 @@ fn set_name<'a>(object: &'a NfListObject<'_>) -> Option<&'a str> {
 
 type Named<'a> = (&'a str, &'a NfListObject<'static>);
 
-fn objects<'a>(
-    skeleton: &'a Skeleton,
-    name: impl Fn(&'a NfListObject<'static>) -> Option<&'a str>,
-) -> Vec<Named<'a>> {
+fn objects<'a>(skeleton: &'a Skeleton, name: impl Fn(&'a NfListObject<'static>) -> Option<&'a str>) -> Vec<Named<'a>> {
     skeleton.objects.iter().filter_map(|object| Some((name(object)?, object))).collect()
 }
 
 /// The name of the first object that the kernel has not, has differently, or has beside ours.
-fn named(skeleton: &Skeleton, ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16])) -> Option<String> {
+fn named(
+    skeleton: &Skeleton,
+    ours: &[Named<'_>],
+    (dumped, name, ignored): (&[Vec<u8>], u16, &[u16]),
+) -> Option<String> {
     for (own, object) in ours {
         let sent = compile::object(skeleton, object)?;
         let found = dumped.iter().find(|it| attribute::text(it, name) == *own);

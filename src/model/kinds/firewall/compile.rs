@@ -6,9 +6,9 @@ use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::stmt::{self, Mangle, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use crate::model::attribute::Attr;
 use super::definition::{fields, map, set};
 use super::rules::Skeleton;
+use crate::model::attribute::Attr;
 
 pub(in crate::model::kinds) const IPV4: u8 = 2;
 pub(in crate::model::kinds) const IPV6: u8 = 10;
@@ -150,8 +150,11 @@ impl Code<'_> {
             other => unreachable!("bits have names: {other:?}"),
         });
         // Of the host's order, or a single byte.
-        let width = if matches!(left, Expression::Named(NamedExpression::Payload(_))) { place(left).2 as usize } else { 4 };
-        let data = |value: u32| vec![Attr::bytes(1, if width == 4 { value.to_ne_bytes().to_vec() } else { vec![value as u8] })];
+        let width =
+            if matches!(left, Expression::Named(NamedExpression::Payload(_))) { place(left).2 as usize } else { 4 };
+        let data = |value: u32| {
+            vec![Attr::bytes(1, if width == 4 { value.to_ne_bytes().to_vec() } else { vec![value as u8] })]
+        };
         let number = |kind, number| Attr::number(kind, number);
         let mut bitwise = vec![number(1, register(FIRST)), number(2, register(FIRST)), number(3, width as u32)];
         bitwise.extend([Attr::nest(4, data(bits)), Attr::nest(5, data(0))]);
@@ -202,7 +205,8 @@ impl Code<'_> {
         self.load(value, FIRST);
         let (base, offset, length) = place(key);
         let place = [Attr::number(2, base), Attr::number(3, offset), Attr::number(4, length)];
-        let write = [Attr::number(5, register(FIRST)), Attr::number(6, 0), Attr::number(7, 0), Attr::number(8, L4_CHECKSUM)];
+        let write =
+            [Attr::number(5, register(FIRST)), Attr::number(6, 0), Attr::number(7, 0), Attr::number(8, L4_CHECKSUM)];
         self.say("payload", write.into_iter().chain(place).collect());
     }
 
@@ -294,8 +298,7 @@ impl Code<'_> {
             NamedExpression::Fib(_) => {
                 const ADDRTYPE: u32 = 3;
                 const DADDR: u32 = 2;
-                let attributes =
-                    vec![Attr::number(1, register(to)), Attr::number(2, ADDRTYPE), Attr::number(3, DADDR)];
+                let attributes = vec![Attr::number(1, register(to)), Attr::number(2, ADDRTYPE), Attr::number(3, DADDR)];
                 self.say("fib", attributes);
             }
             NamedExpression::Concat(parts) => {

@@ -323,7 +323,13 @@ impl Element {
             Self::Mac(..) => "macs",
             Self::Source(_, address) => family(address, "sources4", "sources6"),
             Self::Stale(Stale::Sent(Sent { at, .. })) => family(at, "stale4", "stale6"),
-            Self::Stale(Stale::Begun { ipv6 }) => if *ipv6 { "stale6" } else { "stale4" },
+            Self::Stale(Stale::Begun { ipv6 }) => {
+                if *ipv6 {
+                    "stale6"
+                } else {
+                    "stale4"
+                }
+            }
         }
     }
 
@@ -449,4 +455,3 @@ impl fmt::Display for Element {
         }
     }
 }
-

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use nftables::schema::NfListObject;
 
-use crate::model::attribute::{self, encode, number};
 use super::elements::Element;
 use super::expression::Expression;
 use super::lookup::Set;
 use super::packet::{Does, Packet, Service};
 use super::rules::Skeleton;
 use super::{Firewall, compile, text};
+use crate::model::attribute::{self, encode, number};
 
 /// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -104,7 +104,8 @@ impl Ruleset {
     ) -> (Vec<Decision>, bool) {
         let Some(table) = self.tables.iter().find(|table| table.bridge == bridge) else { return (Vec::new(), true) };
         let side = usize::from(matches!(hook, Hook::Postrouting | Hook::Input));
-        let mut walk = Walk { table, packet, is_local, registers: [0; REGISTERS], found: Vec::new(), decisions: Vec::new() };
+        let mut walk =
+            Walk { table, packet, is_local, registers: [0; REGISTERS], found: Vec::new(), decisions: Vec::new() };
         for chain in &table.chains {
             let Some((_, _, nat)) = chain.base.filter(|(number, ..)| *number == hook as u32) else { continue };
             if nat && walk.packet.settled[side] {
@@ -278,7 +279,13 @@ impl<'a> Walk<'a> {
         const DST_NAT: u32 = 1 << 5;
         match (key, self.packet.mapped) {
             (0, _) => NEW,
-            (_, mapped) => if mapped { DST_NAT } else { 0 },
+            (_, mapped) => {
+                if mapped {
+                    DST_NAT
+                } else {
+                    0
+                }
+            }
         }
     }
 
@@ -439,7 +446,11 @@ mod tests {
             let mut packet = Packet::new(address(source), address("10.0.0.3"), Service::Echo);
             (packet.iif, packet.iif_group) = (link.into(), Some(group));
             packet.set_sender(Mac([2, 0, 0, 0, 0, mac]));
-            assert_eq!(rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1, passes, "{link} {mac} {source}");
+            assert_eq!(
+                rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1,
+                passes,
+                "{link} {mac} {source}"
+            );
             packet.iif_group = Some(0);
             assert!(rules().hook(true, Hook::Prerouting, &mut packet, &|_| false).1, "no port of ours");
         }

@@ -124,7 +124,8 @@ pub(super) fn stale(from: Option<&Firewall>, to: &Elements) -> Vec<Stale> {
     added.dedup_by(|next, last| last.joins(next));
     notes.extend(added.into_iter().map(Stale::Sent));
     if !intact || tighter(from, to) {
-        let ours = |element: &Element| if let Element::Subnet(net) = element { Some(net.addr().is_ipv6()) } else { None };
+        let ours =
+            |element: &Element| if let Element::Subnet(net) = element { Some(net.addr().is_ipv6()) } else { None };
         notes.extend(to.iter().filter_map(ours).map(|ipv6| Stale::Begun { ipv6 }));
     }
     notes.sort_unstable();
@@ -225,9 +226,8 @@ impl FlowsOnHost<'_> {
         let Some(protocol) = flow.protocol else { return false };
         let any = unspecified(address.is_ipv6());
         let at_any = flow.mapped || self.is_local(address);
-        let means = flows
-            .mapped(protocol, address, port)
-            .or_else(|| flows.mapped(protocol, any, port).filter(|_| at_any));
+        let means =
+            flows.mapped(protocol, address, port).or_else(|| flows.mapped(protocol, any, port).filter(|_| at_any));
         if means == Some(flow.answers) {
             return false;
         }
@@ -331,10 +331,10 @@ mod tests {
         let range = publish(None, "1000-1999", "10.10.0.10", None);
         let single = publish(None, "1500", "10.10.0.11", Some(80));
         let notes = stale(Some(&firewall(&[range.clone(), single])), &elements(&[]));
-        assert_eq!(notes.iter().map(ToString::to_string).collect::<Vec<_>>(), [
-            "udp 1000-1999 -> 10.10.0.10",
-            "udp 1500 -> 10.10.0.11"
-        ]);
+        assert_eq!(
+            notes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["udp 1000-1999 -> 10.10.0.10", "udp 1500 -> 10.10.0.11"]
+        );
         let flows = [
             flow(("192.0.2.1", 1500), ("10.10.0.10", 1500)),
             flow(("192.0.2.1", 1999), ("10.10.0.10", 1999)),

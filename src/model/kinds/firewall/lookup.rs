@@ -72,7 +72,9 @@ impl Set {
         let mut near = self.entries[..begun].iter().rev().take_while(|entry| *entry.reach >= key[field.clone()]);
         let covers = |entry: &&Entry| {
             let mut fields = self.fields.iter().cloned();
-            fields.all(|field| entry.first[field.clone()] <= key[field.clone()] && key[field.clone()] <= entry.last[field])
+            fields.all(|field| {
+                entry.first[field.clone()] <= key[field.clone()] && key[field.clone()] <= entry.last[field]
+            })
         };
         near.find(covers).map(|entry| (&entry.element, &*entry.gives))
     }

@@ -29,13 +29,12 @@ pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
 pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
+use self::rules::Skeleton;
 pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use crate::model::attribute::{self, Attr};
-use self::rules::Skeleton;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
-
 
 /// The two tables of a topology.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -202,7 +201,9 @@ fn object(skeleton: &Skeleton, object: &NfListObject<'_>, id: u32) -> Option<Nft
     let mut sent = match object {
         // Told a size, the kernel makes room for as many at once, a mebibyte. Not told, it makes room as packets fill the
         // set, up to just that many (`nft_dynset_init`), which is what is read back.
-        NfListObject::Set(set) if set.size == Some(rules::FLOWS) => definition::set(&Set { size: None, ..(**set).clone() }),
+        NfListObject::Set(set) if set.size == Some(rules::FLOWS) => {
+            definition::set(&Set { size: None, ..(**set).clone() })
+        }
         object => compile::object(skeleton, object)?,
     };
     let (message, flags) = match object {
@@ -249,7 +250,10 @@ impl Kind for Firewall {
 
     /// What is reached from outside, and who they take us for: host ports that netrec chose are told nowhere else.
     fn details(&self) -> Vec<String> {
-        let told = self.elements.iter().filter(|it| matches!(it, Element::Publish(_) | Element::Snat(..) | Element::AllowFrom(..)));
+        let told = self
+            .elements
+            .iter()
+            .filter(|it| matches!(it, Element::Publish(_) | Element::Snat(..) | Element::AllowFrom(..)));
         told.map(|element| format!("{} {element}", element.field())).collect()
     }
 }
@@ -268,7 +272,8 @@ impl Wire for Firewall {
                 let maps = |element: &&Element| matches!(element, Element::Publish(_) | Element::Stale(_));
                 let elements: Elements = from.elements.iter().filter(|element| !maps(element)).cloned().collect();
                 let closed = Self { rules: Rules::Intact, elements, ..(*from).clone() };
-                let closed = from.elements.iter().any(|element| maps(&element)).then(|| Self::replace(Some(from), &closed));
+                let closed =
+                    from.elements.iter().any(|element| maps(&element)).then(|| Self::replace(Some(from), &closed));
                 let mut tables = Vec::new();
                 from.delete(&mut tables);
                 let gone = Message { place: Place::Netfilter, body: Body::Nft(tables) };

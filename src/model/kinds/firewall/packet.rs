@@ -102,8 +102,15 @@ impl Packet {
             Service::Echo => transport[0] = if ipv6 { 128 } else { 8 },
         }
         let (name, headers) = (Text::default(), [link, network, transport]);
-        let mut packet =
-            Self { iif: name.clone(), iif_group: None, oif: name, headers, service, mapped: false, settled: [false; 2] };
+        let mut packet = Self {
+            iif: name.clone(),
+            iif_group: None,
+            oif: name,
+            headers,
+            service,
+            mapped: false,
+            settled: [false; 2],
+        };
         packet.set_source(source);
         packet.set_destination(destination, None);
         packet
@@ -136,7 +143,9 @@ impl Packet {
     /// What it asks for by now.
     pub fn service(&self) -> Service {
         match (self.service, &*self.headers[2]) {
-            (Service::Port(protocol, _), [_, _, high, low, ..]) => Service::Port(protocol, u16::from_be_bytes([*high, *low])),
+            (Service::Port(protocol, _), [_, _, high, low, ..]) => {
+                Service::Port(protocol, u16::from_be_bytes([*high, *low]))
+            }
             (service, _) => service,
         }
     }

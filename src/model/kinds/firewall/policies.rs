@@ -50,7 +50,8 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
         for (cube, _) in said.iter().filter(|(_, allow)| !allow) {
             for subnets in bridged {
                 let own = |net: &&IpNet| net.addr().is_ipv6() == ipv6;
-                let pairs = subnets.iter().filter(own).flat_map(|from| subnets.iter().filter(own).map(move |to| (from, to)));
+                let pairs =
+                    subnets.iter().filter(own).flat_map(|from| subnets.iter().filter(own).map(move |to| (from, to)));
                 let within = pairs.filter_map(|(from, to)| cube.within(&Cube::new(from, to, None)));
                 elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6))));
             }

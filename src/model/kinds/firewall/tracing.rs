@@ -6,8 +6,8 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::packet::{Packet, Service};
 use super::rules::{Expr, Said, Skeleton, any, assign, is, meta, payload};
-use crate::model::attribute;
 use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, object};
+use crate::model::attribute;
 use crate::model::values::Protocol;
 use crate::model::wire::NftMessage;
 
@@ -51,7 +51,9 @@ fn like(packet: &Packet) -> Vec<Said> {
         is(payload(family, "daddr"), word(packet.destination().to_string())),
     ];
     match packet.service() {
-        Service::Echo => said.push(is(payload(if packet.is_ipv6() { "icmpv6" } else { "icmp" }, "type"), "echo-request")),
+        Service::Echo => {
+            said.push(is(payload(if packet.is_ipv6() { "icmpv6" } else { "icmp" }, "type"), "echo-request"));
+        }
         // Only what opens the connection: the rest of it is not judged anew.
         Service::Port(Protocol::Tcp, port) => {
             said.push(any(payload("tcp", "flags"), &["syn"]));

@@ -76,8 +76,11 @@ pub struct Publication {
 impl Firewall {
     /// The firewall of a topology.
     pub fn new(topology: &str, networks: &[NetworkRules], publications: &[Publication]) -> Self {
-        let elements: Elements =
-            networks.iter().flat_map(NetworkRules::elements).chain(publications.iter().flat_map(Publication::elements)).collect();
+        let elements: Elements = networks
+            .iter()
+            .flat_map(NetworkRules::elements)
+            .chain(publications.iter().flat_map(Publication::elements))
+            .collect();
         Self { table: Self::table_name(topology).into(), rules: Rules::Intact, elements }
     }
 

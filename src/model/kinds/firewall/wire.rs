@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use nftables::types::NfFamily;
 
-use crate::model::attribute::{self, Attr};
 use super::compile::{self, interface};
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
 use super::flows::{Sent, Stale};
+use crate::model::attribute::{self, Attr};
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 use crate::model::wire::NftMessage;
@@ -211,7 +211,8 @@ pub(super) struct Node<'a> {
 impl<'a> Node<'a> {
     pub(super) fn read(content: &'a [u8]) -> Option<Self> {
         let value = |kind| attribute::get(content, kind).and_then(|data| attribute::get(data, 1));
-        let flags = attribute::get(content, 3).and_then(|flags| flags.last_chunk()).map_or(0, |f| u32::from_be_bytes(*f));
+        let flags =
+            attribute::get(content, 3).and_then(|flags| flags.last_chunk()).map_or(0, |f| u32::from_be_bytes(*f));
         (flags & !INTERVAL_END == 0).then_some(())?;
         Some(Self { key: value(1)?, last: value(10), data: value(2), ends: flags != 0 })
     }
@@ -226,7 +227,8 @@ impl<'a> Node<'a> {
             return Some(Element::Link(role, link));
         }
         let ipv4 = set.contains('4');
-        if let Some(verdict) = POLICIES.into_iter().find_map(|(stem, verdict)| set.starts_with(stem).then_some(verdict)) {
+        if let Some(verdict) = POLICIES.into_iter().find_map(|(stem, verdict)| set.starts_with(stem).then_some(verdict))
+        {
             return self.passage(set, ipv4).map(|passage| Element::Policy(verdict, passage));
         }
         match set {
@@ -256,11 +258,8 @@ impl<'a> Node<'a> {
             (last.link()? == link).then_some(())?;
             return Some(Element::Hairpin(link, net(first, last.address(ipv4)?)?));
         }
-        let from = if set.starts_with("allow_from") {
-            Some(net(key.address(ipv4)?, last.address(ipv4)?)?)
-        } else {
-            None
-        };
+        let from =
+            if set.starts_with("allow_from") { Some(net(key.address(ipv4)?, last.address(ipv4)?)?) } else { None };
         let mut listen = None;
         if set.ends_with("_at") {
             listen = Some(key.address(ipv4)?);
