@@ -28,13 +28,21 @@ impl Sysctl {
 
     /// The link that it gives IPv6 to.
     pub fn gives_ipv6(&self) -> Option<Text> {
-        self.link().filter(|_| self.key.ends_with(".disable_ipv6") && &*self.value == "0")
+        self.link().filter(|_| self.is_disable_ipv6() && &*self.value == "0")
     }
 
     /// Whether it is of a link, which is not born with it.
     pub fn goes_with_link(&self) -> bool {
-        let born = if self.key.ends_with(".disable_ipv6") { "1" } else { "0" };
+        let born = if self.is_disable_ipv6() { "1" } else { "0" };
         self.link().is_some() && &*self.value != born
+    }
+
+    fn is_disable_ipv6(&self) -> bool {
+        self.key.ends_with(".disable_ipv6")
+    }
+
+    fn is_accept_ra(&self) -> bool {
+        self.key.ends_with(".accept_ra")
     }
 
     /// The link that the setting is of: it comes and goes with it. None for those of the whole namespace.
@@ -52,8 +60,7 @@ impl Kind for Sysctl {
 
     fn needs(&self) -> Vec<Need> {
         let mut needs = Vec::new();
-        let (on, forwards) =
-            (&*self.value != "0", !self.key.contains(".accept_ra") && !self.key.contains(".disable_ipv6"));
+        let (on, forwards) = (&*self.value != "0", !self.is_accept_ra() && !self.is_disable_ipv6());
         if on && forwards {
             // Drops stand before anything begins to forward, and until it has ended.
             needs.push(Need::After(Thing::Firewall));
@@ -66,7 +73,7 @@ impl Kind for Sysctl {
     }
 
     fn provides(&self) -> Vec<Thing> {
-        let accept_ra = self.key.ends_with(".accept_ra").then(|| Thing::AcceptRa(self.netns.clone()));
+        let accept_ra = self.is_accept_ra().then(|| Thing::AcceptRa(self.netns.clone()));
         let ipv6 = self.gives_ipv6().map(|link| Thing::Ipv6(self.netns.clone(), link));
         accept_ra.into_iter().chain(ipv6).collect()
     }

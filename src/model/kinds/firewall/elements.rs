@@ -333,7 +333,7 @@ impl Element {
         }
     }
 
-    /// Whether it forbids what would be allowed without it.
+    /// Whether it is an interval that forbids what would be allowed without it ([`Skeleton::shut`](super::rules::Skeleton)).
     pub(super) fn closes(&self) -> bool {
         matches!(self, Self::Limited(_) | Self::Policy(Verdict::Deny | Verdict::DenyWithin, _))
     }
