@@ -223,7 +223,10 @@ impl Watcher {
         if self.looking {
             return Next::Wait(None);
         }
-        if now >= self.slow.min(self.whole) && self.candidate.is_none() {
+        // What was announced is put right first, but not for ever.
+        let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
+        // Only with a look that puts off the next of its sort: it would be tried for ever, and what was good left alone.
+        if (whole || now >= self.slow) && self.candidate.is_none() {
             self.candidate = self.rejected.take();
         }
         let at = self.time_of_look(now);
@@ -233,8 +236,6 @@ impl Watcher {
         match content.filter(|_| at <= now) {
             Some(content) => {
                 (self.looking, self.trying) = (true, trying);
-                // What was announced is put right first, but not for ever.
-                let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
                 Next::Look(Order {
                     at: now,
                     content,

@@ -239,6 +239,14 @@ fn bad_files_and_refusals_keep_the_last_good_topology() {
     host.remove(&bridge);
     host.passes(second(1));
     assert!(host.has(&bridge));
+    // Whoever wants it tried again has it tried, and not for ever.
+    let looks = host.watcher.standing(host.now).counters.looks;
+    host.watcher.urge(host.now);
+    host.remove(&bridge);
+    host.passes(second(1));
+    assert!(host.has(&bridge));
+    let looks = host.watcher.standing(host.now).counters.looks - looks;
+    assert!(looks < 10, "{looks} looks in a second");
     host.kernel.foreign.links.clear();
     host.passes(second(80));
     assert!(host.has("host/bridge/eth0"), "tried again at the slow look");
