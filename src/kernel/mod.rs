@@ -181,7 +181,7 @@ impl From<nft::NftError> for KernelError {
             nft::NftError::Socket { what, source } => Self::io(format!("nftables: {what}"), &source),
             nft::NftError::Refused { source, text, .. } => Self::Refused {
                 errno: Errno::from_raw(source.raw_os_error().unwrap_or(nix::libc::EIO)),
-                text: format!("nftables {text}"),
+                text: format!("nftables {text}").trim_end().to_owned(),
                 offset: None,
             },
             nft::NftError::Timeout => Self::Lost(Errno::EAGAIN),
