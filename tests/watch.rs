@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -53,6 +53,23 @@ fn every_drift_is_healed() {
     });
 }
 
+/// Somebody who does the same every 100 ms, until dropped: also when the test fails.
+struct Fighter(Child);
+
+impl Fighter {
+    fn start(command: &str) -> Self {
+        let script = format!("while :; do {command}; sleep 0.1; done");
+        Self(Command::new("sh").args(["-c", &script]).spawn().expect("sh is there"))
+    }
+}
+
+impl Drop for Fighter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Seconds of a fight; `NETREC_FIGHT=60 cargo test --test watch a_fighter -- --nocapture` is the full size, in which what
 /// the watcher takes of a processor counts, too.
 const FIGHT: u64 = 3;
@@ -63,10 +80,7 @@ fn a_fighter_is_named_and_left_alone() {
         let watcher = Watcher::of(SHOP, &[]);
         let before = settled();
         let told = watcher.events().lines().count();
-        let mut fighter = Command::new("sh")
-            .args(["-c", "while :; do ip -n api route delete default 2>/dev/null; sleep 0.1; done"])
-            .spawn()
-            .unwrap();
+        let fighter = Fighter::start("ip -n api route delete default 2>/dev/null");
         watcher.until(|standing| standing["state"] == "contested");
         sh("ip link delete br-front");
         wait_for(has_bridge).expect("all else is healed");
@@ -85,8 +99,7 @@ fn a_fighter_is_named_and_left_alone() {
         assert!(seconds == FIGHT || percent < 2);
         let contested = events.lines().find(|line| line.contains("contested")).unwrap();
         assert!(contested.contains("api/route/0.0.0.0/0"), "{contested}");
-        fighter.kill().unwrap();
-        fighter.wait().unwrap();
+        drop(fighter);
         // A person need not wait for the minute to pass.
         fs::write(FILE, SHOP.to_owned() + "# all quiet\n").unwrap();
         is_as(&before);
@@ -98,12 +111,10 @@ fn a_fighter_is_named_and_left_alone() {
 fn whoever_flushes_the_rules_is_named() {
     world::run(|| {
         let watcher = Watcher::of(SHOP, &[]);
-        let mut fighter =
-            Command::new("sh").args(["-c", "while :; do nft flush ruleset; sleep 0.1; done"]).spawn().unwrap();
+        let fighter = Fighter::start("nft flush ruleset");
         // The table for rules of users is flushed, too, and may be given up first.
         watcher.until(|standing| standing["contested"].to_string().contains("host/firewall/netrec-shop"));
-        fighter.kill().unwrap();
-        fighter.wait().unwrap();
+        drop(fighter);
         let events = watcher.events();
         let of_firewall = |line: &&str| line.contains("\"contested\",\"id\":\"host/firewall/netrec-shop");
         let contested = events.lines().find(of_firewall).unwrap();
