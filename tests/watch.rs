@@ -41,6 +41,7 @@ fn every_drift_is_healed() {
             "nft flush chain inet netrec-shop forward 2>/dev/null || nft flush table inet netrec-shop",
             "ip netns delete api",
             "ip -n db link delete eth0",
+            "ip netns add another && mount --bind /run/netns/another /run/netns/db",
         ] {
             let corrective = watcher.counter("corrective");
             sh(drift);

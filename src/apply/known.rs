@@ -7,19 +7,23 @@ use super::{NoPlan, Prepared, proven};
 use crate::diff::{Change, diff};
 use crate::model::focus::{self, News};
 use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{HOST, ResourceId, Text};
+use crate::model::resource::{HOST, Resource, ResourceId, Text};
 use crate::model::state::{Desired, State};
 use crate::model::wire::{Absent, Scope};
 
-/// What a topology came to, and what of the host it came from besides its own things.
+/// Of its own things those that decide what is wanted, and how they are.
+type Read = BTreeMap<ResourceId, Text>;
+
+/// What a topology came to, and what of the host it came from.
 ///
-/// Of its own things only blanks are filled, with what they hold; they stay filled so, whatever becomes of the things.
+/// Of its own things most only fill blanks, with what they hold; these stay filled so, whatever becomes of the things.
 #[derive(Clone, Debug)]
 pub struct Known {
     scope: Scope,
     foreign: Foreign,
     absent: BTreeMap<Text, Absent>,
     present: BTreeSet<Text>,
+    read: Read,
     desired: Desired,
     /// What of it stands in a namespace or leads into it.
     within: BTreeMap<Text, Vec<ResourceId>>,
@@ -28,6 +32,7 @@ pub struct Known {
 impl Known {
     /// Keeps what was wanted of what was seen.
     pub fn new(scope: Scope, observed: Observed, desired: Desired) -> Self {
+        let read = read(&observed, &desired.state);
         let Observed { foreign, absent, present, .. } = observed;
         let mut within = BTreeMap::<Text, Vec<ResourceId>>::new();
         for (id, resource) in desired.state.iter() {
@@ -35,7 +40,7 @@ impl Known {
                 within.entry(netns).or_default().push(id.clone());
             }
         }
-        Self { scope, foreign, absent, present, desired, within }
+        Self { scope, foreign, absent, present, read, desired, within }
     }
 
     /// What is to be looked at for it.
@@ -52,8 +57,11 @@ impl Known {
     pub(super) fn follow(&self, news: News) -> Result<Option<Prepared>, NoPlan> {
         let News { focus, observed, .. } = &news;
         let (was, is) = (&self.foreign, &observed.foreign);
+        let here = |(id, _): &(&ResourceId, &Text)| focus.namespaces.contains(&id.netns);
+        let read = read(observed, &self.desired.state);
         if focus.namespaces.iter().any(|netns| !was.is_alike_in(netns, is))
             || focus.netfilter && was.docker != is.docker
+            || !self.read.iter().filter(here).eq(read.iter().filter(here))
         {
             return Ok(None);
         }
@@ -84,8 +92,21 @@ impl Known {
     pub(super) fn still(&self, observed: &Observed) -> Option<&Desired> {
         let same =
             self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
-        same.then_some(&self.desired)
+        (same && self.read == read(observed, &self.desired.state)).then_some(&self.desired)
     }
+}
+
+/// Which namespaces bear the mark, as under the same name may stand somebody else's next; and settings of namespaces that
+/// are not wanted in any way themselves.
+fn read(observed: &Observed, desired: &State) -> Read {
+    let counts = |(id, it): (&ResourceId, &Resource)| match it {
+        Resource::Netns(netns) => observed.present.contains(&netns.name).then(|| (id.clone(), Text::default())),
+        Resource::Sysctl(setting) if setting.link().is_none() && desired.get(id).is_none() => {
+            Some((id.clone(), setting.value.clone()))
+        }
+        _ => None,
+    };
+    observed.ours.iter().filter_map(counts).collect()
 }
 
 #[cfg(test)]
@@ -97,7 +118,7 @@ mod tests {
     use crate::model::kinds::firewall::Rules;
     use crate::model::observed::ForeignLink;
     use crate::model::parse::parse;
-    use crate::model::resource::{Kind, KindName, Resource};
+    use crate::model::resource::{Kind, KindName};
     use crate::model::source::Source;
 
     const SHOP: &str = r#"

@@ -221,12 +221,14 @@ pub struct Report {
     pub desired: Desired,
     /// How often was executed.
     pub rounds: u32,
+    /// Whether the last look was into news only.
+    pub news: bool,
 }
 
 impl Report {
     /// Of a run that had nothing to do.
     pub fn idle(prepared: Prepared) -> Self {
-        Self { done: 0, failed: Vec::new(), residual: prepared.diff, desired: prepared.desired, rounds: 0 }
+        Self { done: 0, failed: Vec::new(), residual: prepared.diff, desired: prepared.desired, rounds: 0, news: false }
     }
 
     /// Whether all that is wanted is there, as the last look showed.
@@ -264,8 +266,8 @@ pub fn execute(
         let stuck =
             failing.as_ref() == Some(&next.plan) || failed.iter().any(|(_, error)| *error == KernelError::Stopped);
         if next.plan.is_empty() || stuck || round == ROUNDS_MAX {
-            let (residual, desired) = (next.diff, next.desired);
-            return Ok(Report { done, failed, residual, desired, rounds: round });
+            let (residual, desired, news) = (next.diff, next.desired, next.whole.is_some());
+            return Ok(Report { done, failed, residual, desired, rounds: round, news });
         }
         tracing::info!(round, left = next.plan.steps.len(), "not converged yet");
         plan = next.plan;

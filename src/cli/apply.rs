@@ -174,7 +174,14 @@ impl Errand<'_> {
         let failure = |id: &ResourceId| answer.standing.failed.get(&id.to_string()).cloned();
         let failed = after.diff.keys().filter_map(|id| Some((id.clone(), KernelError::Missing(failure(id)?))));
         let done = prepared.diff.keys().filter(|id| !after.diff.contains_key(*id)).count();
-        Ok(Report { done, failed: failed.collect(), residual: after.diff, desired: after.desired, rounds: 1 })
+        Ok(Report {
+            done,
+            failed: failed.collect(),
+            residual: after.diff,
+            desired: after.desired,
+            rounds: 1,
+            news: false,
+        })
     }
 
     pub(super) fn topology(&self) -> String {

@@ -6,6 +6,7 @@ mod directories;
 mod hook;
 mod looker;
 mod metrics;
+mod mounts;
 mod notice;
 mod server;
 mod teller;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::directories::{Directories, Sign, around};
 use self::hook::{Change, Hook};
 use self::looker::Looker;
+use self::mounts::Mounts;
 use self::notice::Manager;
 use self::server::{Asked, Listen, Outlet};
 use self::teller::Teller;
@@ -114,6 +116,7 @@ struct Ears {
     netfilter: AsyncFd<Listener>,
     files: Directories,
     namespaces: Directories,
+    mounts: Mounts,
     decisions: Directories,
     questions: mpsc::Receiver<Asked>,
     hang_up: Signal,
@@ -150,6 +153,7 @@ enum Happening {
     Announced(Result<Heard, KernelError>),
     Files,
     Namespaces,
+    Mounts,
     /// What waits to be confirmed began to wait, or was decided.
     Decided,
     Seen(Option<Sight>),
@@ -181,6 +185,7 @@ impl Service {
             netfilter: polled(netfilter)?,
             files: Directories::new(),
             namespaces: Directories::new(),
+            mounts: Mounts::new(),
             decisions: Directories::new(),
             questions,
             hang_up: of(SignalKind::hangup())?,
@@ -236,6 +241,7 @@ impl Service {
                     self.ears.namespaces.watch(self.vigil.signs().into_iter());
                     self.vigil.wake(self.now());
                 }
+                Happening::Mounts => self.vigil.wake(self.now()),
                 Happening::Decided => self.watcher.urge(self.now()),
                 Happening::Seen(sight) => {
                     let gone = || Failure::new(Exit::Unexpected, Diagnostic::new("the looking thread has ended"));
@@ -443,6 +449,7 @@ impl Ears {
             heard = hear(&mut self.netfilter) => Happening::Announced(heard),
             () = self.files.woken() => Happening::Files,
             () = self.namespaces.woken() => Happening::Namespaces,
+            () = self.mounts.changed() => Happening::Mounts,
             () = self.decisions.woken() => Happening::Decided,
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.hang_up.recv() => Happening::Reload,

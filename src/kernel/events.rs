@@ -255,7 +255,10 @@ fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: 
 #[derive(Default, Debug)]
 pub struct Nsids {
     numbers: BTreeMap<Identity, i32>,
-    names: BTreeMap<i32, (Identity, NetnsRef)>,
+    /// All that stood for each at the last glance.
+    names: BTreeMap<i32, (Identity, BTreeSet<NetnsRef>)>,
+    /// The number of what each stood for.
+    stands: BTreeMap<NetnsRef, i32>,
 }
 
 impl Nsids {
@@ -268,22 +271,37 @@ impl Nsids {
     pub fn assign<'a>(&mut self, containers: impl Iterator<Item = &'a NetnsRef>) -> Result<Disturbed, KernelError> {
         let mut new = Disturbed::default();
         for netns in containers {
-            if netns::glance(netns).is_none_or(|identity| self.numbers.contains_key(&identity)) {
+            let Some(identity) = netns::glance(netns) else { continue };
+            if let Some(number) = self.numbers.get(&identity) {
+                self.name(netns, *number);
                 continue;
             }
             let Ok(Found::Bound(fd)) = netns::find(netns) else { continue };
             let identity = netns::identity(fd.as_fd())?;
             let Some(number) = assign(&fd)? else { continue };
             // The number may be one of a namespace whose end has not been heard of yet.
-            if let Some((before, _)) = self.names.insert(number, (identity, netns.clone())) {
+            if let Some((before, _)) = self.names.insert(number, (identity, BTreeSet::new())) {
                 self.numbers.remove(&before);
             }
             if let Some(before) = self.numbers.insert(identity, number).filter(|before| *before != number) {
                 self.names.remove(&before);
             }
+            self.name(netns, number);
             new.namespaces.insert(netns.clone());
         }
         Ok(new)
+    }
+
+    /// Notes what stands for the namespace of a number: a name may stand for one that went by another, too.
+    fn name(&mut self, netns: &NetnsRef, number: i32) {
+        if let Some(before) = self.stands.insert(netns.clone(), number)
+            && let Some((_, all)) = self.names.get_mut(&before)
+        {
+            all.remove(netns);
+        }
+        if let Some((_, all)) = self.names.get_mut(&number) {
+            all.insert(netns.clone());
+        }
     }
 
     /// Where to look for what was announced. Forgets what has gone: its identity may be that of another one next.
@@ -293,15 +311,16 @@ impl Nsids {
         for place in &heard.places {
             match place.map(|number| self.names.get(&number)) {
                 None => disturbed.host = true,
-                Some(Some((_, netns))) => drop(disturbed.namespaces.insert(netns.clone())),
+                Some(Some((_, all))) => disturbed.namespaces.extend(all.iter().cloned()),
                 // Somebody else's, or one of ours under a new number.
                 Some(None) => disturbed.names = true,
             }
         }
         for number in &heard.gone {
-            if let Some((identity, netns)) = self.names.remove(number) {
+            if let Some((identity, all)) = self.names.remove(number) {
                 self.numbers.remove(&identity);
-                disturbed.namespaces.insert(netns);
+                self.stands.retain(|_, of| of != number);
+                disturbed.namespaces.extend(all);
             }
         }
         if heard.overflow {

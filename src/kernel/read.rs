@@ -108,11 +108,8 @@ impl<'a> Look<'a> {
         let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, (_, job)| self.visit(visitor, job));
         for ((name, job), (identity, seen)) in jobs.iter().zip(forgotten.values().zip(seen)) {
             let Seen::Namespace(found, inside, values) = job.remember(seen?, memory) else { return Ok(None) };
-            let ends = |inside: &NetnsFacts| -> Vec<_> {
-                inside.links.iter().map(|link| (link.index, link.link, link.link_netnsid)).collect()
-            };
             let before = facts.namespaces.get(*name);
-            if found != *identity || before.is_none_or(|before| ends(before) != ends(&inside)) {
+            if found != *identity || before.is_none_or(|before| !before.ends().eq(inside.ends())) {
                 return Ok(None);
             }
             facts.namespaces.insert((*name).clone(), inside);

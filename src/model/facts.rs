@@ -102,6 +102,11 @@ impl NetnsFacts {
         self.links.binary_search_by_key(&index, |link| link.index).ok().map(|at| &self.links[at])
     }
 
+    /// Its links, and where their other ends or what they stand on is.
+    pub fn ends(&self) -> impl Iterator<Item = (u32, Option<u32>, Option<i32>)> {
+        self.links.iter().map(|link| (link.index, link.link, link.link_netnsid))
+    }
+
     /// The link of that name.
     pub fn link_named(&self, name: &str) -> Option<&LinkFacts> {
         self.links.iter().find(|link| &*link.name == name)

@@ -44,8 +44,12 @@ impl Focus {
         }
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
         let both = namespaces.iter().zip(after.namespaces.values());
-        let mut namespaces: BTreeSet<Text> =
-            both.filter(|((_, was), is)| was != is).map(|((name, _), _)| name.clone()).collect();
+        let changed: Vec<_> = both.filter(|((_, was), is)| was != is).collect();
+        // The other end of a pair is elsewhere.
+        if !changed.iter().all(|((_, was), is)| was.ends().eq(is.ends())) {
+            return None;
+        }
+        let mut namespaces: BTreeSet<Text> = changed.into_iter().map(|((name, _), _)| name.clone()).collect();
         for (one, other) in [(sysctls, &after.sysctls), (&after.sysctls, sysctls)] {
             let changed = one.iter().filter(|(key, value)| other.get(key) != Some(value));
             namespaces.extend(changed.map(|((netns, _), _)| netns.clone()));
@@ -54,10 +58,12 @@ impl Focus {
         few.then_some(Self { namespaces, netfilter })
     }
 
-    /// Whether a resource stands there, or leads there.
+    /// Whether a resource of that [part](Self::part) of the facts stands there, or leads there.
     pub fn holds(&self, resource: &Resource) -> bool {
         namespaces(resource).iter().any(|netns| self.namespaces.contains(netns))
             || self.holds_netfilter(resource.id().kind)
+            // Where somebody took the mark off its other end, it leads nowhere that is seen.
+            || matches!(resource, Resource::Veth(veth) if veth.ifname.is_none())
     }
 
     /// Whether resources of a kind are in it because they are nftables'.
@@ -70,13 +76,13 @@ impl Focus {
         let here = |netns: &Text| self.namespaces.contains(netns);
         let inside = facts.namespaces.iter().filter(|(netns, _)| here(netns));
         let mut namespaces: BTreeMap<_, _> = inside.map(|(netns, inside)| (netns.clone(), inside.clone())).collect();
-        let ends: BTreeSet<u32> =
-            namespaces.values().flat_map(|inside| &inside.links).filter_map(|link| link.link).collect();
-        let on_host = |indexes: &BTreeSet<u32>| -> Vec<_> {
-            facts.host().links.iter().filter(|link| indexes.contains(&link.index)).cloned().collect()
-        };
-        let masters = on_host(&ends).iter().filter_map(|link| link.master).collect();
-        let links = on_host(&ends.union(&masters).copied().collect());
+        // Each end names the index of the other.
+        let ends = namespaces.values().flat_map(|inside| inside.ends());
+        let pairs: BTreeSet<_> = ends.map(|(index, link, _)| (link, Some(index))).collect();
+        let host = &facts.host().links;
+        let ends = host.iter().filter(|link| pairs.contains(&(Some(link.index), link.link)));
+        let indexes: BTreeSet<u32> = ends.flat_map(|link| [Some(link.index), link.master]).flatten().collect();
+        let links = host.iter().filter(|link| indexes.contains(&link.index)).cloned().collect();
         let host = NetnsFacts { links, origin: facts.host().origin.clone(), ..NetnsFacts::default() };
         namespaces.insert(HOST.into(), Arc::new(host));
         let sysctls = facts.sysctls.iter().filter(|((netns, _), _)| here(netns));
@@ -129,7 +135,9 @@ pub fn namespaces(resource: &Resource) -> BTreeSet<Text> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::facts::{Absent, ChainFacts, DockerFacts, LinkFacts, ListenerFacts, RulesetFacts, TableFacts};
+    use crate::model::facts::{
+        Absent, ChainFacts, DockerFacts, LinkFacts, ListenerFacts, RuleFacts, RulesetFacts, TableFacts,
+    };
     use crate::model::values::Protocol;
 
     fn host() -> Facts {
@@ -151,6 +159,12 @@ mod tests {
         ChainFacts { family, table, chain, hook, priority: 0, drops: true, maps: false, rules: Vec::new() }
     }
 
+    fn rule(facts: &mut Facts, netns: &str) {
+        let inside = facts.namespaces.entry(netns.into()).or_default();
+        let rule = RuleFacts { ipv6: false, priority: 1, table: 1, protocol: 0, source: None };
+        Arc::make_mut(inside).rules.push(rule);
+    }
+
     /// Where a change is: the containers, and whether nftables.
     fn seen(change: impl FnOnce(&mut Facts)) -> Option<(Vec<String>, bool)> {
         let (before, mut after) = (host(), host());
@@ -164,7 +178,7 @@ mod tests {
     fn what_happens_in_containers_and_to_our_tables_is_news() {
         let of = |netns: &[&str], netfilter| Some((netns.iter().map(ToString::to_string).collect(), netfilter));
         assert_eq!(seen(|_| ()), of(&[], false));
-        assert_eq!(seen(|facts| link(facts, "api")), of(&["api"], false));
+        assert_eq!(seen(|facts| rule(facts, "api")), of(&["api"], false));
         let forward = |netns: &str| (Text::from(netns), Text::from("net.ipv4.ip_forward"));
         assert_eq!(seen(|facts| drop(facts.sysctls.insert(forward("db"), "1".into()))), of(&["db"], false));
         assert_eq!(seen(|facts| drop(facts.sysctls.remove(&forward("db")))), of(&["db"], false));
@@ -175,8 +189,8 @@ mod tests {
         );
         let both = |facts: &mut Facts| {
             facts.user_rules = true;
-            link(facts, "api");
-            link(facts, "db");
+            rule(facts, "api");
+            rule(facts, "db");
         };
         assert_eq!(seen(both), of(&["api", "db"], true));
     }
@@ -186,6 +200,7 @@ mod tests {
         assert_eq!(seen(|facts| link(facts, HOST)), None);
         assert_eq!(seen(|facts| facts.sysctls.clear()), None);
         assert_eq!(seen(|facts| link(facts, "new")), None);
+        assert_eq!(seen(|facts| link(facts, "api")), None, "its other end is elsewhere");
         assert_eq!(seen(|facts| drop(facts.absent.insert("web".into(), Absent::Host))), None);
         assert_eq!(seen(|facts| facts.chains = vec![chain()].into()), None);
         assert_eq!(seen(|facts| facts.topologies = vec![TableFacts::default()].into()), None);
@@ -204,7 +219,7 @@ mod tests {
             let (mut before, mut names) = (host(), (0..count).map(|at| format!("c{at}")));
             names.clone().for_each(|name| drop(before.namespaces.insert(name.into(), Arc::default())));
             let mut after = before.clone();
-            names.by_ref().take(changed).for_each(|name| link(&mut after, &name));
+            names.by_ref().take(changed).for_each(|name| rule(&mut after, &name));
             Focus::between(&before, &after).is_some()
         };
         assert!(many(CONTAINERS + 1, CONTAINERS));

@@ -13,10 +13,9 @@ pub fn leave(desired: &mut State, observed: &mut State, held: &BTreeSet<Resource
     let mut seen = held.clone();
     while let Some(id) = rest.pop() {
         let wanted = desired.remove(&id);
-        if observed.remove(&id).is_some() {
-            continue;
-        }
-        for thing in wanted.iter().flat_map(Kind::provides) {
+        // It may be there, but elsewhere.
+        let there = observed.remove(&id).map(|it| it.provides()).unwrap_or_default();
+        for thing in wanted.iter().flat_map(Kind::provides).filter(|thing| !there.contains(thing)) {
             let left = providers.get_mut(&thing);
             let last = left.is_some_and(|left| {
                 *left -= 1;
@@ -47,4 +46,46 @@ fn index(state: &State) -> (Providers, Dependents) {
         }
     }
     (providers, dependents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::kinds::address::Address;
+    use crate::model::kinds::veth::{End, Veth};
+    use crate::model::resource::{HOST, Resource, Text};
+    use crate::model::values::Mac;
+    use crate::model::wire::{Label, Owner};
+
+    /// A pair that leads into a namespace, and an address at its end.
+    fn plugged(netns: &str) -> State {
+        let (netns, ifname) = (Text::from(netns), Text::from("eth0"));
+        let end = End::new(Mac([2, 0, 0, 0, 0, 1]), 1500);
+        let address = Address::new(&netns, &ifname, "10.0.0.2/24".parse().expect("an address"));
+        let veth = Veth {
+            place: HOST.into(),
+            name: "nr-1".into(),
+            owner: Owner::new("t"),
+            label: Label::new("a", false),
+            host: end.clone(),
+            bridge: None,
+            isolated: false,
+            hairpin: false,
+            netns,
+            ifname: Some(ifname),
+            peer: end,
+        };
+        [Resource::from(veth), Resource::from(address)].into_iter().collect()
+    }
+
+    #[test]
+    fn nothing_is_wanted_in_what_is_held_elsewhere() {
+        let held = BTreeSet::from([plugged("one").resources().next().expect("the pair").id()]);
+        let (mut desired, mut observed) = (plugged("one"), plugged("one"));
+        leave(&mut desired, &mut observed, &held);
+        assert_eq!((desired.len(), observed.len()), (1, 1), "its address is wanted where the pair is");
+        let (mut desired, mut observed) = (plugged("one"), plugged("two"));
+        leave(&mut desired, &mut observed, &held);
+        assert_eq!((desired.len(), observed.len()), (0, 1), "and not where it is not");
+    }
 }

@@ -127,7 +127,8 @@ impl<'a> Draft<'a> {
         let mut failed = report.failed;
         failed.retain(|(id, _)| report.residual.contains_key(id));
         let (left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
-        let settled = self.news && converged && left.is_empty();
+        // A whole look may have found that something else is wanted.
+        let settled = self.news && report.news && converged && left.is_empty();
         Ok(Round { fixes, failed, left, converged, pending, wanted, unguarded, known: None, settled })
     }
 }

@@ -77,7 +77,9 @@ impl Directories {
         for sign in signs {
             match sign {
                 Sign::Entry(entry) => {
-                    wanted.directories.extend(entry.parent().map(|parent| (parent.to_owned(), None)));
+                    if let Some(parent) = entry.parent() {
+                        wanted.directories.entry(parent.to_owned()).or_insert(None);
+                    }
                     wanted.entries.insert(entry);
                 }
                 Sign::In(directory, counts) => {
@@ -162,4 +164,25 @@ pub(super) fn around(path: &Path) -> Vec<Sign> {
         }
     }
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_waited_for_in_a_directory_is_so_beside_its_entries() {
+        let directory = std::env::temp_dir().join(format!("netrec-signs-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let mut directories = Directories::new();
+        let signs = [Sign::In(directory.clone(), |_| true), Sign::Entry(directory.join("one"))];
+        directories.watch(signs.into_iter());
+        fs::write(directory.join("another"), "").expect("a file");
+        let woken = tokio::time::timeout(Duration::from_secs(20), directories.woken()).await;
+        fs::remove_dir_all(&directory).expect("it is ours");
+        assert!(woken.is_ok());
+    }
 }

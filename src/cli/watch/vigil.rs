@@ -1,6 +1,5 @@
-//! Namespaces that come and go. A name appears before its namespace is bound over it, of which nothing is announced, so
-//! after a sign of life the names are glanced at for a while; what has no directory that could give a sign (`/proc`) is
-//! glanced at as long as it is missing.
+//! Namespaces that come and go. After a sign of life, which is that of a file or of a mount, all names are glanced at; what
+//! gives none (`/proc`) is glanced at as long as it is missing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +12,10 @@ use crate::model::lower;
 use crate::model::resource::Text;
 use crate::model::wire::NetnsRef;
 
-/// Between the first glances after a sign of life; doubled up to the last.
-const FIRST: Duration = Duration::from_millis(1);
-const LAST: Duration = Duration::from_millis(50);
-/// How long after a sign of life a namespace may take to stand behind its name.
-const LONG: Duration = Duration::from_secs(2);
 /// Between glances at what is missing under `/proc`.
 const PROC: Duration = Duration::from_millis(20);
+/// Between the end of a namespace behind a name and that of the name.
+const MOMENT: Duration = Duration::from_millis(20);
 /// Glances take at most that share of the time.
 const SHARE: u32 = 20;
 
@@ -28,8 +24,10 @@ const SHARE: u32 = 20;
 pub(super) struct Vigil {
     containers: BTreeMap<Text, NetnsRef>,
     there: BTreeMap<Text, Identity>,
-    every: Duration,
-    until: Clock,
+    /// No glance before that.
+    rested: Clock,
+    /// Whether something went at the last glance, which is not told yet.
+    doubts: bool,
     next: Option<Clock>,
 }
 
@@ -53,9 +51,8 @@ impl Vigil {
 
     /// There was a sign of life.
     pub(super) fn wake(&mut self, now: Clock) {
-        self.every = FIRST;
-        self.until = now + LONG;
-        self.next = Some(now);
+        let soon = now.max(self.rested);
+        self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
     }
 
     /// When to glance next.
@@ -68,13 +65,17 @@ impl Vigil {
         let began = Instant::now();
         let there = self.glance();
         let cost = began.elapsed() * SHARE;
-        self.next = if now < self.until {
-            self.every = (self.every * 2).min(LAST);
-            Some(now + self.every.max(cost))
-        } else {
-            self.missing_in_proc().then(|| now + PROC.max(cost))
-        };
-        std::mem::replace(&mut self.there, there) != self.there
+        self.rested = now + cost;
+        // A name that is removed loses its namespace first and its file a moment later: whoever does that is let finish.
+        let went = self.there.keys().any(|name| !there.contains_key(name));
+        self.doubts = went && !self.doubts;
+        if self.doubts {
+            self.next = Some(now + MOMENT.max(cost));
+            return false;
+        }
+        let changed = std::mem::replace(&mut self.there, there) != self.there;
+        self.next = self.missing_in_proc().then(|| now + PROC.max(cost));
+        changed
     }
 
     fn glance(&self) -> BTreeMap<Text, Identity> {

@@ -46,7 +46,7 @@ impl Sysctl {
     }
 
     /// The link that the setting is of: it comes and goes with it. None for those of the whole namespace.
-    fn link(&self) -> Option<Text> {
+    pub fn link(&self) -> Option<Text> {
         let mut words = self.key.split('.');
         let (_, _, conf, link) = (words.next()?, words.next()?, words.next()?, words.next()?);
         (conf == "conf" && !["all", "default"].contains(&link)).then(|| link.replace('/', ".").into())

@@ -1,0 +1,305 @@
+//! A drifter: somebody who changes whatever there is, several things at once, while `netrec watch` keeps it. No look that
+//! nothing asked for comes to help, so what the watcher does not notice stays, and an independent look finds it.
+
+#![expect(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod watched;
+mod world;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use watched::{FILE, NETREC, SHOP, Watcher, wait_for};
+use world::sh;
+
+/// Rounds; `NETREC_DRIFT=500 NETREC_SEED=7 cargo test --test drift` is a longer one.
+const ROUNDS: u64 = 25;
+/// Containers that the topology may have.
+const CONTAINERS: usize = 4;
+
+/// What somebody does to container `N`, whose namespace is `nN`, and perhaps to another one, `M`.
+const INSIDE: &[&str] = &[
+    "ip -n nN address delete 10.10.0.1N/24 dev eth0",
+    "ip -n nN -6 address flush dev eth0 scope global",
+    "ip -n nN route delete default",
+    "ip -n nN -6 route delete default",
+    "ip -n nN rule delete priority 30078",
+    "ip -n nN link set eth0 down",
+    "ip -n nN link set eth0 mtu 1300",
+    "ip -n nN link set eth0 address 02:00:00:00:00:01",
+    "ip -n nN link set eth0 alias somebody",
+    "ip -n nN link set eth0 group 7",
+    "ip -n nN link set eth0 name lan0",
+    "ip -n nN link set lo down",
+    "ip -n nN link set lo alias somebody",
+    "ip -n nN link delete eth0",
+    "ip -n nN link delete eth1",
+    "ip -n nN link set eth0 netns zN",
+    "ip -n nN link set eth0 down; ip -n nN link set eth0 netns zN",
+    "ip -n nN link set eth1 netns z",
+    "ip -n nN link set eth0 name lan0; ip -n nN link set lan0 netns nM; sleep 0.02; ip -n nM link delete lan0",
+    "ip -n nN link set eth0 netns t; ip -n nM link set eth0 netns nN; ip -n t link set eth0 netns nM",
+    "ip -n nN link set eth0 netns t; ip -n t link set eth0 netns nN",
+    "ip netns delete nN; ip netns add nN",
+    "ip -n nN link add x type veth peer name y; ip -n nN link delete x",
+    "ip -n nN address add 192.0.2.1/32 dev lo",
+    "ip -n nN route add 198.51.100.0/24 dev eth0",
+    "ip -n nN route add 203.0.113.0/24 dev eth0 proto 78 table 77",
+    "nsenter --net=/run/netns/nN sh -c 'echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6'",
+    "nsenter --net=/run/netns/nN sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'",
+    "mount --bind /run/netns/zN /run/netns/nN",
+    "umount /run/netns/nN; mount --bind /run/netns/zN /run/netns/nN",
+    "umount -l /run/netns/nN; ip netns delete nN; ip netns add nN",
+    "touch /run/netns/a /run/netns/b; mount --bind /run/netns/nN /run/netns/a; mount --bind /run/netns/nM /run/netns/b
+     umount -l /run/netns/nN /run/netns/nM; mount --bind /run/netns/a /run/netns/nM; mount --bind /run/netns/b /run/netns/nN
+     umount -l /run/netns/a /run/netns/b; rm /run/netns/a /run/netns/b",
+];
+
+/// What somebody does to the host; `port` is a port of the bridge.
+const ON_HOST: &[&str] = &[
+    "ip link delete br-front",
+    "ip link delete $port",
+    "ip link set $port nomaster",
+    "ip link set $port down",
+    "ip link set $port alias somebody",
+    "ip link set $port type bridge_slave isolated on",
+    "ip link set $port netns z; ip -n z link delete $port",
+    "ip link set br-front mtu 1400",
+    "ip link set br-front address 02:00:00:00:00:01",
+    "ip link set br-front down",
+    "ip address flush dev br-front",
+    "echo 0 >/proc/sys/net/ipv4/ip_forward",
+    "echo 0 >/proc/sys/net/ipv6/conf/all/forwarding",
+    "nft delete table inet netrec-shop",
+    "nft flush table inet netrec-shop",
+    "nft delete table bridge netrec-shop",
+    "nft add rule inet netrec-shop forward accept",
+    "nft flush set inet netrec-shop $set",
+    "nft flush map inet netrec-shop $set",
+    "nft delete table inet netrec-user",
+    "nft flush ruleset",
+    "nft add table inet theirs; nft 'add chain inet theirs f { type filter hook forward priority 0; policy drop; }'",
+    "nft delete table inet theirs",
+    "ip link add up0 mtu 1400 type veth peer name up1; ip link set up0 up; ip address add 203.0.113.1/24 dev up0
+     ip route add default via 203.0.113.2",
+    "ip link delete up0",
+];
+
+/// Numbers from a seed (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
+    }
+
+    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.below(all.len())]
+    }
+}
+
+/// What the file says.
+struct File {
+    containers: [Container; CONTAINERS],
+    port: usize,
+    policy: bool,
+    icc: bool,
+    edits: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Container {
+    there: bool,
+    path: bool,
+    back: bool,
+    name: &'static str,
+}
+
+impl File {
+    fn new() -> Self {
+        let container = Container { there: true, path: false, back: false, name: "c" };
+        Self { containers: [container; CONTAINERS], port: 8080, policy: false, icc: true, edits: 0 }
+    }
+
+    fn edit(&mut self, dice: &mut Dice) {
+        let at = dice.below(CONTAINERS);
+        let container = &mut self.containers[at];
+        match dice.below(9) {
+            0 | 1 => container.there = !container.there,
+            2 | 3 => container.path = !container.path,
+            4 => container.back = !container.back,
+            5 => container.name = dice.of(&["a", "c", "x"]),
+            6 => self.port = 8080 + dice.below(3),
+            7 => self.policy = !self.policy,
+            _ => self.icc = !self.icc,
+        }
+        self.containers[0].there = true;
+    }
+
+    fn write(&mut self) {
+        self.edits += 1;
+        let (icc, port, edits) = (self.icc, self.port, self.edits);
+        let mut text = format!(
+            "# {edits}\ntopology = \"shop\"\nallow_deletes = 100\n[networks.front]\ndriver = \"bridge\"\nicc = {icc}\n\
+             subnets = [\"10.10.0.0/24\", \"fd10::/64\"]\nmtu = 1500\nbridge.name = \"br-front\"\n\
+             [networks.back]\ndriver = \"bridge\"\nsubnets = [\"10.20.0.0/24\", \"fd20::/64\"]\nbridge.name = \"br-back\"\n"
+        );
+        for (at, it) in self.containers.iter().enumerate().filter(|(_, it)| it.there) {
+            let name = it.name;
+            let place = if it.path { format!("path = \"/run/netns/n{at}\"") } else { format!("netns = \"n{at}\"") };
+            let _ = write!(
+                text,
+                "[containers.{name}{at}]\n{place}\n[endpoints.front{at}]\ncontainer = \"{name}{at}\"\nnetwork = \"front\"\n\
+                 addresses = [\"10.10.0.1{at}\", \"fd10::1{at}\"]\npublish = [\"{}:80\"]\n",
+                port + 10 * at
+            );
+            if it.back {
+                let _ = write!(text, "[endpoints.back{at}]\ncontainer = \"{name}{at}\"\nnetwork = \"back\"\n");
+            }
+        }
+        if self.policy {
+            text += "[[policies]]\naction = \"allow\"\nfrom = { network = \"back\" }\nto = { network = \"front\" }\nports = [\"80\"]\n";
+        }
+        fs::write("/run/files/new", text).unwrap();
+        fs::rename("/run/files/new", FILE).unwrap();
+    }
+}
+
+/// What an independent look says is to be done; none if nothing.
+fn plan() -> Option<Value> {
+    let output = Command::new(NETREC).args(["plan", "--format", "json", FILE]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let plan: Value = serde_json::from_str(&said).unwrap_or_default();
+    let nothing = ["create", "update", "replace", "delete"].iter().all(|what| plan["summary"][what] == 0);
+    (!nothing).then_some(plan)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
+/// Some things at once, as a script that always ends well.
+fn script(dice: &mut Dice) -> String {
+    let mut script = String::from(
+        "exec 2>/dev/null; set +e
+         port=$(ip -br link show master br-front | head -1 | sed 's/@.*//')
+         set=$(nft list table inet netrec-shop | awk '$1 == \"set\" || $1 == \"map\" {print $2}' | shuf -n1)\n",
+    );
+    for _ in 0..=dice.below(4) {
+        let (one, other) = (dice.below(CONTAINERS), dice.below(CONTAINERS));
+        let what = if dice.below(4) == 0 { dice.of(ON_HOST) } else { dice.of(INSIDE) };
+        let what = what.replace("nN", &format!("n{one}")).replace("zN", &format!("z{one}"));
+        script += &what.replace("nM", &format!("n{other}")).replace("1N", &format!("1{one}"));
+        script += dice.of(&["\n", "\nsleep 0.01\n", "\nsleep 0.1\n"]);
+    }
+    // Names that the topology does not make are there at the end, and are all of different namespaces.
+    script
+        + "met=
+           for n in n0 n1 n2 n3; do
+               this=:; ip -n $n link show lo && this=:$(stat -Lc %i /run/netns/$n)
+               case \"$met$this\" in
+                   *\"$this\"*\"$this\"|*:) umount -l /run/netns/$n; ip netns delete $n; ip netns add $n;;
+               esac
+               met=\"$met$this\"
+           done; true\n"
+}
+
+#[test]
+fn nothing_that_is_announced_is_missed() {
+    world::run(|| {
+        let (rounds, seed) = (number("NETREC_DRIFT", ROUNDS), number("NETREC_SEED", 1));
+        let (mut dice, mut file) = (Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1), File::new());
+        sh(
+            "mkdir -p /run/files /run/netns; for n in z z0 z1 z2 z3 t; do ip netns add $n; ip -n $n link set lo up; done",
+        );
+        file.write();
+        let watcher = Watcher::start(FILE, "shop", &["--look-every", "1h", "--debounce", "10ms"]);
+        watcher.until(|standing| standing["state"] == "in_sync");
+        for round in 0..rounds {
+            let suspended = dice.below(8) == 0;
+            if suspended {
+                watcher.ask(r#"{"version":1,"do":"suspend"}"#);
+            }
+            if dice.below(4) == 0 {
+                file.edit(&mut dice);
+                file.write();
+            }
+            let script = script(&mut dice);
+            sh(&script);
+            if suspended {
+                watcher.ask(r#"{"version":1,"do":"resume"}"#);
+            }
+            let (mut left, mut tries) = (None, 0);
+            let settled = wait_for(|| {
+                let state = watcher.standing().unwrap_or_else(|| panic!("it has ended{}", about(seed, round, &script)));
+                // Who is fought with too often waits for a minute, or for the next content.
+                tries += 1;
+                if tries > 1 && ["contested", "failed"].contains(&state["state"].as_str().unwrap()) {
+                    file.write();
+                }
+                left = plan();
+                left.is_none() && state["state"] == "in_sync"
+            });
+            let standing = || format!("{:#}\n{}", watcher.standing().unwrap(), watcher.events());
+            settled.unwrap_or_else(|| panic!("{left:#?}\n{}{}", standing(), about(seed, round, &script)));
+        }
+        assert_eq!(watcher.counter("overflows"), 0);
+        watcher.end();
+    });
+}
+
+/// What a person wants to know of a round that went wrong.
+fn about(seed: u64, round: u64, script: &str) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    format!("\nseed {seed} round {round}\n{script}\n{}\n{}", read(FILE), read("/run/complaints"))
+}
+
+#[test]
+fn a_namespace_is_heard_under_its_new_name() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--look-every", "1h"]);
+        let follow = |content: &str| {
+            let accepted = watcher.counter("accepted");
+            fs::write(FILE, content).unwrap();
+            let followed = |standing: &Value| standing["counters"]["accepted"].as_u64() > Some(accepted);
+            watcher.until(|standing| followed(standing) && standing["state"] == "in_sync");
+        };
+        let heals = || {
+            sh("ip -n api address delete 10.10.0.10/24 dev eth0");
+            wait_for(|| sh("ip -n api address show dev eth0").contains("10.10.0.10/24")).expect("it is heard");
+        };
+        // The file calls it otherwise.
+        follow(&SHOP.replace(r#"netns = "api""#, r#"path = "/run/netns/api""#));
+        heals();
+        follow(SHOP);
+        heals();
+        // What was another container's.
+        let corrective = watcher.counter("corrective");
+        sh("cd /run/netns; touch a b; mount --bind api a; mount --bind db b; umount -l api db
+            mount --bind a db; mount --bind b api; umount -l a b; rm a b");
+        watcher.until(|standing| standing["counters"]["corrective"].as_u64() > Some(corrective + 5));
+        watcher.until(|standing| standing["state"] == "in_sync");
+        heals();
+        watcher.end();
+    });
+}
+
+#[test]
+fn what_somebody_marks_as_theirs_is() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--look-every", "1h"]);
+        for mark in ["ip -n api link set lo alias somebody", "ip -n api link set eth0 group 7 alias somebody"] {
+            let looks = watcher.counter("looks");
+            sh(mark);
+            watcher.until(|standing| standing["counters"]["looks"].as_u64() > Some(looks));
+            watcher.until(|standing| standing["state"] == "in_sync");
+        }
+        assert_eq!(watcher.counter("failed"), 0, "{}", watcher.events());
+        watcher.end();
+    });
+}
