@@ -58,7 +58,7 @@ impl Focus {
         few.then_some(Self { namespaces, netfilter })
     }
 
-    /// Whether a resource of that [part](Self::part) of the facts stands there, or leads there.
+    /// Whether a resource of that part of the facts stands there, or leads there.
     pub fn holds(&self, resource: &Resource) -> bool {
         namespaces(resource).iter().any(|netns| self.namespaces.contains(netns))
             || self.holds_netfilter(resource.id().kind)
