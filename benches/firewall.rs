@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use netrec::kernel::nft::Nft;
-use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat};
+use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication};
 use netrec::model::resource::{Kind, Op, Wire};
 use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{Body, Facts, NetnsFacts, NftMessage, Owner};
@@ -40,17 +40,7 @@ fn main() {
 }
 
 fn wall(ports: u16) -> Firewall {
-    let network = NetworkRules {
-        bridge: "br-front".into(),
-        subnets: vec!["10.10.0.0/24".parse().unwrap()],
-        internal: false,
-        ipv4: SourceNat::Masquerade,
-        ipv6: SourceNat::Masquerade,
-        icc: true,
-        open: false,
-        host_access: false,
-        trusted: Vec::new(),
-    };
+    let network = NetworkRules::new("br-front", vec!["10.10.0.0/24".parse().unwrap()]);
     let published = |protocol| {
         move |port| Publication {
             listen: None,

@@ -7,7 +7,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use netrec::diff::diff;
 use netrec::diff::plan::plan;
-use netrec::model::kinds::firewall::{Firewall, NetworkRules, Policy, Publication, SourceNat, policies};
+use netrec::model::kinds::firewall::{Firewall, NetworkRules, Policy, Publication, policies};
 use netrec::model::lower::lower;
 use netrec::model::observed::Observed;
 use netrec::model::parse::parse;
@@ -96,17 +96,7 @@ fn judging_100_000_flows(bencher: Bencher, published: u32) {
         |network: u32, at: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + ((network % 100) << 8) + at % 250 + 2));
     let (bridge, subnet) =
         (|at: u32| Text::from(format!("br{at}")), |at: u32| format!("10.0.{at}.0/24").parse().expect("a net"));
-    let network = |at| NetworkRules {
-        bridge: bridge(at),
-        subnets: vec![subnet(at)],
-        internal: false,
-        ipv4: SourceNat::Masquerade,
-        ipv6: SourceNat::Masquerade,
-        icc: true,
-        open: false,
-        host_access: false,
-        trusted: Vec::new(),
-    };
+    let network = |at| NetworkRules::new(bridge(at), vec![subnet(at)]);
     let publication = |at| Publication {
         listen: None,
         protocol: Protocol::Tcp,

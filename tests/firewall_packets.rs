@@ -67,16 +67,8 @@ fn build() {
 }
 
 fn wall() -> Firewall {
-    let network = |bridge: &str, subnets: &[&str]| NetworkRules {
-        bridge: bridge.into(),
-        subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
-        internal: false,
-        ipv4: SourceNat::Masquerade,
-        ipv6: SourceNat::Masquerade,
-        icc: true,
-        open: false,
-        host_access: false,
-        trusted: Vec::new(),
+    let network = |bridge: &str, subnets: &[&str]| {
+        NetworkRules::new(bridge, subnets.iter().map(|net| net.parse().unwrap()).collect())
     };
     let networks = [
         network("br-front", &["10.10.0.0/24", "10.11.0.0/24", "fd10::/64"]),

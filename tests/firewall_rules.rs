@@ -68,17 +68,10 @@ fn said() -> Vec<Policy> {
 }
 
 fn shop() -> Firewall {
-    let front = NetworkRules {
-        bridge: "br-front".into(),
-        subnets: ["10.10.0.0/24", "10.10.1.0/24", "fd10::/64"].map(|net| net.parse().unwrap()).to_vec(),
-        internal: false,
-        ipv4: SourceNat::Masquerade,
-        ipv6: SourceNat::Masquerade,
-        icc: true,
-        open: false,
-        host_access: false,
-        trusted: Vec::new(),
-    };
+    let front = NetworkRules::new(
+        "br-front",
+        ["10.10.0.0/24", "10.10.1.0/24", "fd10::/64"].map(|net| net.parse().unwrap()).to_vec(),
+    );
     let back = NetworkRules {
         bridge: "br-back".into(),
         subnets: ["10.20.0.0/16", "fd20::/64", "255.255.255.0/24"].map(|net| net.parse().unwrap()).to_vec(),
@@ -337,17 +330,8 @@ fn elements_change_in_place_and_the_rest_stays() {
 }
 
 fn network(bridge: &str) -> NetworkRules {
-    NetworkRules {
-        bridge: bridge.into(),
-        subnets: vec!["10.10.0.0/24".parse().unwrap()],
-        internal: false,
-        ipv4: SourceNat::Masquerade,
-        ipv6: SourceNat::Keep,
-        icc: true,
-        open: false,
-        host_access: false,
-        trusted: Vec::new(),
-    }
+    let subnets = vec!["10.10.0.0/24".parse().unwrap()];
+    NetworkRules { ipv6: SourceNat::Keep, ..NetworkRules::new(bridge, subnets) }
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Beginning {
 mod tests {
     use super::*;
     use crate::model::kinds::firewall::flows::{Flows, stale};
-    use crate::model::kinds::firewall::{NetworkRules, Policy, Publication, SourceNat, policies};
+    use crate::model::kinds::firewall::{NetworkRules, Policy, Publication, policies};
     use crate::model::values::{Ports, Protocol};
 
     /// Two networks, and what is said of them.
@@ -125,17 +125,7 @@ mod tests {
     }
 
     fn topology() -> Topology {
-        let front = NetworkRules {
-            bridge: "front".into(),
-            subnets: vec![parsed("10.1.0.0/24"), parsed("fd01::/64")],
-            internal: false,
-            ipv4: SourceNat::Masquerade,
-            ipv6: SourceNat::Masquerade,
-            icc: true,
-            open: false,
-            host_access: false,
-            trusted: Vec::new(),
-        };
+        let front = NetworkRules::new("front", vec![parsed("10.1.0.0/24"), parsed("fd01::/64")]);
         let subnets = vec![parsed("10.2.0.0/24"), parsed("fd02::/64")];
         let back = NetworkRules { bridge: "back".into(), subnets, ..front.clone() };
         Topology { front, back, policies: Vec::new(), published: Vec::new() }

@@ -390,17 +390,8 @@ mod tests {
     }
 
     fn rules() -> Ruleset {
-        let network = NetworkRules {
-            bridge: "br0".into(),
-            subnets: vec!["10.0.0.0/24".parse().expect("a net")],
-            internal: false,
-            ipv4: SourceNat::Masquerade,
-            ipv6: SourceNat::Keep,
-            icc: true,
-            open: false,
-            host_access: false,
-            trusted: Vec::new(),
-        };
+        let subnets = vec!["10.0.0.0/24".parse().expect("a net")];
+        let network = NetworkRules { ipv6: SourceNat::Keep, ..NetworkRules::new("br0", subnets) };
         let publication = |first, last, to: u16, from: Option<&str>| Publication {
             listen: None,
             protocol: Protocol::Tcp,

@@ -106,6 +106,21 @@ impl Guard {
 }
 
 impl NetworkRules {
+    /// Those of a network of which a topology says nothing but its subnets: out by masquerade, in by published ports only.
+    pub fn new(bridge: impl Into<Text>, subnets: Vec<IpNet>) -> Self {
+        Self {
+            bridge: bridge.into(),
+            subnets,
+            internal: false,
+            ipv4: SourceNat::Masquerade,
+            ipv6: SourceNat::Masquerade,
+            icc: true,
+            open: false,
+            host_access: false,
+            trusted: Vec::new(),
+        }
+    }
+
     fn elements(&self) -> Vec<Element> {
         let mut elements = Vec::new();
         let mut role = |wanted: bool, role| wanted.then(|| elements.push(Element::Link(role, self.bridge.clone())));
