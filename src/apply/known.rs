@@ -83,7 +83,9 @@ impl Known {
         let plan = proven(&diff, &state, &observed.ours)?;
         let origin = |id: &ResourceId| Some((id.clone(), *self.desired.origins.get(id)?));
         let origins = diff.keys().filter_map(origin).collect();
-        let Desired { topology, pending, notes, .. } = self.desired.clone();
+        // Not all of it, whose origins are as many as the resources.
+        let Desired { topology, pending, notes, .. } = &self.desired;
+        let (topology, pending, notes) = (topology.clone(), pending.clone(), notes.clone());
         let desired = Desired { topology, state: Arc::new(state), origins, pending, notes };
         Ok(Some(Prepared { observed: news.observed, desired, diff, plan, whole: Some(self.desired.state.clone()) }))
     }

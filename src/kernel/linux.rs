@@ -114,7 +114,7 @@ impl Linux {
     /// What was seen last is as it is wanted, so that from here on only what is otherwise is looked into
     /// ([`Kernel::news`]).
     pub fn settle(&mut self) {
-        self.settled.clone_from(&self.seen);
+        self.settled = self.seen.take();
     }
 
     /// What was seen is not as it is wanted, or for another reason than before.
