@@ -100,16 +100,17 @@ impl<'a> Look<'a> {
     /// The last look with what was forgotten of it asked again, if nothing came or went and no pair has another end.
     fn refresh(&self, memory: &mut Memory) -> Result<Option<Facts>, KernelError> {
         let Some((mut facts, forgotten)) = memory.take_gathered() else { return Ok(None) };
-        let job = |netns| {
-            let name = self.scope.containers.iter().find(|(_, found)| *found == netns).map(|(name, _)| name)?;
-            Some((name, Job::Container(name, netns)))
-        };
-        let Some(jobs) = forgotten.keys().map(job).collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, (_, job)| self.visit(visitor, job));
-        for ((name, job), (identity, seen)) in jobs.iter().zip(forgotten.values().zip(seen)) {
+        let again = self.scope.containers.iter();
+        let again = again.filter_map(|(name, netns)| Some((name, Job::Container(name, netns), forgotten.get(netns)?)));
+        let jobs: Vec<_> = again.collect();
+        if jobs.len() != forgotten.len() {
+            return Ok(None);
+        }
+        let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
+        for ((name, job, identity), seen) in jobs.iter().zip(seen) {
             let Seen::Namespace(found, inside, values) = job.remember(seen?, memory) else { return Ok(None) };
             let before = facts.namespaces.get(*name);
-            if found != *identity || before.is_none_or(|before| !before.ends().eq(inside.ends())) {
+            if found != **identity || before.is_none_or(|before| !before.ends().eq(inside.ends())) {
                 return Ok(None);
             }
             facts.namespaces.insert((*name).clone(), inside);
@@ -124,14 +125,10 @@ impl<'a> Look<'a> {
         let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
         let unknown: Vec<&Job> =
             jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
-        let threads = if unknown.len() < PARALLEL_FROM {
-            NonZeroUsize::MIN
-        } else {
-            std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
-        };
         // One after the other: a dump of the host's links holds the lock that the others would wait for.
         let mut facts = self.remembered_host(memory)?;
-        let mut news = netns::visit(&unknown, threads, |visitor, job| self.visit(visitor, job)).into_iter();
+        let mut news =
+            netns::visit(&unknown, threads(unknown.len()), |visitor, job| self.visit(visitor, job)).into_iter();
         let mut seen = Vec::with_capacity(jobs.len());
         for (job, known) in jobs.iter().zip(known) {
             seen.push(match known {
@@ -311,6 +308,15 @@ impl<'a> Look<'a> {
             values.extend(sysctl::read(name)?.map(|value| (name.clone(), value.into())));
         }
         Ok(values)
+    }
+}
+
+/// How many threads so many namespaces are worth.
+fn threads(namespaces: usize) -> NonZeroUsize {
+    if namespaces < PARALLEL_FROM {
+        NonZeroUsize::MIN
+    } else {
+        std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
     }
 }
 
