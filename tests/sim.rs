@@ -173,11 +173,12 @@ fn tell<T: Teller>(story: &Story, teller: &mut T, tally: &Tally) -> Result<(), S
             Event::Drift(which) => {
                 let Some(applied) = &mut last else { continue };
                 let target = Target::Topology(&applied.topology);
+                let there = look(teller, target).map_err(failed)?;
+                // netrec does not know how to take away what stays.
                 let there: Vec<String> =
-                    look(teller, target).map_err(failed)?.iter().map(|(id, _)| id.to_string()).collect();
-                let there: Vec<&String> = there.iter().filter(|id| !id.contains("/sysctl/")).collect();
+                    there.iter().filter(|(_, it)| !it.stays()).map(|(id, _)| id.to_string()).collect();
                 if !there.is_empty() {
-                    teller.drift(which.get::<&String>(&there), &target.scope());
+                    teller.drift(which.get::<String>(&there), &target.scope());
                     // What lost its addresses holds none.
                     applied.held.clear();
                 }

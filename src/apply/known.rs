@@ -7,7 +7,7 @@ use super::{NoPlan, Prepared, proven};
 use crate::diff::{Change, diff};
 use crate::model::focus::{self, News};
 use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{HOST, Resource, ResourceId, Text};
+use crate::model::resource::{HOST, KindName, Resource, ResourceId, Text};
 use crate::model::state::{Desired, State};
 use crate::model::wire::{Absent, Scope};
 
@@ -60,6 +60,7 @@ impl Known {
         let here = |(id, _): &(&ResourceId, &Text)| focus.namespaces.contains(&id.netns);
         let read = read(observed, &self.desired.state);
         if focus.namespaces.iter().any(|netns| !was.is_alike_in(netns, is))
+            || focus.links.iter().any(|link| !was.is_alike_at(&(HOST.into(), link.clone()), is))
             || focus.netfilter && was.docker != is.docker
             || !self.read.iter().filter(here).eq(read.iter().filter(here))
         {
@@ -72,7 +73,7 @@ impl Known {
         let diff = diff(&state, &observed.ours);
         let local = |(id, change): (&ResourceId, &Change)| {
             let stays = matches!(change, Change::Create { .. } | Change::Update { .. });
-            stays && (&*id.netns != HOST || focus.holds_netfilter(id.kind))
+            stays && (&*id.netns != HOST || id.kind == KindName::Veth || focus.holds_netfilter(id.kind))
         };
         if !diff.iter().all(local) {
             return Ok(None);
@@ -160,7 +161,7 @@ db = { container = "db", network = "front" }
         /// What is to be done about it, if that is looked into where something happened.
         fn follow(&self, netns: &[&str], netfilter: bool) -> Option<Vec<String>> {
             let namespaces = netns.iter().map(|netns| Text::from(*netns)).collect();
-            let focus = Focus { namespaces, netfilter };
+            let focus = Focus { namespaces, netfilter, ..Focus::default() };
             let mut observed = self.observed.clone();
             observed.ours = observed.ours.resources().filter(|it| focus.holds(it)).cloned().collect();
             let news = News {
@@ -194,12 +195,25 @@ db = { container = "db", network = "front" }
     }
 
     #[test]
-    fn what_goes_and_what_is_of_the_host_is_for_a_whole_look() {
+    fn a_pair_is_made_again_with_what_is_in_it() {
         let mut host = Host::new();
-        let veth = host.id(HOST, KindName::Veth);
-        host.observed.ours.remove(&veth);
-        assert_eq!(host.follow(&["api", "db"], false), None);
+        let here = |(id, it): (&ResourceId, &Resource)| {
+            let inside = [KindName::Address, KindName::Route].contains(&id.kind) && &*id.netns == "api";
+            let pair = matches!(it, Resource::Veth(veth) if &*veth.netns == "api");
+            (inside || pair).then(|| id.clone())
+        };
+        let gone: Vec<ResourceId> = host.observed.ours.iter().filter_map(here).collect();
+        assert!(gone.iter().any(|id| id.kind == KindName::Veth) && gone.len() > 2, "{gone:?}");
+        gone.iter().for_each(|id| drop(host.observed.ours.remove(id)));
+        let mut again = host.follow(&["api"], false).expect("news");
+        again.sort_unstable();
+        let mut gone: Vec<String> = gone.iter().map(ToString::to_string).collect();
+        gone.sort_unstable();
+        assert_eq!(again, gone);
+    }
 
+    #[test]
+    fn what_goes_is_for_a_whole_look() {
         let mut host = Host::new();
         let id = host.id("api", KindName::Address);
         let Some(Resource::Address(address)) = host.observed.ours.get(&id).cloned() else { panic!("{id}") };

@@ -21,6 +21,9 @@ const FRA_TABLE: u16 = 15;
 const FRA_PROTOCOL: u16 = 21;
 const RTA_VIA: u16 = 18;
 const IFLA_INET6_CONF: u16 = 2;
+/// Hairpin.
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Offset of `DEVCONF_DISABLE_IPV6` (`linux/ipv6.h`) among the numbers of `IFLA_INET6_CONF`.
 const DISABLE_IPV6: usize = 26 * 4;
@@ -74,8 +77,19 @@ fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
         let (kind, value) = attribute?;
         match kind {
             libc::IFLA_INFO_KIND => link.kind = string(value).into(),
-            libc::IFLA_INFO_DATA => link.info_data = value.to_vec(),
-            libc::IFLA_INFO_SLAVE_DATA => link.slave_data = value.to_vec(),
+            libc::IFLA_INFO_SLAVE_DATA => port(link, value)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Not all of it: timers among it are otherwise each time.
+fn port(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+    for attribute in attributes(value) {
+        match attribute? {
+            (IFLA_BRPORT_MODE, [on]) => link.hairpin = *on != 0,
+            (IFLA_BRPORT_ISOLATED, [on]) => link.isolated = *on != 0,
             _ => {}
         }
     }

@@ -16,12 +16,13 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use super::memory::Disturbed;
-use super::netlink::{Protocol, Reply, Socket, attributes, string, u16_at};
+use super::netlink::{Protocol, Reply, Socket, attributes, string, u32_at};
 use super::netns::{self, Found, Identity};
+use super::read::{sees, sees_host};
 use super::{KernelError, ask, decode};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::resource::KindName;
-use crate::model::wire::{NetnsRef, Owner};
+use crate::model::wire::{NetnsRef, Owner, RouteFacts};
 
 /// Datagrams read in one go: the rest is read after whoever listens had a turn.
 const DATAGRAMS: usize = 1_000;
@@ -31,9 +32,8 @@ const AUTHORS: usize = 16;
 const PID_MAX: u32 = 4 << 20;
 
 /// What is heard of rtnetlink. Sysctls are announced only as far as they are in `netconf`: forwarding, `rp_filter`.
-const ROUTE_GROUPS: [u32; 10] = [
+const ROUTE_GROUPS: [u32; 9] = [
     libc::RTNLGRP_LINK,
-    libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
@@ -63,6 +63,8 @@ pub struct Heard {
     pub changed: bool,
     /// In which namespaces rtnetlink announced it, by nsid; none: in the host's. Of nftables its generation tells.
     pub places: BTreeSet<Option<i32>>,
+    /// The host's links that it was about, by index.
+    pub links: BTreeSet<u32>,
     /// Names, paths and process ids may stand for other namespaces than before.
     pub names: bool,
     /// Announcements were lost, for want of room or because they could not be read: anything may have changed.
@@ -142,11 +144,7 @@ impl Listener {
                 heard.messages += 1;
                 match table {
                     Some(table) => heard.changed |= hear_netfilter(&mut heard, &message, table, touched),
-                    None if hear_route(&mut heard, &message) => {
-                        heard.changed = true;
-                        heard.places.insert(nsid);
-                    }
-                    None => {}
+                    None => hear_route(&mut heard, &message, nsid),
                 }
             });
             match more {
@@ -184,6 +182,7 @@ impl Heard {
         self.gone.extend(&later.gone);
         self.messages += later.messages;
         self.places.extend(&later.places);
+        self.links.extend(&later.links);
     }
 
     fn note(&mut self, author: Author) {
@@ -193,33 +192,41 @@ impl Heard {
     }
 }
 
-/// Notes what an announcement says; whether it can concern a topology.
-fn hear_route(heard: &mut Heard, message: &Reply<'_>) -> bool {
-    /// Offset of `ndm_state` in `struct ndmsg`, and the states that somebody configured (linux/neighbour.h).
-    const STATE: usize = 8;
-    const CONFIGURED: u16 = 0x40 | 0x80;
+/// Notes an announcement of the namespace with that nsid, if it is about something that a look sees.
+fn hear_route(heard: &mut Heard, message: &Reply<'_>, nsid: Option<i32>) {
+    /// Offset of `ifi_index` in `struct ifinfomsg`, and of `ifa_index` in `struct ifaddrmsg`.
+    const INDEX: usize = 4;
 
     let kind = match message.kind {
-        // What the kernel learns from packets is nobody's configuration.
-        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
-            return u16_at(message.payload, STATE).is_none_or(|state| state & CONFIGURED != 0);
-        }
         // Given by ourselves, or by a look at a veth.
-        libc::RTM_NEWNSID => return false,
+        libc::RTM_NEWNSID => return,
         libc::RTM_DELNSID => {
             heard.gone.extend(decode::nsid(message.payload).ok().flatten());
-            return true;
+            None
         }
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => KindName::Address,
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => KindName::Route,
-        libc::RTM_NEWRULE | libc::RTM_DELRULE => KindName::Rule,
-        _ => return true,
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(KindName::Address),
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
+            let seen = |route: &RouteFacts| if nsid.is_none() { sees_host(route) } else { sees(route) };
+            if decode::route(message.payload).is_ok_and(|route| !route.as_ref().is_some_and(seen)) {
+                return;
+            }
+            Some(KindName::Route)
+        }
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(KindName::Rule),
+        _ => None,
     };
-    if message.port != 0 && message.port < PID_MAX && message.port != std::process::id() {
+    heard.changed = true;
+    heard.places.insert(nsid);
+    // An address says of its link whether that has IPv6.
+    let of_link = [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELADDR].contains(&message.kind);
+    if of_link && nsid.is_none() {
+        heard.links.extend(u32_at(message.payload, INDEX));
+    }
+    let known = |port: u32| port != 0 && port < PID_MAX && port != std::process::id();
+    if let Some(kind) = kind.filter(|_| known(message.port)) {
         let name = fs::read_to_string(format!("/proc/{}/comm", message.port)).unwrap_or_default();
         heard.note(Author { kind, pid: message.port, name: name.trim_end().to_owned() });
     }
-    true
 }
 
 /// Counts a transaction when it ends, if it is about our tables and not our own.
@@ -307,7 +314,8 @@ impl Nsids {
     /// Where to look for what was announced. Forgets what has gone: its identity may be that of another one next.
     pub fn disturbed(&mut self, heard: &Heard) -> Disturbed {
         let names = heard.names || !heard.gone.is_empty();
-        let mut disturbed = Disturbed { anywhere: heard.overflow, names, ..Disturbed::default() };
+        let links = heard.links.clone();
+        let mut disturbed = Disturbed { anywhere: heard.overflow, names, links, ..Disturbed::default() };
         for place in &heard.places {
             match place.map(|number| self.names.get(&number)) {
                 None => disturbed.host = true,

@@ -17,8 +17,10 @@ use crate::model::wire::{Facts, NetnsFacts, NetnsRef, Place, Scope};
 pub struct Disturbed {
     /// Anywhere: announcements were lost, or a look is to be the judge.
     pub anywhere: bool,
-    /// In the host's namespace.
+    /// In the host's namespace, but of its links only in these.
     pub host: bool,
+    /// The host's links, by index.
+    pub links: BTreeSet<u32>,
     /// In these.
     pub namespaces: BTreeSet<NetnsRef>,
     /// Names, paths and process ids may stand for other namespaces than before.
@@ -41,6 +43,7 @@ impl Disturbed {
         self.anywhere |= other.anywhere;
         self.host |= other.host;
         self.names |= other.names;
+        self.links.extend(&other.links);
         self.namespaces.extend(other.namespaces.iter().cloned());
     }
 }
@@ -51,6 +54,8 @@ pub(super) struct Memory {
     /// What was looked for.
     scope: Option<Scope>,
     host: Option<Host>,
+    /// What of the host is to be asked again.
+    host_again: Option<Again>,
     /// Whether what stands behind a name is to be made sure of.
     glances: bool,
     namespaces: BTreeMap<NetnsRef, (Identity, Seen)>,
@@ -67,6 +72,14 @@ pub(super) struct Host {
     pub(super) sysctls: Vec<(Text, Text)>,
 }
 
+/// Links of the host that may be otherwise by now. What is not links is asked with them: it is little, and Linux does not
+/// announce what routes a link takes along.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Again {
+    pub(super) indexes: BTreeSet<u32>,
+    pub(super) names: BTreeSet<Text>,
+}
+
 impl Memory {
     /// Forgets what may be otherwise by now, and everything that was not looked for in the same way.
     pub(super) fn turn_to(&mut self, scope: &Scope, disturbed: &Disturbed) {
@@ -74,8 +87,8 @@ impl Memory {
         if disturbed.anywhere || !self.scope.as_ref().is_some_and(alike) {
             *self = Self::default();
         }
-        if disturbed.host {
-            self.host = None;
+        if disturbed.host || !disturbed.links.is_empty() {
+            self.host_again.get_or_insert_default().indexes.extend(&disturbed.links);
         }
         self.glances = disturbed.names;
         if disturbed.names {
@@ -114,8 +127,10 @@ impl Memory {
         self.gathered = Some(facts);
     }
 
-    pub(super) fn host(&self) -> Option<&Host> {
-        self.host.as_ref()
+    /// What was seen of the host, and what of it is to be asked again.
+    pub(super) fn take_host(&mut self) -> Option<(Host, Option<Again>)> {
+        let again = self.host_again.take();
+        self.host.take().map(|host| (host, again))
     }
 
     pub(super) fn keep_host(&mut self, host: Host) {
@@ -137,11 +152,12 @@ impl Memory {
     pub(super) fn written(&mut self, steps: &[Step], reference: impl Fn(&Text) -> NetnsRef) {
         let mut forget = |netns: &Text| {
             if &**netns == HOST {
-                self.host = None;
+                self.host_again.get_or_insert_default();
             } else {
                 self.forget(&reference(netns));
             }
         };
+        let (mut names, mut others) = (BTreeSet::new(), false);
         for step in steps {
             for (_, place) in &step.parts {
                 match place {
@@ -157,10 +173,23 @@ impl Memory {
                 Op::Delete(from) => [Some(from), None],
             };
             for end in ends.into_iter().flatten() {
-                if let Resource::Veth(veth) = end {
-                    forget(&veth.netns);
+                match end {
+                    Resource::Veth(veth) => {
+                        forget(&veth.netns);
+                        names.extend([&veth.name].into_iter().chain(&veth.bridge).cloned());
+                    }
+                    // Its ports are changed with it.
+                    Resource::Bridge(_) => others = true,
+                    // The far ends of what is inside go with it.
+                    Resource::Netns(_) => others |= matches!(step.op, Op::Delete(_)),
+                    _ => {}
                 }
             }
+        }
+        if others {
+            self.host = None;
+        } else if !names.is_empty() {
+            self.host_again.get_or_insert_default().names.append(&mut names);
         }
     }
 }
@@ -207,15 +236,27 @@ mod tests {
         assert_eq!(asked_of(&of(&[])), Some(vec![]));
         assert_eq!(asked_of(&of(&["db", "api"])), Some(vec![named("api"), named("db")]));
         assert_eq!(asked_of(&of(&["api", "new"])), None, "nobody has been there");
-        for elsewhere in [
-            Disturbed::anywhere(),
-            Disturbed { host: true, ..Disturbed::default() },
-            Disturbed { names: true, ..Disturbed::default() },
-        ] {
+        for elsewhere in [Disturbed::anywhere(), Disturbed { names: true, ..Disturbed::default() }] {
             assert_eq!(asked_of(&elsewhere), None, "{elsewhere:?}");
         }
         let fewer = Scope { containers: [("api".into(), named("api"))].into(), ..scope() };
         assert_eq!(asked(&mut memory(), &fewer, &of(&[])), None, "a namespace is somebody else's now");
+    }
+
+    #[test]
+    fn of_the_host_only_links_that_were_announced_or_written_are_asked_again() {
+        let again = |memory: &mut Memory, disturbed: &Disturbed| {
+            assert_eq!(asked(memory, &scope(), disturbed), Some(vec![]), "the rest is as it was");
+            memory.take_host().expect("it was seen").1.map(|again| (again.indexes, again.names))
+        };
+        let links = Disturbed { links: [7, 8].into(), ..Disturbed::default() };
+        let rest = Disturbed { host: true, ..Disturbed::default() };
+        assert_eq!(again(&mut memory(), &Disturbed::default()), None);
+        assert_eq!(again(&mut memory(), &links), Some(([7, 8].into(), [].into())));
+        assert_eq!(again(&mut memory(), &rest), Some(([].into(), [].into())));
+        let mut lost = memory();
+        lost.turn_to(&scope(), &Disturbed::anywhere());
+        assert!(lost.take_host().is_none());
     }
 
     #[test]

@@ -13,15 +13,15 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
-use super::ask::{MAIN, QUESTIONS, addresses, all, links, loopback, nsid};
-use super::memory::{Host, Memory};
+use super::ask::{self, MAIN, QUESTIONS, addresses, all, links, loopback, nsid};
+use super::memory::{Again, Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::resource::{HOST, Text};
-use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, Scope};
+use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, RouteFacts, Scope};
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
@@ -97,9 +97,10 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    /// The last look with what was forgotten of it asked again, if nothing came or went and no pair has another end.
+    /// The last look with what was forgotten of it asked again, if no namespace came or went and all ends are in sight.
     fn refresh(&self, memory: &mut Memory) -> Result<Option<Facts>, KernelError> {
         let Some((mut facts, forgotten)) = memory.take_gathered() else { return Ok(None) };
+        let mut ends_moved = false;
         let again = self.scope.containers.iter();
         let again = again.filter_map(|(name, netns)| Some((name, Job::Container(name, netns), forgotten.get(netns)?)));
         let jobs: Vec<_> = again.collect();
@@ -109,15 +110,16 @@ impl<'a> Look<'a> {
         let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
         for ((name, job, identity), seen) in jobs.iter().zip(seen) {
             let Seen::Namespace(found, inside, values) = job.remember(seen?, memory) else { return Ok(None) };
-            let before = facts.namespaces.get(*name);
-            if found != **identity || before.is_none_or(|before| !before.ends().eq(inside.ends())) {
+            if found != **identity {
                 return Ok(None);
             }
-            facts.namespaces.insert((*name).clone(), inside);
-            facts.sysctls.retain(|(netns, _), _| netns != *name);
-            facts.sysctls.extend(values.into_iter().map(|(key, value)| (((*name).clone(), key), value)));
+            ends_moved |= put(&mut facts, name, inside, values);
         }
-        Ok(Some(facts))
+        let Host { facts: host, sysctls } = self.remembered_host(memory)?;
+        ends_moved |= put(&mut facts, &HOST.into(), host, sysctls);
+        let strays = || facts.namespaces.values().any(|inside| inside.reference.is_some());
+        let whole = !ends_moved || (!strays() && self.behind_lost_ends(&facts).is_empty());
+        Ok(whole.then_some(facts))
     }
 
     fn everywhere(&self, memory: &mut Memory) -> Result<Facts, KernelError> {
@@ -126,7 +128,9 @@ impl<'a> Look<'a> {
         let unknown: Vec<&Job> =
             jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
         // One after the other: a dump of the host's links holds the lock that the others would wait for.
-        let mut facts = self.remembered_host(memory)?;
+        let mut facts = Facts::default();
+        let Host { facts: host, sysctls } = self.remembered_host(memory)?;
+        put(&mut facts, &HOST.into(), host, sysctls);
         let mut news =
             netns::visit(&unknown, threads(unknown.len()), |visitor, job| self.visit(visitor, job)).into_iter();
         let mut seen = Vec::with_capacity(jobs.len());
@@ -150,24 +154,30 @@ impl<'a> Look<'a> {
         Ok(containers.chain(others.into_iter().map(|name| Job::Other(NetnsRef::Named(name.into())))).collect())
     }
 
-    fn remembered_host(&self, memory: &mut Memory) -> Result<Facts, KernelError> {
-        let host = match memory.host() {
-            Some(host) => host.clone(),
-            None => self.host()?,
+    fn remembered_host(&self, memory: &mut Memory) -> Result<Host, KernelError> {
+        let host = match memory.take_host() {
+            Some((host, None)) => host,
+            Some((host, Some(again))) => {
+                let mut socket = Socket::open(Protocol::Route)?;
+                let links = links_again(&mut socket, &host.facts, &again)?;
+                let now = self.host(&mut socket, links)?;
+                // Whoever compares sees at a glance that nothing is otherwise.
+                Host { facts: if now.facts == host.facts { host.facts } else { now.facts }, ..now }
+            }
+            None => {
+                let mut socket = Socket::open(Protocol::Route)?;
+                let links = links(&mut socket)?;
+                self.host(&mut socket, links)?
+            }
         };
         memory.keep_host(host.clone());
-        let mut facts = Facts::default();
-        facts.namespaces.insert(HOST.into(), host.facts);
-        facts.sysctls.extend(host.sysctls.into_iter().map(|(name, value)| ((HOST.into(), name), value)));
-        Ok(facts)
+        Ok(host)
     }
 
-    fn host(&self) -> Result<Host, KernelError> {
-        let mut socket = Socket::open(Protocol::Route)?;
-        let mut host = read(&mut socket, NetnsOrigin::Host)?;
-        host.routes = all(&mut socket, &QUESTIONS.routes, decode::route)?;
-        // Links make and lose those by themselves, and no subnet contains them.
-        host.routes.retain(|route| !matches!(route.destination.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local()));
+    fn host(&self, socket: &mut Socket, links: Vec<LinkFacts>) -> Result<Host, KernelError> {
+        let mut host = read(socket, NetnsOrigin::Host, links)?;
+        host.routes = all(socket, &QUESTIONS.routes, decode::route)?;
+        host.routes.retain(sees_host);
         let mut sysctls = self.sysctls(HOST)?;
         let of_links = accept_ra(&host).into_iter().chain(self.route_localnet(&host));
         for name in of_links.chain([Sysctl::disable_ipv6(None)]) {
@@ -258,18 +268,7 @@ impl<'a> Look<'a> {
     /// Looks through the namespaces of all processes, once a pair of ours has its other end nowhere in sight: that of a
     /// container given by path or pid that the topology no longer has.
     fn for_lost_ends(&self, facts: &mut Facts, met: &mut BTreeMap<Identity, Text>) -> Result<(), KernelError> {
-        let ends: BTreeSet<u32> = facts
-            .namespaces
-            .iter()
-            .filter(|(name, _)| &***name != HOST)
-            .flat_map(|(_, inside)| {
-                inside.links.iter().filter(|link| self.scope.owner.owns(link)).filter_map(|link| link.link)
-            })
-            .collect();
-        let lost =
-            |link: &&LinkFacts| &*link.kind == "veth" && self.scope.owner.owns(link) && !ends.contains(&link.index);
-        let behind: BTreeSet<i32> =
-            facts.host().links.iter().filter(lost).filter_map(|link| link.link_netnsid).collect();
+        let behind = self.behind_lost_ends(facts);
         if behind.is_empty() {
             return Ok(());
         }
@@ -293,6 +292,16 @@ impl<'a> Look<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Namespaces, by nsid, that pairs of ours lead into whose other ends are nowhere in sight.
+    fn behind_lost_ends(&self, facts: &Facts) -> BTreeSet<i32> {
+        let ours = |link: &&LinkFacts| self.scope.owner.owns(link);
+        let containers = facts.namespaces.iter().filter(|(name, _)| &***name != HOST);
+        let inside = containers.flat_map(|(_, inside)| inside.links.iter().filter(ours));
+        let ends: BTreeSet<u32> = inside.filter_map(|link| link.link).collect();
+        let lost = |link: &&LinkFacts| &*link.kind == "veth" && ours(link) && !ends.contains(&link.index);
+        facts.host().links.iter().filter(lost).filter_map(|link| link.link_netnsid).collect()
     }
 
     /// The settings that let packets to the loopback be routed through our bridges, whatever these are called.
@@ -389,15 +398,55 @@ fn add_others(
     Ok(())
 }
 
+/// Puts in what was seen of a namespace; whether a link of it came or went, or has another end than before.
+fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Text, Text)>) -> bool {
+    facts.sysctls.retain(|(netns, _), _| netns != name);
+    facts.sysctls.extend(sysctls.into_iter().map(|(key, value)| ((name.clone(), key), value)));
+    let before = facts.namespaces.insert(name.clone(), inside.clone());
+    before.is_none_or(|before| !before.ends().eq(inside.ends()))
+}
+
+/// The host's links with some asked again.
+fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<Vec<LinkFacts>, KernelError> {
+    let named = host.links.iter().filter(|link| again.names.contains(&link.name)).map(|link| link.index);
+    let indexes: BTreeSet<u32> = named.chain(again.indexes.iter().copied()).collect();
+    // A dump is no more work for each.
+    if indexes.len() > host.links.len() / 2 {
+        return links(socket);
+    }
+    let mut all: BTreeMap<u32, LinkFacts> = host.links.iter().map(|link| (link.index, link.clone())).collect();
+    for index in indexes {
+        match ask::link(socket, index)? {
+            Some(link) => drop(all.insert(index, link)),
+            None => drop(all.remove(&index)),
+        }
+    }
+    for name in &again.names {
+        all.extend(ask::link_named(socket, name)?.map(|link| (link.index, link)));
+    }
+    Ok(all.into_values().collect())
+}
+
+/// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and no subnet contains
+/// them.
+pub(super) fn sees_host(route: &RouteFacts) -> bool {
+    !matches!(route.destination.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// Whether a look at a container keeps that route: it is of the main table, or ours in whatever table.
+pub(super) fn sees(route: &RouteFacts) -> bool {
+    route.table == MAIN || route.protocol == PROTOCOL
+}
+
 fn unbound(content: String) -> Arc<NetnsFacts> {
     Arc::new(NetnsFacts { origin: NetnsOrigin::Unbound(content), ..NetnsFacts::default() })
 }
 
-/// Everything but routes.
-fn read(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelError> {
+/// Everything but links and routes.
+fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
     Ok(NetnsFacts {
         origin,
-        links: links(socket)?,
+        links,
         addresses: addresses(socket)?,
         routes: Vec::new(),
         rules: all(socket, &QUESTIONS.rules, decode::rule)?,
@@ -406,13 +455,13 @@ fn read(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelEr
     })
 }
 
-/// Routes of the main table, and ours in whatever table.
 fn read_container(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelError> {
-    let mut facts = read(socket, origin)?;
+    let links = links(socket)?;
+    let mut facts = read(socket, origin, links)?;
     facts.routes = all(socket, &QUESTIONS.routes_main, decode::route)?;
     facts.routes.retain(|route| route.table == MAIN);
     let ours = all(socket, &QUESTIONS.routes_ours, decode::route)?;
-    facts.routes.extend(ours.into_iter().filter(|route| route.protocol == PROTOCOL && route.table != MAIN));
+    facts.routes.extend(ours.into_iter().filter(|route| sees(route) && route.table != MAIN));
     Ok(facts)
 }
 

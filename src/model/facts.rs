@@ -142,10 +142,10 @@ pub struct LinkFacts {
     pub addr_gen_mode: Option<u8>,
     /// `disable_ipv6` in `IFLA_INET6_CONF`: Linux gives it no IPv6 address.
     pub ipv6_off: bool,
-    /// Content of `IFLA_INFO_DATA`: the kind's own attributes.
-    pub info_data: Vec<u8>,
-    /// Content of `IFLA_INFO_SLAVE_DATA`: a port's attributes.
-    pub slave_data: Vec<u8>,
+    /// `IFLA_BRPORT_ISOLATED` of a bridge's port.
+    pub isolated: bool,
+    /// `IFLA_BRPORT_MODE` of a bridge's port.
+    pub hairpin: bool,
 }
 
 /// An address (`struct ifaddrmsg` and `IFA_*`).

@@ -1,13 +1,13 @@
 //! Where something is otherwise than it was when all was as wanted: what a watcher looks into, and nothing else.
 //!
-//! A drift is an address of one container, or an element of a set, and what thousands of other resources are is known. What
-//! stands on the host itself is tied to everything, so a change there is looked at as a whole.
+//! A drift is an address of one container, its pair, or an element of a set, and what thousands of other resources are is
+//! known. What else stands on the host is tied to everything, so a change there is looked at as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::facts::{Facts, NetnsFacts};
+use super::facts::{Facts, LinkFacts, NetnsFacts};
 use super::kinds::Resource;
 use super::observed::Observed;
 use super::resource::{HOST, Kind, KindName, Text, Thing};
@@ -24,6 +24,8 @@ pub const NETFILTER: RangeInclusive<KindName> = KindName::Firewall..=KindName::D
 pub struct Focus {
     /// Namespaces of containers, by the name that ids use.
     pub namespaces: BTreeSet<Text>,
+    /// Links of the host, by name: ends of pairs that lead into those, or did.
+    pub links: BTreeSet<Text>,
     /// Whether our tables are in it.
     pub netfilter: bool,
 }
@@ -43,19 +45,17 @@ impl Focus {
             return None;
         }
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
-        let both = namespaces.iter().zip(after.namespaces.values());
-        let changed: Vec<_> = both.filter(|((_, was), is)| was != is).collect();
-        // The other end of a pair is elsewhere.
-        if !changed.iter().all(|((_, was), is)| was.ends().eq(is.ends())) {
-            return None;
-        }
-        let mut namespaces: BTreeSet<Text> = changed.into_iter().map(|((name, _), _)| name.clone()).collect();
+        let changed = changed_links(before.host(), after.host())?;
+        let links = changed.iter().map(|link| link.name.clone()).collect();
+        let both = namespaces.iter().zip(after.namespaces.values()).filter(|((name, _), _)| &***name != HOST);
+        let different = both.filter(|((_, was), is)| was != is).map(|((name, _), _)| name.clone());
+        let mut namespaces: BTreeSet<Text> = different.chain(ends(&changed, [before, after])?).collect();
         for (one, other) in [(sysctls, &after.sysctls), (&after.sysctls, sysctls)] {
             let changed = one.iter().filter(|(key, value)| other.get(key) != Some(value));
             namespaces.extend(changed.map(|((netns, _), _)| netns.clone()));
         }
         let few = namespaces.len() <= CONTAINERS && !namespaces.contains(HOST);
-        few.then_some(Self { namespaces, netfilter })
+        few.then_some(Self { namespaces, links, netfilter })
     }
 
     /// Whether a resource of that part of the facts stands there, or leads there.
@@ -80,7 +80,8 @@ impl Focus {
         let ends = namespaces.values().flat_map(|inside| inside.ends());
         let pairs: BTreeSet<_> = ends.map(|(index, link, _)| (link, Some(index))).collect();
         let host = &facts.host().links;
-        let ends = host.iter().filter(|link| pairs.contains(&(Some(link.index), link.link)));
+        let end = |link: &LinkFacts| pairs.contains(&(Some(link.index), link.link)) || self.links.contains(&link.name);
+        let ends = host.iter().filter(|link| end(link));
         let indexes: BTreeSet<u32> = ends.flat_map(|link| [Some(link.index), link.master]).flatten().collect();
         let links = host.iter().filter(|link| indexes.contains(&link.index)).cloned().collect();
         let host = NetnsFacts { links, origin: facts.host().origin.clone(), ..NetnsFacts::default() };
@@ -106,6 +107,41 @@ pub struct News {
     /// All of it, of which that is a part: tests compare what follows from either.
     #[cfg(debug_assertions)]
     pub whole: Observed,
+}
+
+/// The host's links that are otherwise, as they were and as they are; none if something else of it is.
+fn changed_links<'a>(before: &'a NetnsFacts, after: &'a NetnsFacts) -> Option<Vec<&'a LinkFacts>> {
+    let NetnsFacts { origin, links, addresses, routes, rules, processes, reference } = before;
+    if std::ptr::eq(before, after) {
+        return Some(Vec::new());
+    }
+    let beside = *origin == after.origin
+        && *addresses == after.addresses
+        && *routes == after.routes
+        && *rules == after.rules
+        && *processes == after.processes
+        && *reference == after.reference;
+    let was = links.iter().filter(|link| after.link(link.index) != Some(link));
+    let is = after.links.iter().filter(|link| before.link(link.index) != Some(link));
+    beside.then(|| was.chain(is).collect())
+}
+
+/// The namespaces that these links of the host lead into; none if one leads nowhere.
+fn ends(links: &[&LinkFacts], looks: [&Facts; 2]) -> Option<BTreeSet<Text>> {
+    let of_pairs = links.iter().filter(|link| link.link_netnsid.is_some());
+    let wanted: BTreeSet<_> = of_pairs.map(|link| (link.link, Some(link.index))).collect();
+    let (mut namespaces, mut found) = (BTreeSet::new(), BTreeSet::new());
+    if links.is_empty() {
+        return Some(namespaces);
+    }
+    let containers = looks.into_iter().flat_map(|facts| &facts.namespaces).filter(|(netns, _)| &***netns != HOST);
+    for (netns, inside) in containers {
+        for (_, link, _) in inside.ends().filter(|(index, link, _)| wanted.contains(&(Some(*index), *link))) {
+            namespaces.insert(netns.clone());
+            found.extend(link);
+        }
+    }
+    links.iter().all(|link| found.contains(&link.index)).then_some(namespaces)
 }
 
 impl News {
@@ -154,6 +190,15 @@ mod tests {
         Arc::make_mut(inside).links.push(LinkFacts::default());
     }
 
+    /// A pair from the host into a container, by their indexes.
+    fn pair(facts: &mut Facts, netns: &str, outer: u32, inner: u32) {
+        for (netns, index, link) in [(HOST, outer, inner), (netns, inner, outer)] {
+            let end =
+                LinkFacts { index, link: Some(link), link_netnsid: Some(0), name: "v".into(), ..LinkFacts::default() };
+            Arc::make_mut(facts.namespaces.entry(netns.into()).or_default()).links.push(end);
+        }
+    }
+
     fn chain() -> ChainFacts {
         let [family, table, chain, hook] = ["ip", "filter", "FORWARD", "forward"].map(String::from);
         ChainFacts { family, table, chain, hook, priority: 0, drops: true, maps: false, rules: Vec::new() }
@@ -196,11 +241,34 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_is_where_it_leads_to() {
+        let here = Focus { namespaces: ["db".into()].into(), links: ["v".into()].into(), netfilter: false };
+        let (before, mut after) = (host(), host());
+        pair(&mut after, "db", 5, 3);
+        assert_eq!(Focus::between(&before, &after), Some(here.clone()), "it came");
+        assert_eq!(Focus::between(&after, &before), Some(here.clone()), "it went");
+        let mut down = after.clone();
+        Arc::make_mut(down.namespaces.get_mut(HOST).expect("it is there")).links[0].up = true;
+        assert_eq!(Focus::between(&after, &down), Some(here), "only its end in the host is otherwise");
+        let part = |facts: &Facts| {
+            let focus = Focus::between(&after, &down).expect("news");
+            focus.part(facts).host().links.len()
+        };
+        assert_eq!((part(&after), part(&before)), (1, 0));
+    }
+
+    #[test]
     fn what_happens_elsewhere_as_well_is_looked_at_as_a_whole() {
         assert_eq!(seen(|facts| link(facts, HOST)), None);
         assert_eq!(seen(|facts| facts.sysctls.clear()), None);
         assert_eq!(seen(|facts| link(facts, "new")), None);
-        assert_eq!(seen(|facts| link(facts, "api")), None, "its other end is elsewhere");
+        assert_eq!(seen(|facts| pair(facts, "api", 5, 3)).map(|_| ()), Some(()));
+        assert_eq!(seen(|facts| (pair(facts, "api", 5, 3), link(facts, HOST)).1), None, "it leads nowhere");
+        let beside = |facts: &mut Facts| {
+            pair(facts, "api", 5, 3);
+            rule(facts, HOST);
+        };
+        assert_eq!(seen(beside), None);
         assert_eq!(seen(|facts| drop(facts.absent.insert("web".into(), Absent::Host))), None);
         assert_eq!(seen(|facts| facts.chains = vec![chain()].into()), None);
         assert_eq!(seen(|facts| facts.topologies = vec![TableFacts::default()].into()), None);

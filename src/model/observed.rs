@@ -259,6 +259,11 @@ impl Foreign {
             && self.processes.get(netns) == other.processes.get(netns)
     }
 
+    /// Whether that link, of a namespace and by its name, is the same in both.
+    pub fn is_alike_at(&self, link: &(Text, Text), other: &Self) -> bool {
+        self.links.get(link) == other.links.get(link) && self.ipv6_off.contains(link) == other.ipv6_off.contains(link)
+    }
+
     fn ipv6_off_in<'a>(&'a self, netns: &'a Text) -> impl Iterator<Item = &'a (Text, Text)> {
         self.ipv6_off.range((netns.clone(), Text::from(""))..).take_while(move |(of, _)| of == netns)
     }

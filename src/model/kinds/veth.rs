@@ -10,16 +10,11 @@ use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
 
-use crate::model::attribute;
 use crate::model::hash;
 use crate::model::links;
 use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
 use crate::model::values::Mac;
 use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
-
-/// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` (`linux/if_link.h`).
-const BRPORT_HAIRPIN: u16 = 4;
-const BRPORT_ISOLATED: u16 = 33;
 
 /// A veth pair that netrec made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -221,7 +216,6 @@ impl Veth {
         facts: &Facts,
         owner: &Owner,
     ) -> Self {
-        let port = port_flags(&link.slave_data);
         let (netns, ifname, peer) = match peer {
             Some((netns, peer)) => (netns.clone(), Some(peer.name.clone()), End::observed(peer, owner)),
             None => (place.clone(), None, End::observed(link, owner)),
@@ -235,8 +229,8 @@ impl Veth {
             label: Label::of(&link.alias),
             host: End::observed(link, owner),
             bridge: bridge.filter(|_| &**place == HOST),
-            isolated: port.contains(&BRPORT_ISOLATED),
-            hairpin: port.contains(&BRPORT_HAIRPIN),
+            isolated: link.isolated,
+            hairpin: link.hairpin,
             netns,
             ifname,
             peer,
@@ -263,11 +257,6 @@ fn peers<'a>(facts: &'a Facts, owner: &Owner) -> BTreeMap<u32, (&'a Text, &'a Li
 /// same name: what is there is not ours.
 fn is_first_end(link: &LinkFacts) -> bool {
     link.alias.contains(&format!(":{}:", ResourceId::new(&HOST.into(), KindName::Veth, link.name.clone())))
-}
-
-/// The boolean port options that are on, by their number.
-fn port_flags(slave_data: &[u8]) -> Vec<u16> {
-    attribute::walk(slave_data).filter(|(_, value)| value.first() == Some(&1)).map(|(kind, _)| kind).collect()
 }
 
 impl Kind for Veth {
