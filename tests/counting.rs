@@ -21,7 +21,7 @@ use netrec::kernel::Kernel;
 use netrec::kernel::linux::Linux;
 use netrec::kernel::memory::Disturbed;
 use netrec::kernel::netlink::{Counters, counters};
-use netrec::model::lower;
+use netrec::model::lower::{self, veth_name};
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
 use netrec::model::wire::NetnsRef;
@@ -50,6 +50,7 @@ fn run(target: Target) -> Counters {
     Counters {
         sends: after.sends - before.sends,
         messages: after.messages - before.messages,
+        objects: after.objects - before.objects,
         writes: after.writes - before.writes,
         waits: after.waits - before.waits,
     }
@@ -118,11 +119,11 @@ fn what_is_said_is_what_changes() {
     });
 }
 
-/// What a watcher says to see that a route has gone, and to put it back: where nothing was announced nothing is asked.
+/// What a watcher says to see that something has gone, and to put it back: where nothing was announced nothing is asked.
 #[test]
 fn what_is_healed_is_asked_for_where_it_was_announced() {
     alone(|| {
-        let heal = |endpoints: usize| {
+        let heal = |endpoints: usize, drift: &str, of_the_host: bool| {
             let topology = parse(&[Source::new("w.toml", workload::topology(endpoints))]).unwrap();
             let target = Target::Topology(&topology);
             let mut kernel = Linux::remembering();
@@ -132,22 +133,33 @@ fn what_is_healed_is_asked_for_where_it_was_announced() {
             let before = counters().messages;
             assert!(prepare_within(&mut kernel, target, &Allowance::granted()).unwrap().diff.is_empty());
             let idle = counters().messages - before;
-            sh("ip -n c0 route delete default");
-            let before = counters().messages;
+            let index = sh(&format!("ip -o link show {} | cut -d: -f1", veth_name("w", "e0"))).trim().parse().unwrap();
+            sh(drift);
+            let before = counters();
             let namespaces = [NetnsRef::Named("c0".into())].into();
-            kernel.disturb(&Disturbed { namespaces, ..Disturbed::default() });
+            let links = of_the_host.then_some(index).into_iter().collect();
+            kernel.disturb(&Disturbed { namespaces, links, ..Disturbed::default() });
             let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
-            assert_eq!(prepared.diff.len(), 1, "{:?}", prepared.diff);
+            assert!(!prepared.diff.is_empty());
             assert!(execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap().is_converged());
-            let said = counters().messages - before;
+            let after = counters();
+            let said = (after.messages - before.messages, after.objects - before.objects);
             let whole = prepare_within(&mut Linux::default(), target, &Allowance::granted()).unwrap();
             assert!(whole.diff.is_empty(), "a whole look agrees: {:?}", whole.diff);
             destroy();
             (idle, said)
         };
-        let (few, many) = (heal(10), heal(60));
-        println!("{few:?} and {many:?} messages");
-        assert_eq!(few, many);
+        for drift in ["ip -n c0 route delete default", "ip -n c0 address delete fd00::2/64 dev eth0"] {
+            assert_eq!(heal(10, drift, false), heal(60, drift, false), "{drift}");
+        }
+        let port = veth_name("w", "e0");
+        for drift in ["ip -n c0 link delete eth0".to_owned(), format!("ip link set {port} nomaster")] {
+            let ((idle, (said, seen)), (still, (too, more))) = (heal(10, &drift, true), heal(60, &drift, true));
+            println!("{drift}: {seen} and {more} objects");
+            assert_eq!((idle, said), (still, too), "{drift}");
+            // Each port has a multicast route, which two looks see; its link they do not.
+            assert_eq!(more - seen, 2 * 50, "{drift}");
+        }
     });
 }
 

@@ -41,6 +41,7 @@ const HEADER: usize = size_of::<libc::nlmsghdr>();
 
 static SENDS: AtomicU64 = AtomicU64::new(0);
 static MESSAGES: AtomicU64 = AtomicU64::new(0);
+static OBJECTS: AtomicU64 = AtomicU64::new(0);
 static WRITES: AtomicU64 = AtomicU64::new(0);
 static WAITS: AtomicU64 = AtomicU64::new(0);
 
@@ -51,6 +52,8 @@ pub struct Counters {
     pub sends: u64,
     /// Netlink messages in them.
     pub messages: u64,
+    /// Objects that dumps of rtnetlink were answered with.
+    pub objects: u64,
     /// What was meant to change something: messages of batches and transactions, settings written, namespaces made
     /// and removed.
     pub writes: u64,
@@ -64,6 +67,7 @@ pub fn counters() -> Counters {
     Counters {
         sends: SENDS.load(Ordering::Relaxed),
         messages: MESSAGES.load(Ordering::Relaxed),
+        objects: OBJECTS.load(Ordering::Relaxed),
         writes: WRITES.load(Ordering::Relaxed),
         waits: WAITS.load(Ordering::Relaxed),
     }
@@ -276,7 +280,10 @@ impl Socket {
         for attempt in 1..=DUMP_TRIES {
             answer.clear();
             if self.whole_dump(request, &mut answer)? {
-                return answer.replies(self.sequence).try_for_each(|reply| each(reply?));
+                return answer.replies(self.sequence).try_for_each(|reply| {
+                    OBJECTS.fetch_add(1, Ordering::Relaxed);
+                    each(reply?)
+                });
             }
             if attempt < DUMP_TRIES {
                 std::thread::sleep(Duration::from_millis(1 << attempt.min(6)));

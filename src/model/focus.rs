@@ -32,7 +32,7 @@ pub struct Focus {
 
 impl Focus {
     /// Where facts are otherwise than those before; none if that is anywhere else as well.
-    pub fn between(before: &Facts, after: &Facts) -> Option<Self> {
+    pub fn between<'a>(before: &'a Facts, after: &'a Facts) -> Option<Self> {
         // In full, so that whoever adds a fact says here where it belongs.
         let Facts { namespaces, sysctls, tables, user_rules, docker, absent, chains, rulesets, listeners, topologies } =
             before;
@@ -46,7 +46,6 @@ impl Focus {
         }
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
         let changed = changed_links(before.host(), after.host())?;
-        let links = changed.iter().map(|link| link.name.clone()).collect();
         let both = namespaces.iter().zip(after.namespaces.values()).filter(|((name, _), _)| &***name != HOST);
         let different = both.filter(|((_, was), is)| was != is).map(|((name, _), _)| name.clone());
         let mut namespaces: BTreeSet<Text> = different.chain(ends(&changed, [before, after])?).collect();
@@ -54,8 +53,15 @@ impl Focus {
             let changed = one.iter().filter(|(key, value)| other.get(key) != Some(value));
             namespaces.extend(changed.map(|((netns, _), _)| netns.clone()));
         }
-        let few = namespaces.len() <= CONTAINERS && !namespaces.contains(HOST);
-        few.then_some(Self { namespaces, links, netfilter })
+        if namespaces.len() > CONTAINERS || namespaces.contains(HOST) {
+            return None;
+        }
+        let inside = |facts: &'a Facts| namespaces.iter().filter_map(|netns| facts.namespaces.get(netns));
+        let pairs = pairs([before, after].into_iter().flat_map(inside).flat_map(|inside| inside.ends()));
+        let leads_there = |link: &&LinkFacts| pairs.contains(&(Some(link.index), link.link));
+        let theirs = [before, after].into_iter().flat_map(|facts| facts.host().links.iter().filter(leads_there));
+        let links = theirs.chain(changed).map(|link| link.name.clone()).collect();
+        Some(Self { namespaces, links, netfilter })
     }
 
     /// Whether a resource of that part of the facts stands there, or leads there.
@@ -76,12 +82,8 @@ impl Focus {
         let here = |netns: &Text| self.namespaces.contains(netns);
         let inside = facts.namespaces.iter().filter(|(netns, _)| here(netns));
         let mut namespaces: BTreeMap<_, _> = inside.map(|(netns, inside)| (netns.clone(), inside.clone())).collect();
-        // Each end names the index of the other.
-        let ends = namespaces.values().flat_map(|inside| inside.ends());
-        let pairs: BTreeSet<_> = ends.map(|(index, link, _)| (link, Some(index))).collect();
         let host = &facts.host().links;
-        let end = |link: &LinkFacts| pairs.contains(&(Some(link.index), link.link)) || self.links.contains(&link.name);
-        let ends = host.iter().filter(|link| end(link));
+        let ends = host.iter().filter(|link| self.links.contains(&link.name));
         let indexes: BTreeSet<u32> = ends.flat_map(|link| [Some(link.index), link.master]).flatten().collect();
         let links = host.iter().filter(|link| indexes.contains(&link.index)).cloned().collect();
         let host = NetnsFacts { links, origin: facts.host().origin.clone(), ..NetnsFacts::default() };
@@ -126,10 +128,15 @@ fn changed_links<'a>(before: &'a NetnsFacts, after: &'a NetnsFacts) -> Option<Ve
     beside.then(|| was.chain(is).collect())
 }
 
+/// The other ends of these, each by its index and that of its own other end.
+fn pairs(ends: impl Iterator<Item = (u32, Option<u32>, Option<i32>)>) -> BTreeSet<(Option<u32>, Option<u32>)> {
+    ends.map(|(index, link, _)| (link, Some(index))).collect()
+}
+
 /// The namespaces that these links of the host lead into; none if one leads nowhere.
 fn ends(links: &[&LinkFacts], looks: [&Facts; 2]) -> Option<BTreeSet<Text>> {
     let of_pairs = links.iter().filter(|link| link.link_netnsid.is_some());
-    let wanted: BTreeSet<_> = of_pairs.map(|link| (link.link, Some(link.index))).collect();
+    let wanted = pairs(of_pairs.map(|link| (link.index, link.link, None)));
     let (mut namespaces, mut found) = (BTreeSet::new(), BTreeSet::new());
     if links.is_empty() {
         return Some(namespaces);
