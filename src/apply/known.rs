@@ -204,7 +204,9 @@ db = { container = "db", network = "front" }
         };
         let gone: Vec<ResourceId> = host.observed.ours.iter().filter_map(here).collect();
         assert!(gone.iter().any(|id| id.kind == KindName::Veth) && gone.len() > 2, "{gone:?}");
-        gone.iter().for_each(|id| drop(host.observed.ours.remove(id)));
+        for id in &gone {
+            host.observed.ours.remove(id);
+        }
         let mut again = host.follow(&["api"], false).expect("news");
         again.sort_unstable();
         let mut gone: Vec<String> = gone.iter().map(ToString::to_string).collect();

@@ -114,6 +114,7 @@ impl NetnsFacts {
 }
 
 /// A link (rtnetlink(7), `struct ifinfomsg` and `IFLA_*`).
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's")]
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct LinkFacts {
     /// Interface index.
