@@ -2,6 +2,25 @@
 
 use super::*;
 
+/// A network that nothing is routed for; with `br_netfilter`, which docker brings along, its frames meet docker's drop.
+const BACK: &str = r#"
+[networks.back]
+driver = "bridge"
+subnets = ["10.30.0.0/24"]
+internal = true
+bridge.name = "br-back"
+[endpoints.db]
+container = "db"
+network = "back"
+addresses = ["10.30.0.10"]
+[endpoints.cache]
+container = "cache"
+network = "back"
+[containers]
+db.netns = "db"
+cache.netns = "cache"
+"#;
+
 #[test]
 fn docker_drops_what_is_forwarded_and_is_told_of() {
     in_private_namespaces(|| {
@@ -43,7 +62,7 @@ fn docker_accepts_what_is_forwarded_where_a_topology_asks_for_it() {
             return;
         }
         lan();
-        let shop = topology("shop", 10, r#""8080:80""#);
+        let shop = topology("shop", 10, r#""8080:80""#) + BACK;
         let asked = format!("docker_user = true\n{shop}");
         let said = applied(&asked);
         assert!(said.contains("note: docker has no chain DOCKER-USER here"), "{said}");
@@ -57,11 +76,14 @@ fn docker_accepts_what_is_forwarded_where_a_topology_asks_for_it() {
         let before = rules();
         lab::serve("shop", 80);
         lab::serve("lan", 80);
+        lab::serve("db", 80);
         reached(false, "lan", "192.0.2.1:8080");
+        reached(false, "cache", "10.30.0.10:80");
 
         let said = applied(&asked);
         assert!(said.contains("+ host/docker-user/ip  accept br-shop to up0") && !said.contains("note:"), "{said}");
         reached(true, "lan", "192.0.2.1:8080");
+        reached(true, "cache", "10.30.0.10:80");
         reached(true, "shop", "192.0.2.2:80");
         // Behind what users put there, before the return that ends it, and such that iptables can read it.
         let lines: Vec<String> = run("iptables -S DOCKER-USER").lines().map(str::to_owned).collect();
@@ -80,6 +102,7 @@ fn docker_accepts_what_is_forwarded_where_a_topology_asks_for_it() {
         assert_eq!(run("iptables -S DOCKER-USER").matches("br-shop").count(), 2);
         applied(&shop);
         assert_eq!(run("iptables -S DOCKER-USER").matches("br-shop").count(), 0, "the key is gone");
+        reached(false, "cache", "10.30.0.10:80");
         applied(&asked);
         assert_eq!(netrec("destroy --yes", &asked).0, 0);
         let left = rules().lines().filter(|line| !line.contains("br-other")).collect::<Vec<_>>().join("\n");

@@ -233,3 +233,53 @@ fn ufw_drops_what_is_forwarded_and_is_told_of() {
         assert_eq!(ours(), before, "a reload leaves our tables alone");
     });
 }
+
+#[test]
+fn frames_within_a_bridge_that_a_table_for_packets_drops_are_told_of() {
+    in_private_namespaces(|| {
+        if !fs::exists("/proc/sys/net/bridge").unwrap() {
+            // Shown by the story `bridged_frames_dropped_by_others` alone, as far as the words go.
+            let _ = writeln!(std::io::stderr(), "LEFT OUT: br_netfilter is not loaded");
+            return;
+        }
+        let set = |value: u8| {
+            run(&format!("for ip in ip ip6; do echo {value} > /proc/sys/net/bridge/bridge-nf-call-${{ip}}tables; done"))
+        };
+        // Nothing of it is ever routed.
+        let other =
+            "[containers.other]\nnetns = \"other\"\n[endpoints.other]\ncontainer = \"other\"\nnetwork = \"front\"\n";
+        let shop = topology("shop", 10, "")
+            .replace("publish = []", "")
+            .replace("[containers.shop]", "internal = true\n[containers.shop]")
+            + other;
+        applied(&shop);
+        lab::serve("shop", 80);
+        lab::nft("table inet guard { chain forward { type filter hook forward priority 0; policy drop; }; }");
+        let talk = |yes| ["10.10.0.10:80", "[fd10::10]:80"].map(|to| reached(yes, "other", to));
+        let says = |families: &str| {
+            let (exit, said) = netrec("status --exit-code", &shop);
+            let note = format!(
+                "note: chain forward of table inet guard drops frames between endpoints of one bridge, too, by {families}: "
+            );
+            assert!(exit == 0 && said.contains(&note) != families.is_empty(), "{exit} {said}");
+            assert_eq!(said.contains("note:"), !families.is_empty(), "{said}");
+        };
+        set(1);
+        says("net.bridge.bridge-nf-call-iptables = 1 and net.bridge.bridge-nf-call-ip6tables = 1");
+        talk(false);
+        run("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables");
+        says("net.bridge.bridge-nf-call-ip6tables = 1");
+        reached(true, "other", "10.10.0.10:80");
+        reached(false, "other", "[fd10::10]:80");
+        set(0);
+        says("");
+        talk(true);
+        // The other way that it names.
+        set(1);
+        run(
+            "nft add rule inet guard forward iifname br-shop accept; nft add rule inet guard forward oifname br-shop accept",
+        );
+        says("");
+        talk(true);
+    });
+}
