@@ -9,13 +9,19 @@ mod lab;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use lab::{in_private_namespaces, run};
+use lab::{PATIENCE, SILENCE, attempt, in_private_namespaces, inside, run};
 use nix::errno::Errno;
 use nix::libc::SIGKILL;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 
 /// Two networks, ten containers with an endpoint on each, ports.
@@ -77,6 +83,28 @@ fn must(line: &str) {
     assert!(output.status.success(), "{line}: {}", said(&output));
 }
 
+/// Of how many calls one is taken.
+fn every() -> u64 {
+    std::env::var("NETREC_CRASH_EVERY").map_or(9, |value| value.parse().expect("a number"))
+}
+
+/// The calls of a run that goes on to its end.
+fn counted(line: &str) -> u64 {
+    let output = netrec(line).env("LD_PRELOAD", &*INTERRUPT).env("NETREC_COUNT", "/run/count").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    fs::read_to_string("/run/count").unwrap().trim().parse().unwrap()
+}
+
+/// A run that is interrupted at a call.
+fn interrupted(line: &str, call: u64, fate: Fate) -> Output {
+    let mut command = netrec(line);
+    command.env("LD_PRELOAD", &*INTERRUPT).env("NETREC_CALL", call.to_string());
+    if let Fate::Fails(errno) = fate {
+        command.env("NETREC_ERRNO", (errno as i32).to_string());
+    }
+    command.output().unwrap()
+}
+
 fn said(output: &Output) -> String {
     let (told, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     format!("{} {told}{complaints}", output.status)
@@ -103,23 +131,20 @@ impl Interrupted {
     }
 
     fn at_each_call_inside(self, fate: Fate) {
-        let every = std::env::var("NETREC_CRASH_EVERY").map_or(9, |value| value.parse().expect("a number"));
         let calls = self.calls();
         assert!(calls > 40, "only {calls} calls were seen");
-        for call in (1..=calls).step_by(every) {
+        for call in (1..=calls).step_by(every() as usize) {
             in_private_namespaces(move || self.at(call, fate));
         }
     }
 
     fn calls(self) -> u64 {
-        let counted = std::sync::Mutex::new(0);
+        let calls = std::sync::Mutex::new(0);
         in_private_namespaces(|| {
             self.prepare();
-            let output = netrec(self.line).env("LD_PRELOAD", &*INTERRUPT).env("NETREC_COUNT", "/run/count").output();
-            assert!(output.unwrap().status.success());
-            *counted.lock().unwrap() = fs::read_to_string("/run/count").unwrap().trim().parse().unwrap();
+            *calls.lock().unwrap() = counted(self.line);
         });
-        counted.into_inner().unwrap()
+        calls.into_inner().unwrap()
     }
 
     fn prepare(self) {
@@ -132,12 +157,7 @@ impl Interrupted {
     fn at(self, call: u64, fate: Fate) {
         self.prepare();
         let planted = foreign();
-        let mut command = netrec(self.line);
-        command.env("LD_PRELOAD", &*INTERRUPT).env("NETREC_CALL", call.to_string());
-        if let Fate::Fails(errno) = fate {
-            command.env("NETREC_ERRNO", (errno as i32).to_string());
-        }
-        let output = command.output().unwrap();
+        let output = interrupted(self.line, call, fate);
         let shown = || format!("call {call} of {}: {}", self.line, said(&output));
         match fate {
             Fate::Killed => assert_eq!(output.status.signal(), Some(SIGKILL), "{}", shown()),
@@ -224,4 +244,131 @@ fn calls_fail_while_building() {
 fn calls_fail_while_editing_and_destroying() {
     EDIT.at_each_call(Fate::Fails(Errno::ENOBUFS));
     DESTROY.at_each_call(Fate::Fails(Errno::EPERM));
+}
+
+/// A published port for few, and policies that forbid on the way out and within a bridge: what elements of intervals close,
+/// which Linux fills in when the rules are already in force.
+const CLOSED: &str = r#"
+topology = "crash"
+[networks.front]
+driver = "bridge"
+subnets = ["10.1.0.0/24"]
+[containers]
+web.netns = "web"
+api.netns = "api"
+db.netns = "db"
+[endpoints.web]
+container = "web"
+network = "front"
+addresses = ["10.1.0.10"]
+publish = ["8000:80"]
+[[endpoints.web.published]]
+publish = "8888:80"
+allow_from = ["203.0.113.128/25"]
+[endpoints.api]
+container = "api"
+network = "front"
+addresses = ["10.1.0.11"]
+[endpoints.db]
+container = "db"
+network = "front"
+addresses = ["10.1.0.12"]
+[[policies]]
+action = "deny"
+from = { endpoint = "web" }
+to = { endpoint = "db" }
+[[policies]]
+action = "deny"
+from = { network = "front" }
+to = { cidr = "203.0.113.0/25" }
+"#;
+
+/// Whether a packet gets from a namespace to a port, where nobody listens and so it is refused.
+fn gets(netns: &str, from: &str, to: &str, patience: Duration) -> bool {
+    let [from, to] = [&format!("{from}:0"), to].map(|address| address.parse::<SocketAddr>().unwrap());
+    inside(netns, move || {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+        setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(patience.as_millis() as i64)).unwrap();
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) == Err(Errno::ECONNREFUSED)
+    })
+}
+
+/// Nobody gets where it is forbidden; and if all is well, everybody where it is not.
+fn judged(well: bool, shown: &str) {
+    let ways = [
+        ("web", "0.0.0.0", "203.0.113.2:80", "203.0.113.130:80"),
+        ("web", "0.0.0.0", "10.1.0.12:80", "10.1.0.11:80"),
+        ("lan", "203.0.113.2", "203.0.113.1:8888", "203.0.113.1:8000"),
+        ("lan", "203.0.113.130", "10.1.0.10:80", "203.0.113.1:8888"),
+    ];
+    std::thread::scope(|scope| {
+        for (netns, from, forbidden, permitted) in ways {
+            scope.spawn(move || {
+                assert!(!gets(netns, from, forbidden, SILENCE), "{forbidden} is open to {netns} {from}: {shown}");
+                assert!(
+                    !well || gets(netns, from, permitted, PATIENCE),
+                    "{permitted} is closed to {netns} {from}: {shown}"
+                );
+            });
+        }
+    });
+}
+
+/// Tables that somebody altered are mended again and again, in a run that is interrupted one call later each time. Between
+/// its transactions a chain stands that lets nothing through, so that what is forbidden never passes; the next run opens it.
+fn mended(fate: Fate) {
+    in_private_namespaces(|| {
+        run("ip netns add lan; ip link add up0 type veth peer name eth0 netns lan; ip link set up0 up
+             ip -n lan link set eth0 up; ip address add 203.0.113.1/24 dev up0
+             ip -n lan address add 203.0.113.2/24 dev eth0; ip -n lan address add 203.0.113.130/24 dev eth0
+             ip -n lan route add 10.1.0.0/24 via 203.0.113.1");
+        fs::write("/run/a.toml", CLOSED).unwrap();
+        let line = "apply --yes /run/a.toml";
+        must(line);
+        let tables = || run("nft -s list table inet netrec-crash; nft -s list table bridge netrec-crash");
+        let intact = tables();
+        let alter = || {
+            run(
+                "rule=$(nft -a list chain inet netrec-crash to_host | sed -n 's/.*icmp type echo-request accept # handle //p')
+                 nft replace rule inet netrec-crash to_host handle $rule icmp type echo-request counter drop",
+            )
+        };
+        alter();
+        let calls = counted(line);
+        // Up to which call nothing is written, and every call around that one.
+        let numbers: Vec<u64> = (1..=calls).collect();
+        let writes = numbers.partition_point(|call| {
+            alter();
+            let altered = tables();
+            interrupted(line, *call, Fate::Killed);
+            let same = tables() == altered;
+            must(line);
+            same
+        }) as u64;
+        let mut shut = 0;
+        for call in (1..=calls).filter(|call| call.abs_diff(writes) < 6 || call % every() == 0) {
+            alter();
+            let output = interrupted(line, call, fate);
+            let shown = format!("call {call} of {calls}: {}", said(&output));
+            let stands = |family| attempt(&format!("nft list chain {family} netrec-crash shut")).status.success();
+            shut += usize::from(stands("inet") && stands("bridge"));
+            judged(false, &shown);
+            must(line);
+            assert_eq!(tables(), intact, "{shown}");
+            judged(true, &shown);
+        }
+        // What is refused is tried again in the same run.
+        assert!(shut > 0 || matches!(fate, Fate::Fails(_)), "none of {calls} calls was behind a shut door");
+    });
+}
+
+#[test]
+fn killed_while_altered_tables_are_mended() {
+    mended(Fate::Killed);
+}
+
+#[test]
+fn calls_fail_while_altered_tables_are_mended() {
+    mended(Fate::Fails(Errno::ENOBUFS));
 }

@@ -145,6 +145,77 @@ fn every_example_is_a_story_and_the_other_way_round() {
     }
 }
 
+/// Keys of the tables about networks and who talks to whom that say nothing to the firewall but what it finds as addresses
+/// and links.
+const NOT_OF_THE_FIREWALL: [(&str, &[&str]); 2] = [
+    ("Network", &["bridge", "driver", "gateways", "ipv4", "ipv6", "mtu", "protect", "reserved", "subnets"]),
+    (
+        "Endpoint",
+        &[
+            "addresses",
+            "aliases",
+            "container",
+            "gateway_priority",
+            "ifname",
+            "ipv4",
+            "ipv6",
+            "mac",
+            "network",
+            "protect",
+            "routes",
+        ],
+    ),
+];
+
+/// The keys of a topology's tables about networks and who talks to whom, as `TABLE.KEY`.
+fn keys_of(topology: &toml::Table) -> BTreeSet<String> {
+    let tables = |value: Option<&toml::Value>| match value {
+        Some(toml::Value::Table(table)) => table.values().filter_map(|value| value.as_table().cloned()).collect(),
+        Some(toml::Value::Array(list)) => list.iter().filter_map(|value| value.as_table().cloned()).collect(),
+        _ => Vec::new(),
+    };
+    let (endpoints, policies) = (tables(topology.get("endpoints")), tables(topology.get("policies")));
+    let published = endpoints.iter().flat_map(|endpoint| tables(endpoint.get("published"))).collect();
+    let ends = policies.iter().flat_map(|policy| ["from", "to"].map(|end| policy.get(end)?.as_table().cloned()));
+    let ends = ends.flatten().collect();
+    let kinds = [
+        ("Network", tables(topology.get("networks"))),
+        ("Endpoint", endpoints),
+        ("Published", published),
+        ("Policy", policies),
+        ("Peer", ends),
+    ];
+    let named = kinds.into_iter().flat_map(|(kind, tables)| {
+        tables.into_iter().flat_map(move |table| table.into_iter().map(move |(key, _)| format!("{kind}.{key}")))
+    });
+    named.collect()
+}
+
+#[test]
+fn every_mode_of_the_firewall_has_an_example_with_its_ruleset() {
+    let schema = netrec::model::schema::schema();
+    let mut wanted = BTreeSet::new();
+    for table in ["Network", "Endpoint", "Published", "Policy", "Peer"] {
+        let others = NOT_OF_THE_FIREWALL.iter().find(|(it, _)| *it == table).map_or(&[][..], |(_, keys)| keys);
+        let keys: Vec<&String> = schema["$defs"][table]["properties"].as_object().unwrap().keys().collect();
+        assert!(others.iter().all(|key| keys.iter().any(|it| it == key)), "{table} has not all of {others:?}");
+        let keys = keys.into_iter().filter(|key| !others.contains(&key.as_str()));
+        wanted.extend(keys.map(|key| format!("{table}.{key}")));
+    }
+    let readme = read("README.md");
+    let (_, modes) = readme.split_once("`tests/golden/example_MODE/rules.nft`").unwrap();
+    let modes: BTreeSet<&str> = modes.split_once("for MODE").unwrap().0.split([' ', ',', '\n']).collect();
+    let mut shown = BTreeSet::new();
+    for (path, _) in files("tests/golden", "nft") {
+        let story = path.parent().unwrap();
+        let mode = story.file_name().unwrap().to_str().unwrap().strip_prefix("example_").unwrap();
+        assert!(modes.contains(mode), "README.md does not name the ruleset of {mode}");
+        shown.extend(keys_of(&fs::read_to_string(story.join("1.toml")).unwrap().parse().unwrap()));
+    }
+    let missing: Vec<String> = wanted.difference(&shown).cloned().collect();
+    none("keys of the firewall in no example with a ruleset", &missing);
+}
+
 #[test]
 fn the_papers_name_what_there_is() {
     let readme = read("README.md");

@@ -118,7 +118,8 @@ pub struct File {
     #[schemars(with = "Option<u32>")]
     pub allow_deletes: Option<Spanned<u32>>,
     /// true: accepts for the networks go into docker's chain `DOCKER-USER`, where docker drops what is forwarded, as long
-    /// as the chain is there: what comes to them, and what leaves by the host's default routes. Default: false.
+    /// as the chain is there: what comes to them, what leaves by the host's default routes, and what stays within internal
+    /// ones while `br_netfilter` is on. Default: false.
     #[schemars(with = "Option<bool>")]
     pub docker_user: Option<Spanned<bool>>,
     /// What was renamed since it was made: it lives on under its new name. An entry can go once it was applied.

@@ -120,6 +120,18 @@ pub struct NetworkPlan<'a> {
     pub icc: bool,
 }
 
+impl NetworkPlan<'_> {
+    /// Whether its link is a bridge.
+    fn is_bridged(&self) -> bool {
+        self.item.driver.get_ref() == "bridge"
+    }
+
+    /// Whether it has a subnet of a family.
+    fn has(&self, ipv6: bool) -> bool {
+        self.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6() == ipv6)
+    }
+}
+
 /// A subnet and its gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Subnet {

@@ -22,17 +22,17 @@ impl Lowering<'_> {
             if chain.whose() == Whose::Docker && self.wants_docker_user(&chain.family) {
                 continue;
             }
+            let where_ = format!("chain {} of table {} {}", chain.chain, chain.family, chain.table);
             let stopped = stopped(chain, networks, |link| {
                 let out = Way { from: Some(link), to: uplink, mapped: false };
                 let back = Way { from: uplink, to: Some(link), mapped: true };
                 chain.stops(out) || chain.stops(back)
             });
-            if let Some(link) = stopped.first() {
-                let where_ = format!("chain {} of table {} {}", chain.chain, chain.family, chain.table);
+            if !stopped.is_empty() {
                 let advice = advice(chain.whose(), &stopped);
                 self.note(format!("{where_} drops what its rules do not accept, also what netrec forwards: {advice}"));
-                self.bridged_note(chain, link, &where_);
             }
+            self.bridged_note(chain, networks, &where_);
         }
         self.bypassed_note(networks);
         for flush in &observed.foreign.flushes {
@@ -46,15 +46,17 @@ impl Lowering<'_> {
     }
 
     /// Wants accepts in docker's chain for rules of users, where the topology asks for them and the chain is there: for
-    /// what our own table lets come to its networks, and for what leaves by a default route. Nothing is accepted from
-    /// them to docker's own networks.
+    /// what our own table lets come to its networks, and for what leaves by a default route; while `br_netfilter` shows
+    /// it there, for what stays within an internal network. Nothing is accepted from them to docker's own networks.
     pub(super) fn docker_user(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
         let Some(asked) = self.topology.docker_user.as_ref().filter(|asked| asked.value) else { return };
         let observed = self.observed;
         for (ipv6, family) in [(false, "ip"), (true, "ip6")] {
             let links = forwarded(family, networks);
+            let filtered = networks.values().filter(|network| network.internal && self.filters_bridged(ipv6));
+            let within: Vec<Text> = talking(filtered, ipv6).map(|network| network.link.clone()).collect();
             let Some(before) = observed.foreign.docker.get(&ipv6).copied() else {
-                if !ipv6 && observed.looked && !links.is_empty() {
+                if !ipv6 && observed.looked && !(links.is_empty() && within.is_empty()) {
                     self.note("docker has no chain DOCKER-USER here: nothing to be accepted there".into());
                 }
                 continue;
@@ -66,7 +68,8 @@ impl Lowering<'_> {
                 let out = uplinks.iter().map(|to| Accept { from: Some(link.clone()), to: to.clone() });
                 out.chain([Accept { from: None, to: link.clone() }]).collect::<Vec<_>>()
             };
-            let accepts: BTreeSet<Accept> = links.iter().flat_map(out).collect();
+            let within = within.iter().map(|link| Accept { from: Some(link.clone()), to: link.clone() });
+            let accepts: BTreeSet<Accept> = links.iter().flat_map(out).chain(within).collect();
             if !accepts.is_empty() {
                 let (topology, found) = (self.owner.topology.clone(), Vec::new());
                 let wanted = DockerUser { topology, ipv6, accepts, before, found };
@@ -75,16 +78,24 @@ impl Lowering<'_> {
         }
     }
 
-    /// With `br_netfilter` frames between ports of one bridge pass by the rules for routed packets.
-    fn bridged_note(&mut self, chain: &ChainFacts, link: &Text, where_: &str) {
-        let within = chain.stops(Way { from: Some(link), to: Some(link), mapped: false });
-        let settings = [("ip6", "net.bridge.bridge-nf-call-iptables"), ("ip", "net.bridge.bridge-nf-call-ip6tables")];
-        let on = |family: &str, ipv6| chain.family != family && self.filters_bridged(ipv6);
-        let on = settings.iter().zip([false, true]).find(|((other, _), ipv6)| on(other, *ipv6));
-        if let (true, Some(((_, setting), _))) = (within, on) {
+    /// With `br_netfilter` frames between ports of one bridge pass by the rules for routed packets; those of internal
+    /// networks, too.
+    fn bridged_note(&mut self, chain: &ChainFacts, networks: &BTreeMap<&str, NetworkPlan>, where_: &str) {
+        let settings = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"].into_iter();
+        let (mut on, mut links) = (Vec::new(), BTreeSet::new());
+        for ((setting, ipv6), family) in settings.zip([false, true]).zip(["ip", "ip6"]) {
+            let met = [family, "inet"].contains(&&*chain.family) && self.filters_bridged(ipv6);
+            let within = |link: &Text| chain.stops(Way { from: Some(link), to: Some(link), mapped: false });
+            let stopped = talking(networks.values(), ipv6).map(|network| network.link.clone());
+            let stopped: Vec<Text> = stopped.filter(|link| met && within(link)).collect();
+            on.extend((!stopped.is_empty()).then(|| format!("{setting} = 1")));
+            links.extend(stopped);
+        }
+        if !on.is_empty() {
+            let (on, links) = (on.join(" and "), links.iter().map(|link| &**link).collect::<Vec<_>>().join(" or "));
             self.note(format!(
-                "{where_} drops frames between endpoints of one bridge, too, as {setting} is 1: set it to 0, or accept \
-                 what comes from and goes to {link} there"
+                "{where_} drops frames between endpoints of one bridge, too, by {on}: set that to 0, or accept there \
+                 what comes from and goes to {links}"
             ));
         }
     }
@@ -116,12 +127,20 @@ fn stopped(chain: &ChainFacts, networks: &BTreeMap<&str, NetworkPlan>, stops: im
 /// Bridges of networks whose packets of a table's family are forwarded.
 fn forwarded(family: &str, networks: &BTreeMap<&str, NetworkPlan>) -> Vec<Text> {
     let in_family = |network: &&NetworkPlan| match family {
-        "ip" => network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv4()),
-        "ip6" => network.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6()),
+        "ip" => network.has(false),
+        "ip6" => network.has(true),
         _ => true,
     };
-    let routed = |network: &&NetworkPlan| *network.item.driver.get_ref() == "bridge" && !network.internal;
+    let routed = |network: &&NetworkPlan| network.is_bridged() && !network.internal;
     networks.values().filter(routed).filter(in_family).map(|network| network.link.clone()).collect()
+}
+
+/// Those of some networks whose endpoints talk with each other by a bridge, in a family.
+fn talking<'a, 'p: 'a>(
+    networks: impl Iterator<Item = &'a NetworkPlan<'p>>,
+    ipv6: bool,
+) -> impl Iterator<Item = &'a NetworkPlan<'p>> {
+    networks.filter(move |network| network.icc && network.is_bridged() && network.has(ipv6))
 }
 
 /// What a service does that flushes the whole ruleset, and what to write for that.

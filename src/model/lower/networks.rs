@@ -35,8 +35,7 @@ impl<'a> Lowering<'a> {
         let mut taken: Vec<IpNet> =
             plans.values().flat_map(|plan| plan.subnets.iter().map(|subnet| subnet.net)).collect();
         let mut wanting = Vec::new();
-        for plan in plans.values().filter(|plan| plan.item.subnets.is_none() && *plan.item.driver.get_ref() == "bridge")
-        {
+        for plan in plans.values().filter(|plan| plan.item.subnets.is_none() && plan.is_bridged()) {
             for ipv6 in [false, true] {
                 let flag = if ipv6 { &plan.item.ipv6 } else { &plan.item.ipv4 };
                 if !is(flag.as_ref(), true) {

@@ -31,8 +31,7 @@ type Claimed = BTreeSet<(Protocol, u16)>;
 impl<'a> Lowering<'a> {
     /// Wants the firewall, if any network of the topology is netrec's to guard, or any endpoint or published port.
     pub(super) fn firewall(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
-        let guarded: Vec<&NetworkPlan> =
-            networks.values().filter(|plan| *plan.item.driver.get_ref() == "bridge" && !plan.external).collect();
+        let guarded: Vec<&NetworkPlan> = networks.values().filter(|plan| plan.is_bridged() && !plan.external).collect();
         let mut claimed = self.claimed();
         let (mut publications, mut places, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
         for port in ports {

@@ -8,7 +8,9 @@
     reason = "a test may end at once and speak for itself"
 )]
 
+#[path = "../lab/mod.rs"]
 mod lab;
+mod lives;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -231,11 +233,19 @@ struct Talk {
 
 impl Talk {
     /// From an address of a namespace to a port of another, asked for at some address.
-    fn new((netns, from): (&'static str, &str), at: &str, (server, port): (&'static str, u16)) -> Self {
-        let listener = inside(server, move || TcpListener::bind(("::", port)).unwrap());
+    fn new(from: (&'static str, &str), at: &str, server: (&'static str, u16)) -> Self {
+        Self::with(&Self::listen(server), from, at, server.0)
+    }
+
+    fn listen((server, port): (&'static str, u16)) -> TcpListener {
+        inside(server, move || TcpListener::bind(("::", port)).unwrap())
+    }
+
+    fn with(listener: &TcpListener, (netns, from): (&'static str, &str), at: &str, server: &'static str) -> Self {
         let [from, at] = [&format!("{from}:0"), at].map(|address| address.parse::<SocketAddr>().unwrap());
+        let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let client = inside(netns, move || {
-            let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            let client = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
             bind(std::os::fd::AsRawFd::as_raw_fd(&client), &SockaddrStorage::from(from)).unwrap();
             connect(std::os::fd::AsRawFd::as_raw_fd(&client), &SockaddrStorage::from(at)).unwrap();
             TcpStream::from(client)
