@@ -9,6 +9,7 @@ mod world;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 use watched::{FILE, NETREC, SHOP, Watcher, wait_for};
@@ -287,6 +288,35 @@ fn a_namespace_is_heard_under_its_new_name() {
         heals();
         watcher.end();
     });
+}
+
+/// A mount is all that happens: the file was there before, and so was the namespace. Of neither Linux says anything.
+#[test]
+fn a_namespace_that_is_mounted_is_heard() {
+    world::run(|| {
+        sh("ip netns add sandbox; mkdir /run/sandboxes; touch /run/sandboxes/db");
+        let waiting = SHOP.replace("netns = \"db\"", "path = \"/run/sandboxes/db\"");
+        let watcher = Watcher::of(&waiting, &["--look-every", "1h", "--poll-every", "1h"]);
+        for _ in 0..3 {
+            watcher.until(|standing| standing["state"] == "pending");
+            is_quiet(&watcher);
+            sh("mount --bind /run/netns/sandbox /run/sandboxes/db");
+            watcher.until(|standing| standing["state"] == "in_sync");
+            is_quiet(&watcher);
+            sh("umount /run/sandboxes/db");
+        }
+        watcher.end();
+    });
+}
+
+/// Waits until nothing of what was is looked at any more.
+fn is_quiet(watcher: &Watcher) {
+    let mut looks = 0;
+    let quiet = wait_for(|| {
+        std::thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut looks, watcher.counter("looks")) == looks
+    });
+    quiet.expect("an end of all echoes");
 }
 
 #[test]

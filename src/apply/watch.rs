@@ -328,6 +328,9 @@ impl Watcher {
             if self.candidate.is(&content) {
                 self.candidate.refuse(matches!(why, NoPlan::Refused(_)));
             }
+        } else if matches!(why, NoPlan::Undecided(_)) {
+            // Whoever decides is heard.
+            self.not_before = self.slow;
         } else {
             // Not the content's fault, or not of the files' making: the same again, ever later.
             let pause = BLIND_FIRST.saturating_mul(1 << self.blind.min(16)).min(BLIND_MAX);

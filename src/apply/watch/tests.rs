@@ -312,20 +312,24 @@ fn what_is_refused_for_good_costs_next_to_nothing() {
 }
 
 #[test]
-fn what_is_wrong_in_itself_is_not_tried_again_before_the_slow_look() {
-    let (mut watcher, mut now, mut tried) = (Watcher::new(LIMITS), Clock::ZERO, 0);
-    watcher.accept(content(SHOP), now);
-    while now < second(100) {
-        match watcher.next(now) {
-            Next::Look(order) => {
-                tried += 1;
-                let result = Err((NoPlan::Invalid(Vec::new().into()), "wrong".into()));
-                watcher.looked(seen(&order, result), now + ROUND);
+fn what_time_does_not_better_is_not_tried_again_before_the_slow_look() {
+    for why in [NoPlan::Invalid(Vec::new().into()), NoPlan::Undecided(Vec::new().into())] {
+        let (mut watcher, mut now, mut tried) = (Watcher::new(LIMITS), Clock::ZERO, 0);
+        watcher.accept(content(SHOP), now);
+        while now < second(100) {
+            match watcher.next(now) {
+                Next::Look(order) => {
+                    tried += 1;
+                    watcher.looked(seen(&order, Err((why.clone(), "wrong".into()))), now + ROUND);
+                }
+                Next::Wait(at) => now = at.expect("it tries again"),
             }
-            Next::Wait(at) => now = at.expect("it tries again"),
+            watcher.disturbed(now);
         }
+        assert!((2..=3).contains(&tried), "{tried}");
+        watcher.urge(now);
+        assert!(matches!(watcher.next(now), Next::Look(_)), "somebody wants it");
     }
-    assert!((2..=3).contains(&tried), "{tried}");
 }
 
 /// The round under way knows nothing of it, so whatever comes of that says nothing of it.
