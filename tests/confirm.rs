@@ -230,7 +230,7 @@ fn the_history_tells_what_was_done_and_nothing_of_what_was_not() {
 #[test]
 fn a_watcher_leaves_alone_what_waits_and_does_not_retry_what_went_back() {
     world::run(|| {
-        // It hears of the decision: it would look in an hour.
+        // It hears of the decision: by itself it would look in an hour.
         let watcher = Watcher::of(SHOP, &["--look-every", "1h"]);
         let mtu = || world::sh("ip -o link show br-front");
         let is = |wanted: u32| mtu().contains(&format!("mtu {wanted} "));

@@ -5,6 +5,8 @@
 //! number. Whoever runs it ([`cli`](crate::cli)) brings the files, the kernel's announcements and the time.
 
 pub mod absence;
+pub mod authors;
+pub mod candidate;
 pub mod event;
 pub mod hold;
 pub mod order;
@@ -24,13 +26,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::absence::Absence;
+use self::authors::Authors;
+use self::candidate::Candidate;
 use self::event::Event;
 use self::pace::{Budget, Pace, Verdict};
 use self::round::{Fix, Round};
 use self::standing::{Standing, State};
 use super::NoPlan;
 use crate::kernel::KernelError;
-use crate::kernel::events::{Author, Heard};
+use crate::kernel::events::Heard;
 use crate::model::resource::{KindName, ResourceId};
 use crate::model::state::State as Wanted;
 
@@ -39,8 +43,6 @@ pub type Clock = Duration;
 
 /// Events that nobody has fetched; beyond that the oldest are dropped.
 const EVENTS: usize = 1_000;
-/// Authors of changes kept in mind.
-const AUTHORS: usize = 64;
 /// After a look that was not possible the next one waits, each time twice as long, from this on.
 const BLIND_FIRST: Duration = Duration::from_millis(100);
 /// At most that long.
@@ -68,11 +70,9 @@ pub struct Watcher {
     budget: Budget,
     /// What is kept up: it was followed at least once.
     good: Option<Arc<Content>>,
-    /// What is to be followed next.
-    candidate: Option<Arc<Content>>,
-    /// What cannot be followed for now, tried again at the slow look.
-    rejected: Option<Arc<Content>>,
-    trying: bool,
+    candidate: Candidate,
+    /// What is being tried by the look under way.
+    trying: Option<Arc<Content>>,
     suspended: bool,
     flips: Option<Clock>,
     /// From when to when something was announced that no look has seen.
@@ -95,7 +95,7 @@ pub struct Watcher {
     files: Option<String>,
     /// Why the content, though well-formed, is not followed, or cannot be kept up.
     held_up: Option<String>,
-    authors: VecDeque<Author>,
+    authors: Authors,
     /// When all was seen to be as it should be.
     converged: Option<Clock>,
     absence: Absence,
@@ -113,9 +113,8 @@ impl Watcher {
             pace: Pace::new(limits.seed),
             budget: Budget::default(),
             good: None,
-            candidate: None,
-            rejected: None,
-            trying: false,
+            candidate: Candidate::default(),
+            trying: None,
             suspended: false,
             flips: None,
             dirty: None,
@@ -129,7 +128,7 @@ impl Watcher {
             left: BTreeSet::new(),
             files: None,
             held_up: None,
-            authors: VecDeque::new(),
+            authors: Authors::default(),
             converged: None,
             absence: Absence::default(),
             standing: Standing::default(),
@@ -143,13 +142,12 @@ impl Watcher {
         if self.files.take().is_some() {
             self.tell(Event::Recovered);
         }
-        let known = [&self.candidate, &self.good].into_iter().flatten().next();
-        if known.is_some_and(|known| known.digest == content.digest) && self.rejected.is_none() {
+        let known = self.content().is_some_and(|known| known.digest == content.digest);
+        if known && !self.candidate.is_refused() {
             self.restate();
             return;
         }
-        self.candidate = Some(Arc::new(content));
-        self.rejected = None;
+        self.candidate.offer(content);
         // Whoever changed the files may have ended a quarrel.
         self.pace = Pace::new(self.limits.seed);
         self.asked(now);
@@ -174,12 +172,7 @@ impl Watcher {
             self.standing.counters.overflows += 1;
             self.tell(Event::Overflow);
         }
-        for author in &heard.authors {
-            self.authors.push_back(author.clone());
-            if self.authors.len() > AUTHORS {
-                self.authors.pop_front();
-            }
-        }
+        heard.authors.iter().for_each(|author| self.authors.note(author));
         if heard.changed || heard.overflow {
             self.disturbed(at);
         }
@@ -196,9 +189,9 @@ impl Watcher {
         self.again = self.looking;
     }
 
-    /// Somebody wants a look now, and what was rejected tried again.
+    /// Somebody wants a look now, and what was refused tried again.
     pub fn urge(&mut self, now: Clock) {
-        self.candidate = self.candidate.take().or(self.rejected.take());
+        self.candidate.urge();
         self.asked(now);
         self.whole = now;
         self.not_before = now;
@@ -223,26 +216,23 @@ impl Watcher {
         if self.looking {
             return Next::Wait(None);
         }
-        // What was announced is put right first, but not for ever.
-        let whole = now >= self.whole && (self.dirty.is_none() || now >= self.whole + self.limits.slow);
-        // Only with a look that puts off the next of its sort: it would be tried for ever, and what was good left alone.
-        if (whole || now >= self.slow) && self.candidate.is_none() {
-            self.candidate = self.rejected.take();
-        }
+        let whole = now >= self.time_of_whole_look();
+        self.candidate.wake(whole || now >= self.slow, now);
         let at = self.time_of_look(now);
-        let candidate = self.candidate.as_ref().filter(|_| !self.suspended);
-        let trying = candidate.is_some();
-        let content = candidate.or(self.good.as_ref()).cloned();
-        match content.filter(|_| at <= now) {
+        let trying = self.candidate.due().filter(|_| !self.suspended);
+        match trying.or(self.good.as_ref()).filter(|_| at <= now).cloned() {
             Some(content) => {
-                (self.looking, self.trying) = (true, trying);
+                self.looking = true;
+                self.trying = trying.cloned();
+                // Who has left a namespace, or came to a name, said nothing.
+                let refused = self.blind > 0 || (self.trying.is_some() && self.candidate.is_refused());
                 Next::Look(Order {
                     at: now,
                     content,
                     held: self.pace.held(now),
                     write: !self.suspended,
                     whole,
-                    glance: now >= self.slow,
+                    glance: now >= self.slow || refused,
                 })
             }
             None => Next::Wait([Some(at).filter(|at| *at > now), self.flips].into_iter().flatten().min()),
@@ -250,10 +240,20 @@ impl Watcher {
     }
 
     fn time_of_look(&mut self, now: Clock) -> Clock {
-        let woken = self.dirty.map(|_| self.not_before.max(self.budget.ready(now)));
-        let retry = if self.suspended { None } else { self.pace.due(&self.left).map(|due| due.max(self.not_before)) };
-        let wanted = self.candidate.as_ref().filter(|_| !self.suspended).map(|_| self.not_before);
-        [woken, retry, wanted].into_iter().flatten().min().unwrap_or(self.slow).min(self.slow).min(self.whole)
+        let due = self.candidate.due().map(|_| Clock::ZERO);
+        let tried = due.or(self.candidate.again()).filter(|_| !self.suspended);
+        let given_way = self.candidate.gives_way().then_some(Clock::ZERO);
+        let retry = self.pace.due(&self.left).filter(|_| !self.suspended);
+        let may_look = self.good.is_some() || due.is_some();
+        let woken = self.dirty.filter(|_| may_look).map(|_| self.budget.ready(now));
+        let wanted = [woken, retry, given_way, tried].into_iter().flatten();
+        let slow = self.slow.min(self.time_of_whole_look());
+        wanted.fold(slow, Clock::min).max(self.not_before)
+    }
+
+    /// What was announced is put right first, but not for ever.
+    fn time_of_whole_look(&self) -> Clock {
+        if self.dirty.is_some() { self.whole + self.limits.slow } else { self.whole }
     }
 
     /// What came of the look that [`next`](Self::next) asked for.
@@ -275,6 +275,8 @@ impl Watcher {
         }
         // A look takes no more than half of the time, whatever happens.
         self.not_before = now + sight.took.min(Duration::from_millis(250));
+        // Trying again what was refused is paid for by trying it ever more seldom.
+        let given_way = self.trying.is_none() && self.candidate.gives_way();
         match sight.result {
             Ok(round) => {
                 self.blind = 0;
@@ -283,55 +285,60 @@ impl Watcher {
                     self.not_before = now;
                 }
                 // Own changes are announced as well, so the look after one is free.
-                if idle && !self.wrote {
+                if idle && !self.wrote && !given_way {
                     self.budget.spend(sight.took, now);
                 }
                 self.wrote = !idle;
                 self.followed();
                 self.digest(round, since, now);
             }
-            Err((why, text)) => {
-                self.budget.spend(sight.took, now);
-                self.hindered(&why, text, now);
-            }
+            Err((why, text)) => self.hindered(&why, text, sight.took, now),
+        }
+        if given_way || self.good.is_none() {
+            self.candidate.wait(now);
         }
         self.restate();
     }
 
     /// A round was possible, so what it was for can be followed.
     fn followed(&mut self) {
-        if let Some(content) = self.candidate.take_if(|_| self.trying) {
+        if let Some(content) = self.trying.take() {
             self.standing.counters.accepted += 1;
             self.tell(Event::Accepted { digest: content.digest.clone() });
+            self.candidate.followed(&content);
             self.good = Some(content);
         }
-        if self.held_up.is_some() && self.rejected.is_none() {
+        if self.held_up.is_some() && !self.candidate.is_refused() {
             self.held_up = None;
             self.tell(Event::Recovered);
         }
     }
 
-    fn hindered(&mut self, why: &NoPlan, text: String, now: Clock) {
+    fn hindered(&mut self, why: &NoPlan, text: String, took: Duration, now: Clock) {
         let unseen = matches!(why, NoPlan::Unseen(_));
-        let blamed = self.trying && !unseen && !matches!(why, NoPlan::Undecided(_));
+        let blamed = self.trying.take().filter(|_| !unseen && !matches!(why, NoPlan::Undecided(_)));
         if self.held_up.as_ref() != Some(&text) {
             let kept = self.good.is_some() && !unseen;
             self.tell(Event::Rejected { reason: text.clone(), kept });
-            if blamed {
-                self.standing.counters.rejected += 1;
-            }
+            self.standing.counters.rejected += u64::from(blamed.is_some());
             self.held_up = Some(text);
         }
-        if blamed {
-            self.rejected = self.candidate.take();
-            self.disturbed(now);
+        if let Some(content) = blamed {
+            // Meanwhile the files may have come to say something else, which is tried next.
+            if self.candidate.is(&content) {
+                self.candidate.refuse(matches!(why, NoPlan::Refused(_)));
+            }
+        } else if matches!(why, NoPlan::Undecided(_)) {
+            // Whoever decides is heard.
+            self.not_before = self.slow;
         } else {
             // Not the content's fault, or not of the files' making: the same again, ever later.
             let pause = BLIND_FIRST.saturating_mul(1 << self.blind.min(16)).min(BLIND_MAX);
             self.blind += 1;
             self.not_before = now + pause;
-            self.disturbed(now);
+            self.budget.spend(took, now);
         }
+        self.disturbed(now);
     }
 
     fn digest(&mut self, round: Round, since: Clock, now: Clock) {
@@ -383,7 +390,7 @@ impl Watcher {
             if fix.intentional {
                 self.pace.forget(&fix.id);
             } else if !fix.follows && self.pace.tried(&fix.id, Ok(()), now) == Verdict::Contested {
-                let by = self.suspect(&fix.id);
+                let by = self.authors.suspect(fix.id.kind);
                 self.tell(Event::Contested { id: fix.id.to_string(), by });
             }
         }
@@ -415,16 +422,6 @@ impl Watcher {
         if let Some(took) = self.absence.saw((gone, stands), since, now) {
             self.tell(Event::Unguarded { took_ms: took.as_millis() as u64 });
         }
-    }
-
-    /// Who changed things of that kind most often lately.
-    fn suspect(&self, id: &ResourceId) -> Option<String> {
-        let mut counts = BTreeMap::<(&str, bool), (usize, &Author)>::new();
-        for author in self.authors.iter().filter(|author| author.could_change(id.kind)) {
-            let count = counts.entry((author.name.as_str(), author.name.is_empty())).or_insert((0, author));
-            *count = (count.0 + 1, author);
-        }
-        counts.into_values().max_by_key(|(count, _)| *count).map(|(_, author)| event::author(author))
     }
 
     fn note_pending(&mut self, pending: &BTreeMap<String, String>) {
@@ -484,7 +481,7 @@ impl Watcher {
 
     /// What is kept up, or to be followed next.
     pub fn content(&self) -> Option<&Arc<Content>> {
-        self.candidate.as_ref().or(self.good.as_ref())
+        self.candidate.due().or(self.good.as_ref())
     }
 
     /// Containers that are waited for.

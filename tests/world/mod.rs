@@ -111,9 +111,10 @@ pub(crate) struct Process(Child);
 impl Process {
     /// Starts one and waits until it is in there.
     pub(crate) fn start(netns: &str) -> Self {
-        let child = Command::new("ip").args(["netns", "exec", netns, "sleep", "1000"]).spawn().unwrap();
+        let mut child = Command::new("ip").args(["netns", "exec", netns, "sleep", "1000"]).spawn().unwrap();
         let comm = format!("/proc/{}/comm", child.id());
         while fs::read_to_string(&comm).unwrap() != "sleep\n" {
+            assert_eq!(child.try_wait().unwrap(), None, "nobody is in {netns}");
             std::thread::yield_now();
         }
         Self(child)

@@ -78,7 +78,8 @@ impl Pace {
 
     /// Notes a try that put an object right, or did not.
     pub fn tried(&mut self, id: &ResourceId, result: Result<(), String>, now: Clock) -> Verdict {
-        let before = self.struggles.remove(id);
+        let recent = |it: &Struggle| it.standing != Standing::Right || now < it.last + FORGOTTEN_AFTER;
+        let before = self.struggles.remove(id).filter(recent);
         let (tries, standing) = before.map_or((0, Standing::Right), |it| (it.tries, it.standing));
         // What failed and succeeds at last was not undone by anybody.
         let in_a_row = if result.is_ok() && matches!(standing, Standing::Failing(_)) { 0 } else { tries };

@@ -74,7 +74,7 @@ impl Host {
     }
 
     fn look(&mut self, order: &Order) {
-        let seen = self.now;
+        let began = self.now;
         let drawn = Draft::new(&mut self.kernel, &order.content.topology, &order.held, None);
         let result = drawn.and_then(|draft| {
             if draft.is_idle() || !order.write {
@@ -91,10 +91,7 @@ impl Host {
             let text = format!("{why:?}");
             (why, text)
         });
-        self.watcher.looked(
-            Sight { ordered: seen, began: seen, whole: order.whole, took: ROUND, deaf: false, result },
-            self.now,
-        );
+        self.watcher.looked(Sight { began, ..seen(order, result) }, self.now);
     }
 
     fn passes(&mut self, time: Duration) {
@@ -109,6 +106,11 @@ impl Host {
         }
         let authors = vec![Author { kind: KindName::Route, pid: 42, name: "fighter".into() }];
         self.watcher.heard(&Heard { changed: true, messages: 1, authors, ..Heard::default() }, self.now);
+    }
+
+    fn somebody_makes_eth0(&mut self) {
+        let eth0 = crate::model::observed::ForeignLink { kind: "".into(), mtu: 1500, ports: 0, topology: None };
+        self.kernel.foreign.links.insert(("host".into(), "eth0".into()), eth0);
     }
 
     fn has(&self, id: &str) -> bool {
@@ -126,6 +128,16 @@ impl Host {
     fn told(&self, wanted: impl Fn(&Event) -> bool) -> usize {
         self.events.iter().filter(|event| wanted(event)).count()
     }
+}
+
+/// How a look ended that was over at once.
+fn seen(order: &Order, result: Result<Round, (NoPlan, String)>) -> Sight {
+    Sight { ordered: order.at, began: order.at, whole: order.whole, took: ROUND, deaf: false, result }
+}
+
+/// Well-formed, but it contradicts a host on which a link of somebody else's has the name.
+fn taken() -> Content {
+    content(&SHOP.replace("[containers.api]", "[networks.front.bridge]\nname = \"eth0\"\n[containers.api]"))
 }
 
 fn second(n: u64) -> Duration {
@@ -229,11 +241,8 @@ fn bad_files_and_refusals_keep_the_last_good_topology() {
     host.remove(&bridge);
     host.passes(second(1));
     assert!(host.has(&bridge), "the last good topology is kept up meanwhile");
-    // Well-formed, but it contradicts the host: a link of somebody else's has the name.
-    let taken = SHOP.replace("[containers.api]", "[networks.front.bridge]\nname = \"eth0\"\n[containers.api]");
-    let eth0 = crate::model::observed::ForeignLink { kind: "".into(), mtu: 1500, ports: 0, topology: None };
-    host.kernel.foreign.links.insert(("host".into(), "eth0".into()), eth0);
-    host.watcher.accept(content(&taken), host.now);
+    host.somebody_makes_eth0();
+    host.watcher.accept(taken(), host.now);
     host.passes(second(1));
     assert_eq!(host.state(), State::Degraded);
     host.remove(&bridge);
@@ -247,11 +256,100 @@ fn bad_files_and_refusals_keep_the_last_good_topology() {
     assert!(host.has(&bridge));
     let looks = host.watcher.standing(host.now).counters.looks - looks;
     assert!(looks < 10, "{looks} looks in a second");
-    host.kernel.foreign.links.clear();
-    host.passes(second(80));
-    assert!(host.has("host/bridge/eth0"), "tried again at the slow look");
-    assert_eq!(host.state(), State::Pending);
     assert_eq!(host.told(|event| matches!(event, Event::Rejected { .. })), 2);
+}
+
+#[test]
+fn what_is_refused_is_followed_soon_after_nothing_is_in_its_way() {
+    for good in [Some(SHOP), None] {
+        let mut host = Host::new(good.unwrap_or(SHOP));
+        if good.is_some() {
+            host.passes(second(1));
+        }
+        host.somebody_makes_eth0();
+        host.watcher.accept(taken(), host.now);
+        // Announcements of others, that have nothing to do with it.
+        for _ in 0..30 {
+            host.watcher.disturbed(host.now);
+            host.passes(Duration::from_millis(100));
+        }
+        assert_eq!(host.state(), State::Degraded);
+        // Nobody says so.
+        host.kernel.foreign.links.clear();
+        host.passes(second(4));
+        assert!(host.has("host/bridge/eth0"), "{:#?}", host.events);
+        assert_eq!(host.state(), State::Pending);
+        assert_eq!(host.told(|event| matches!(event, Event::Rejected { .. })), 1, "{:#?}", host.events);
+        assert_eq!(host.told(|event| *event == Event::Recovered), 1, "{:#?}", host.events);
+    }
+}
+
+#[test]
+fn what_is_refused_for_good_costs_next_to_nothing() {
+    let mut host = Host::new(SHOP);
+    host.passes(second(1));
+    let looks = |host: &Host| host.watcher.standing(host.now).counters.looks;
+    let bridge = host.of_kind(KindName::Bridge)[0].clone();
+    host.somebody_makes_eth0();
+    host.watcher.accept(taken(), host.now);
+    let first = looks(&host);
+    // All that goes wrong meanwhile is healed at once.
+    for _ in 0..10 {
+        host.passes(Duration::from_millis(11_300));
+        host.remove(&bridge);
+        host.passes(ROUND * 5);
+        assert!(host.has(&bridge));
+    }
+    let minutes = looks(&host) - first;
+    assert!(minutes < 50, "{minutes} looks in two minutes, 20 of them to heal");
+    host.events.clear();
+    let before = looks(&host);
+    host.passes(second(3600));
+    let hour = looks(&host) - before;
+    assert!(hour < 2 * 80, "{hour} looks in an hour, a pair at each slow one");
+    assert!(host.events.is_empty(), "{:#?}", host.events);
+    assert_eq!(host.state(), State::Degraded);
+}
+
+#[test]
+fn what_time_does_not_better_is_not_tried_again_before_the_slow_look() {
+    for why in [NoPlan::Invalid(Vec::new().into()), NoPlan::Undecided(Vec::new().into())] {
+        let (mut watcher, mut now, mut tried) = (Watcher::new(LIMITS), Clock::ZERO, 0);
+        watcher.accept(content(SHOP), now);
+        while now < second(100) {
+            match watcher.next(now) {
+                Next::Look(order) => {
+                    tried += 1;
+                    watcher.looked(seen(&order, Err((why.clone(), "wrong".into()))), now + ROUND);
+                }
+                Next::Wait(at) => now = at.expect("it tries again"),
+            }
+            watcher.disturbed(now);
+        }
+        assert!((2..=3).contains(&tried), "{tried}");
+        watcher.urge(now);
+        assert!(matches!(watcher.next(now), Next::Look(_)), "somebody wants it");
+    }
+}
+
+/// The round under way knows nothing of it, so whatever comes of that says nothing of it.
+#[test]
+fn what_is_accepted_while_another_is_tried_is_tried_itself() {
+    let mut host = Host::new(SHOP);
+    host.passes(second(1));
+    let other = SHOP.replace("10.10.", "10.11.");
+    host.watcher.accept(content(&other), host.now);
+    let Next::Look(order) = host.watcher.next(host.now) else { panic!("it is tried") };
+    host.somebody_makes_eth0();
+    host.watcher.accept(taken(), host.now);
+    host.look(&order);
+    host.passes(second(1));
+    let standing = host.watcher.standing(host.now);
+    assert_eq!((standing.state, standing.digest), (State::Degraded, Some(content(&other).digest)));
+    let bridge = host.of_kind(KindName::Bridge)[0].clone();
+    host.remove(&bridge);
+    host.passes(second(1));
+    assert!(host.has(&bridge), "what was followed is kept up");
 }
 
 #[test]
@@ -295,14 +393,10 @@ fn a_host_that_cannot_be_looked_at_is_asked_again() {
     let mut looks = 0;
     while now < second(60) {
         match watcher.next(now) {
-            Next::Look(_) => {
+            Next::Look(order) => {
                 looks += 1;
                 let error = crate::kernel::KernelError::Interrupted(10);
-                let result = Err((NoPlan::Unseen(error), "busy".into()));
-                watcher.looked(
-                    Sight { ordered: now, began: now, whole: true, took: ROUND, deaf: false, result },
-                    now + ROUND,
-                );
+                watcher.looked(seen(&order, Err((NoPlan::Unseen(error), "busy".into()))), now + ROUND);
             }
             Next::Wait(at) => now = at.expect("it tries again"),
         }
