@@ -64,16 +64,10 @@ fn comparing_equals(bencher: Bencher, endpoints: usize) {
 }
 
 #[divan::bench(args = SIZES)]
-fn ordering(bencher: Bencher, endpoints: usize) {
-    let diff = diff(&desired(endpoints).state, &State::default());
-    bencher.counter(ItemsCount::new(endpoints)).bench(|| plan(&diff));
-}
-
-#[divan::bench(args = SIZES)]
-fn proving(bencher: Bencher, endpoints: usize) {
+fn ordering_and_proving(bencher: Bencher, endpoints: usize) {
     let (desired, nothing) = (desired(endpoints).state, State::default());
-    let plan = plan(&diff(&desired, &nothing)).expect("an order");
-    bencher.counter(ItemsCount::new(endpoints)).bench(|| plan.prove(&desired, &nothing));
+    let diff = diff(&desired, &nothing);
+    bencher.counter(ItemsCount::new(endpoints)).bench(|| plan(&diff, &desired, &nothing));
 }
 
 struct Nobody;

@@ -443,7 +443,7 @@ fn a_name_that_came_to_stand_for_another_namespace_is_not_removed() {
             let op = Op::Delete(ours.resources().next().unwrap().clone());
             let parts = Resource::places(&op).into_iter().enumerate().collect();
             sh(meanwhile);
-            let step = Step { id: op.subject().id(), op, parts, waits: Vec::new() };
+            let step = Step { id: op.subject().id(), op, parts, waits: netrec::model::resource::Few::new() };
             let ended = kernel
                 .execute(&[step], &mut |_| {})
                 .remove(0)

@@ -113,7 +113,7 @@ fn shop() -> Firewall {
             publication("2001:db8::1", Udp, "500-600", "fd20::10", 500),
         ],
     )
-    .with(guards().iter().flat_map(Guard::elements))
+    .with(Guard::elements(guards()))
     .with(policies(&said(), &[front_nets]).unwrap())
 }
 

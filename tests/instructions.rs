@@ -27,8 +27,8 @@ const ENDPOINTS: &str = "NETREC_ENDPOINTS";
 fn pure(endpoints: usize) {
     let topology = parse(&[Source::new("w.toml", workload::topology(endpoints))]).unwrap();
     let desired = lower(&topology, &Observed::default()).unwrap();
-    let plan = plan(&diff(&desired.state, &State::default())).unwrap();
-    plan.prove(&desired.state, &State::default()).unwrap();
+    let nothing = State::default();
+    plan(&diff(&desired.state, &nothing), &desired.state, &nothing).unwrap();
 }
 
 /// Instructions that planning so many endpoints takes.

@@ -87,10 +87,10 @@ proptest! {
             for to in ends.chain([State::default()]) {
                 let (to, from) = (&to, &from);
                 let difference = diff(to, from);
-                let planned = plan(&difference).map_err(|flaw| TestCaseError::fail(flaw.to_string()))?;
-                let proof = planned.prove(to, from);
-                prop_assert!(proof.is_ok(), "{proof:?} in\n{}", text(&difference));
-                prop_assert_eq!(&plan(&diff(to, from)).unwrap(), &planned, "the same twice");
+                let planned = plan(&difference, to, from);
+                prop_assert!(planned.is_ok(), "{planned:?} in\n{}", text(&difference));
+                let planned = planned.unwrap();
+                prop_assert_eq!(&plan(&diff(to, from), to, from).unwrap(), &planned, "the same twice");
                 prop_assert!(text(&difference).lines().all(|line| line.chars().count() <= 100));
                 prop_assert_eq!(planned.is_empty(), difference.is_empty());
             }
@@ -132,7 +132,7 @@ fn forwarding_begins_after_the_drops_stand_and_learnt_routes_are_safe() {
         observed.ours.insert(Sysctl { netns: HOST.into(), key: key.into(), value: value.into() }.into());
     }
     let desired = lower(&topology, &observed).unwrap();
-    let steps = plan(&diff(&desired.state, &observed.ours)).unwrap().steps;
+    let steps = plan(&diff(&desired.state, &observed.ours), &desired.state, &observed.ours).unwrap().steps;
     let at = |word: &str| steps.iter().position(|step| step.id.to_string().contains(word)).unwrap();
     let (drops, learnt) = (at("/firewall/"), at("accept_ra"));
     assert!(drops < at("ip_forward") && drops.max(learnt) < at("all.forwarding"), "{steps:#?}");

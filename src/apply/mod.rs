@@ -197,13 +197,9 @@ pub fn decide(target: Target, mut observed: Observed) -> Result<Prepared, NoPlan
     Ok(Prepared { observed, desired, diff, plan, whole: None })
 }
 
-/// A plan that has proved itself.
+/// A plan that has proved itself, and a word about it.
 fn proven(diff: &Diff, desired: &State, observed: &State) -> Result<Plan, NoPlan> {
-    let plan = plan(diff).map_err(NoPlan::Flawed)?;
-    // Where nothing is to be done there is nothing to prove, and most looks of a watcher are such.
-    if !diff.is_empty() {
-        plan.prove(desired, observed).map_err(NoPlan::Flawed)?;
-    }
+    let plan = plan(diff, desired, observed).map_err(NoPlan::Flawed)?;
     tracing::debug!(steps = plan.steps.len(), stages = plan.stages(), "planned");
     Ok(plan)
 }

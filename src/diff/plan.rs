@@ -12,7 +12,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::{Change, Diff};
 use crate::model::numbers::ByNumber;
-use crate::model::resource::{Kind, Op, Resource, ResourceId, Step};
+use crate::model::resource::{Few, Kind, Op, Resource, ResourceId, Step};
 use crate::model::simulate::{Refusal, Simulation};
 use crate::model::state::State;
 use crate::model::ties::{Things, Ties};
@@ -54,36 +54,28 @@ impl Plan {
     pub fn stages(&self) -> usize {
         self.steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0)
     }
-
-    /// Takes all steps on a simulated kernel: none may be refused, and what comes out must be what is wanted.
-    ///
-    /// # Errors
-    ///
-    /// The first flaw found.
-    pub fn prove(&self, desired: &State, observed: &State) -> Result<(), Flaw> {
-        let mut simulation = Simulation::new(observed, desired);
-        for (at, step) in self.steps.iter().enumerate() {
-            simulation
-                .apply(&step.id, &step.op)
-                .map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
-        }
-        simulation.misses(desired).map_or(Ok(()), |id| Err(Flaw::Misses(id)))
-    }
 }
 
-/// Puts a difference in order.
+/// Puts the difference of two states in order, and proves that it leads from the one to the other: who holds a plan holds
+/// one that was proved.
 ///
 /// # Errors
 ///
-/// When steps wait for each other, which no difference between two possible states makes them do.
-pub fn plan(diff: &Diff) -> Result<Plan, Flaw> {
+/// The first flaw found, which no difference between two possible states has.
+pub fn plan(diff: &Diff, desired: &State, observed: &State) -> Result<Plan, Flaw> {
+    // Where nothing is to be done there is nothing to prove, and most looks of a watcher are such.
+    if diff.is_empty() {
+        return Ok(Plan::default());
+    }
     let draft = Draft::new(diff);
     let graph = draft.graph(diff);
     let order = in_order(&graph).map_err(|cycle| {
         let ids: Vec<String> = cycle.iter().map(|node| draft.steps[node.index()].0.to_string()).collect();
         Flaw::Cycle(ids.join(" -> "))
     })?;
-    Ok(draft.staged(&graph, &order))
+    let plan = draft.staged(&graph, &order);
+    draft.prove(&plan, &order, desired, observed)?;
+    Ok(plan)
 }
 
 /// The steps before they are in order, and who does what to which thing.
@@ -93,12 +85,12 @@ struct Draft<'a> {
     /// What each step starts from and what it leaves, in terms of things.
     ties: Vec<(Ties, Ties)>,
     things: Things,
-    makers: ByNumber<Vec<usize>>,
+    makers: ByNumber<Few<u32>>,
     /// Steps that remove a provider, or something that takes it along.
-    removers: ByNumber<Vec<usize>>,
+    removers: ByNumber<Few<u32>>,
     /// Steps that change a provider on the living object.
-    updaters: ByNumber<Vec<usize>>,
-    deletes: BTreeMap<&'a ResourceId, usize>,
+    updaters: ByNumber<Few<u32>>,
+    deletes: BTreeMap<&'a ResourceId, u32>,
 }
 
 impl<'a> Draft<'a> {
@@ -110,7 +102,7 @@ impl<'a> Draft<'a> {
         draft.things.reserve(diff.len()); // a link, its addresses: about one each
         for (id, change) in diff {
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
-                draft.deletes.insert(id, draft.steps.len());
+                draft.deletes.insert(id, draft.steps.len() as u32);
                 draft.push(id, Op::Delete(from));
             }
         }
@@ -135,7 +127,7 @@ impl<'a> Draft<'a> {
     }
 
     fn push(&mut self, id: &'a ResourceId, op: Op<&'a Resource>) {
-        let node = self.steps.len();
+        let node = self.steps.len() as u32;
         let from = op.from().map(|from| self.things.ties(from)).unwrap_or_default();
         let to = op.to().map(|to| self.things.ties(to)).unwrap_or_default();
         for thing in &to.provides {
@@ -155,12 +147,12 @@ impl<'a> Draft<'a> {
         for _ in &self.steps {
             graph.add_node(());
         }
-        let mut edge = |before: usize, after: usize| {
+        let mut edge = |before: u32, after: u32| {
             if before != after {
-                graph.add_edge(NodeIndex::new(before), NodeIndex::new(after), ());
+                graph.add_edge(before.into(), after.into(), ());
             }
         };
-        for (node, ((id, op), (from, to))) in self.steps.iter().zip(&self.ties).enumerate() {
+        for (node, ((id, op), (from, to))) in (0..).zip(self.steps.iter().zip(&self.ties)) {
             for (_, thing) in &to.needs {
                 each(&self.makers, *thing, |maker| edge(maker, node));
             }
@@ -200,7 +192,7 @@ impl<'a> Draft<'a> {
             let (id, op) = &self.steps[node.index()];
             let (id, op) = ((*id).clone(), op.cloned());
             let before = graph.neighbors_directed(*node, Direction::Incoming);
-            let mut waits: Vec<u32> = before.map(|before| position[before.index()]).collect();
+            let mut waits: Few<u32> = before.map(|before| position[before.index()]).collect();
             waits.sort_unstable();
             waits.dedup();
             let parts = parts(&op, &waits, &steps);
@@ -208,15 +200,29 @@ impl<'a> Draft<'a> {
         }
         Plan { steps }
     }
+
+    /// Takes all steps on a simulated kernel: none may be refused, and what comes out must be what is wanted.
+    fn prove(mut self, plan: &Plan, order: &[NodeIndex], desired: &State, observed: &State) -> Result<(), Flaw> {
+        let mut simulation = Simulation::of(observed, self.things, plan.steps.len());
+        for (_, to) in &self.ties {
+            simulation.expect(to);
+        }
+        for (at, (step, node)) in plan.steps.iter().zip(order).enumerate() {
+            let (_, to) = std::mem::take(&mut self.ties[node.index()]);
+            let taken = simulation.take_step(&step.id, &step.op, to);
+            taken.map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
+        }
+        simulation.misses(desired).map_or(Ok(()), |id| Err(Flaw::Misses(id)))
+    }
 }
 
-fn each(index: &ByNumber<Vec<usize>>, thing: u32, edge: impl FnMut(usize)) {
+fn each(index: &ByNumber<Few<u32>>, thing: u32, edge: impl FnMut(u32)) {
     index.get(thing).into_iter().flatten().copied().for_each(edge);
 }
 
-fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Vec<(usize, Place)> {
+fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Few<(usize, Place)> {
     let after = |(stage, before): &(usize, Place), place: &Place| stage + usize::from(before != place);
-    let mut parts: Vec<(usize, Place)> = Vec::new();
+    let mut parts: Few<(usize, Place)> = Few::new();
     for place in Resource::places(op) {
         let stage = if let Some(part) = parts.last() {
             after(part, &place)
@@ -250,4 +256,26 @@ fn in_order(graph: &DiGraph<(), ()>) -> Result<Vec<NodeIndex>, Vec<NodeIndex>> {
     }
     let cycles = kosaraju_scc(graph);
     Err(cycles.into_iter().max_by_key(Vec::len).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::diff;
+    use crate::model::kinds::address::Address;
+
+    fn state(addresses: &[&str]) -> State {
+        let address = |net: &&str| Address::new(&"api".into(), &"eth0".into(), net.parse().expect("a net"));
+        addresses.iter().map(address).map(Resource::from).collect()
+    }
+
+    #[test]
+    fn a_difference_of_other_states_is_no_plan() {
+        let (none, one, two) = (state(&[]), state(&["10.0.0.2/24"]), state(&["10.0.0.2/24", "10.0.0.3/24"]));
+        let difference = diff(&one, &none);
+        assert_eq!(plan(&difference, &one, &none).map(|plan| plan.steps.len()), Ok(1));
+        let missed = two.iter().nth(1).map(|(id, _)| id.clone()).expect("two");
+        assert_eq!(plan(&difference, &two, &none), Err(Flaw::Misses(missed)));
+        assert!(matches!(plan(&difference, &one, &one), Err(Flaw::Refused { step: 1, .. })));
+    }
 }

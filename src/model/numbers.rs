@@ -1,49 +1,56 @@
 //! Numbers for names: order and simulation compare and look up the same few names some million times, and numbers are
 //! compared in a hundredth of the time.
 
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash};
 
 use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
-#[expect(clippy::disallowed_types, reason = "looked up and never iterated, so its order cannot show")]
-type Lookup<K> = std::collections::HashMap<K, u32, FixedState>;
-
-/// Names by number, in the order in which they were first met.
+/// Names by number, in the order in which they were first met. The table knows numbers only: it is looked up and never
+/// walked, so its order cannot show.
 #[derive(Clone, Debug)]
 pub struct Numbers<K> {
-    numbers: Lookup<K>,
+    numbers: HashTable<u32>,
     names: Vec<K>,
 }
 
 impl<K> Default for Numbers<K> {
     fn default() -> Self {
-        Self { numbers: Lookup::default(), names: Vec::new() }
+        Self { numbers: HashTable::new(), names: Vec::new() }
     }
 }
 
-impl<K: Clone + Eq + Hash> Numbers<K> {
+fn hash(name: &impl Hash) -> u64 {
+    FixedState::default().hash_one(name)
+}
+
+impl<K: Eq + Hash> Numbers<K> {
     /// Makes room for so many names more.
     pub fn reserve(&mut self, names: usize) {
-        self.numbers.reserve(names);
+        let known = &self.names;
+        self.numbers.reserve(names, |number| hash(&known[*number as usize]));
         self.names.reserve(names);
     }
 
     /// The number of a name: the next one if it was never met.
     pub fn number(&mut self, name: K) -> u32 {
-        let next = self.names.len() as u32;
-        match self.numbers.entry(name) {
+        let Self { numbers, names } = self;
+        let is = |number: &u32| names[*number as usize] == name;
+        match numbers.entry(hash(&name), is, |number| hash(&names[*number as usize])) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(unknown) => {
-                self.names.push(unknown.key().clone());
-                *unknown.insert(next)
+                let next = names.len() as u32;
+                unknown.insert(next);
+                names.push(name);
+                next
             }
         }
     }
 
     /// The number of a name that was met.
     pub fn known(&self, name: &K) -> Option<u32> {
-        self.numbers.get(name).copied()
+        self.numbers.find(hash(name), |number| self.names[*number as usize] == *name).copied()
     }
 
     /// All names, in the order of their numbers.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::neighbours::Flush;
-use super::resource::{HOST, KindName, Resource, ResourceId, Text};
+use super::resource::{HOST, KindName, Resource, ResourceId, Text, host};
 use super::state::State;
 use super::values::{Ports, Protocol};
 use super::wire::{
@@ -278,7 +278,7 @@ impl Foreign {
 
     /// A link of somebody else's in the host's namespace.
     pub fn host_link(&self, name: &str) -> Option<&ForeignLink> {
-        self.links.get(&(HOST.into(), name.into()))
+        self.links.get(&(host(), name.into()))
     }
 
     /// Default routes of the host's main table, best first: what the host reaches the world through.

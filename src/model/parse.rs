@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue, Error};
 use super::check::check;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Source, Span};
-use super::topology::{Container, Endpoint, File, Item, Network, Topology};
+use super::topology::{Container, Endpoint, File, Item, Network, Tables, Topology};
 
 /// Findings in one named table at most.
 const FINDINGS: usize = 100;
@@ -71,9 +71,10 @@ fn place(file: u32, range: Range<usize>) -> Span {
 fn merge<T>(
     into: &mut BTreeMap<String, Item<T>>,
     (word, file): (&str, u32),
-    from: BTreeMap<Spanned<String>, T>,
+    from: Tables<T>,
     findings: &mut Vec<Diagnostic>,
 ) {
+    let mut new = Vec::with_capacity(from.len());
     for (name, value) in from {
         let item = Item { value, file, name: place(file, name.span()) };
         if let Some(other) = into.get(name.get_ref()) {
@@ -81,8 +82,9 @@ fn merge<T>(
             findings.push(Diagnostic::at(item.name, message).label("again here").related(other.name, "first here"));
             continue;
         }
-        into.insert(name.into_inner(), item);
+        new.push((name.into_inner(), item));
     }
+    into.append(&mut new.into_iter().collect());
 }
 
 /// Takes what all files together may say once.
@@ -195,12 +197,10 @@ impl Merge {
             self.broken.endpoints.extend(left.endpoints);
         } else {
             // What a torn file seems to say is not worth complaints; its names are known all the same.
-            let names = |word: &'static str, names: Vec<&Spanned<String>>| {
-                names.into_iter().map(|name| (word, name.get_ref().clone())).collect::<Vec<_>>()
-            };
-            self.broken.names.extend(names("networks", found.networks.keys().collect()));
-            self.broken.names.extend(names("containers", found.containers.keys().collect()));
-            self.broken.names.extend(names("endpoints", found.endpoints.keys().collect()));
+            let broken = &mut self.broken.names;
+            broken.extend(found.networks.into_iter().map(|(name, _)| ("networks", name.into_inner())));
+            broken.extend(found.containers.into_iter().map(|(name, _)| ("containers", name.into_inner())));
+            broken.extend(found.endpoints.into_iter().map(|(name, _)| ("endpoints", name.into_inner())));
             found = File { topology: found.topology, ..File::default() };
         }
         self.file(file, found);
@@ -212,19 +212,19 @@ impl Merge {
         word: &'static str,
         (file, source): (u32, &Source),
         value: Spanned<DeValue>,
-    ) -> (BTreeMap<Spanned<String>, T>, Vec<Item<T>>) {
+    ) -> (Tables<T>, Vec<Item<T>>) {
         let span = value.span();
         let DeValue::Table(tables) = value.into_inner() else {
             let example = word.trim_end_matches('s');
             let finding = Diagnostic::at(place(file, span), format!("`{word}` is a table of tables"));
             self.findings.push(finding.label("not a table").hint(format!("write `[{word}.NAME]` for each {example}")));
-            return (BTreeMap::new(), Vec::new());
+            return (Vec::new(), Vec::new());
         };
-        let (mut found, mut left) = (BTreeMap::new(), Vec::new());
+        let (mut found, mut left) = (Vec::new(), Vec::new());
         for (name, value) in tables {
             let key = Spanned::new(name.span(), name.get_ref().to_string());
             match self.value(word, (file, source), value) {
-                Ok(value) => drop(found.insert(key, value)),
+                Ok(value) => found.push((key, value)),
                 Err(part) => {
                     left.extend(part.map(|value| Item { value, file, name: place(file, key.span()) }));
                     self.broken.names.insert((word, key.into_inner()));

@@ -1,8 +1,8 @@
 //! What all kinds of resource have in common: identity, what they need and provide, how they change.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub use super::kinds::{KindName, Resource};
 use super::wire::{Facts, Label, Lookup, Message, Missing, Owner, Place};
@@ -10,8 +10,24 @@ use super::wire::{Facts, Label, Lookup, Message, Missing, Owner, Place};
 /// A short immutable string, cheap to clone: ids are cloned far more often than they are made.
 pub type Text = Arc<str>;
 
+/// As many needs, things or places as one resource has: so few that they stand in place, and none is allocated.
+pub type Few<T> = smallvec::SmallVec<[T; 3]>;
+
+/// A text of parts, put together where there is room for what most ids are.
+pub fn text(parts: fmt::Arguments) -> Text {
+    let mut text = String::with_capacity(64);
+    let _ = text.write_fmt(parts);
+    text.into()
+}
+
 /// How ids name the network namespace that netrec runs in.
 pub const HOST: &str = "host";
+
+/// [`HOST`] as ids hold it: one text for all of them.
+pub fn host() -> Text {
+    static TEXT: LazyLock<Text> = LazyLock::new(|| HOST.into());
+    TEXT.clone()
+}
 
 /// Identity of a resource, printed as `netns/kind/name` everywhere: plans, logs, errors, the mark in the kernel.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -204,9 +220,9 @@ pub struct Step {
     pub op: Op,
     /// The stage in which each run of its messages is said: a later stage begins when the one before it has ended,
     /// places of one stage are independent of each other, and within a place steps keep their order.
-    pub parts: Vec<(usize, Place)>,
+    pub parts: Few<(usize, Place)>,
     /// The steps, by their position, that must have succeeded before this one is taken.
-    pub waits: Vec<u32>,
+    pub waits: Few<u32>,
 }
 
 /// A kind of kernel object. A new kind is one file in `kinds/` and one word in its list.
@@ -215,10 +231,10 @@ pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
     fn id(&self) -> ResourceId;
 
     /// What must exist for it, wanted or living.
-    fn needs(&self) -> Vec<Need>;
+    fn needs(&self) -> Few<Need>;
 
     /// What it gives to others.
-    fn provides(&self) -> Vec<Thing>;
+    fn provides(&self) -> Few<Thing>;
 
     /// The managed fields in which `observed` differs from `self`, which is wanted. Empty when nothing is to be done.
     fn changes(&self, observed: &Self) -> Vec<FieldChange>;
@@ -256,7 +272,7 @@ pub trait Kind: Clone + PartialEq + fmt::Debug + Sized {
 /// How a kind stands on the wire. Pure: values in, values out.
 pub trait Wire: Kind {
     /// Where the messages of a step go, one entry a message run: the order of steps is planned with it.
-    fn places(op: &Op<&Self>) -> Vec<Place>;
+    fn places(op: &Op<&Self>) -> Few<Place>;
 
     /// What is to be said for a step, in order.
     ///

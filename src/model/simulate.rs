@@ -4,7 +4,7 @@
 //! by comparing both after every step of every story. A plan is run through it before anything is written.
 
 use super::numbers::{ByNumber, Numbers};
-use super::resource::{Kind, Op, Resource, ResourceId, Thing};
+use super::resource::{Few, Kind, Op, Resource, ResourceId, Thing};
 use super::state::State;
 use super::ties::{Bond, Things, Ties};
 
@@ -16,9 +16,9 @@ pub struct Simulation {
     places: Vec<Place>,
     things: Things,
     /// Who provides a thing, by place.
-    providers: ByNumber<Vec<u32>>,
+    providers: ByNumber<Few<u32>>,
     /// Who needs a thing, or did when it was last there, by place.
-    dependents: ByNumber<Vec<u32>>,
+    dependents: ByNumber<Few<u32>>,
     /// Things that some resource provides at some time: needed while absent, they are missed. All others are the host's.
     known: ByNumber<bool>,
 }
@@ -72,20 +72,31 @@ pub enum Refusal {
 impl Simulation {
     /// Starts from a state. `wanted` is where the steps lead: what it provides is missed until it is made.
     pub fn new(state: &State, wanted: &State) -> Self {
-        let mut simulation = Self::default();
-        simulation.ids.reserve(wanted.len());
-        simulation.places.reserve(wanted.len());
-        simulation.things.reserve(wanted.len()); // a link, its addresses: about one each
+        let mut simulation = Self::of(state, Things::default(), wanted.len());
         for resource in wanted.resources() {
-            for thing in resource.provides() {
-                *simulation.known.entry(simulation.things.number(thing)) = true;
-            }
+            let ties = simulation.things.ties(resource);
+            simulation.expect(&ties);
         }
+        simulation
+    }
+
+    /// Starts from a state, with things that have their numbers already and room for so many resources more.
+    pub fn of(state: &State, things: Things, more: usize) -> Self {
+        let mut simulation = Self { things, ..Self::default() };
+        simulation.ids.reserve(state.len() + more);
+        simulation.places.reserve(state.len() + more);
         for (id, resource) in state.iter() {
             let (at, ties) = (simulation.place(id), simulation.things.ties(resource));
             simulation.put(at, resource.clone(), ties);
         }
         simulation
+    }
+
+    /// What a step is to leave: what it provides is missed until it is made.
+    pub fn expect(&mut self, ties: &Ties) {
+        for thing in &ties.provides {
+            *self.known.entry(*thing) = true;
+        }
     }
 
     /// The state it has come to.
@@ -120,13 +131,22 @@ impl Simulation {
     ///
     /// When Linux would refuse it, as far as the kinds know.
     pub fn apply(&mut self, id: &ResourceId, op: &Op) -> Result<(), Refusal> {
+        let ties = op.to().map(|to| self.things.ties(to)).unwrap_or_default();
+        self.take_step(id, op, ties)
+    }
+
+    /// The same of a step that leaves something with these ties.
+    ///
+    /// # Errors
+    ///
+    /// Likewise.
+    pub fn take_step(&mut self, id: &ResourceId, op: &Op, ties: Ties) -> Result<(), Refusal> {
         let at = self.place(id);
         let there = self.places[at as usize].resource.is_some();
         match op {
             Op::Create(_) if there => Err(Refusal::Exists(id.clone())),
             Op::Update { .. } | Op::Delete(_) if !there => Err(Refusal::Absent(id.clone())),
             Op::Create(to) => {
-                let ties = self.things.ties(to);
                 self.admit(at, &ties)?;
                 let settled =
                     to.settled(&|thing| self.things.known(thing).is_some_and(|thing| self.is_provided(thing)));
@@ -135,7 +155,6 @@ impl Simulation {
                 Ok(())
             }
             Op::Update { to, .. } => {
-                let ties = self.things.ties(to);
                 let old = self.take(at);
                 let admitted = self.admit(at, &ties);
                 match (&admitted, old) {

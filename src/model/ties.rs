@@ -1,7 +1,7 @@
 //! What ties resources to each other: what each needs and provides, with things by number.
 
 use super::numbers::Numbers;
-use super::resource::{Kind, Need, Resource, Thing};
+use super::resource::{Few, Kind, Need, Resource, Thing};
 
 /// How a resource hangs on a thing it needs: a [`Need`] without its thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,9 +18,9 @@ pub enum Bond {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Ties {
     /// In the order in which the resource tells them.
-    pub needs: Vec<(Bond, u32)>,
+    pub needs: Few<(Bond, u32)>,
     /// Likewise.
-    pub provides: Vec<u32>,
+    pub provides: Few<u32>,
 }
 
 impl Ties {

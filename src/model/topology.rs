@@ -2,10 +2,13 @@
 //! the host. The field docs are the reference that `netrec schema` prints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::source::Span;
@@ -102,6 +105,31 @@ impl<T> std::ops::Deref for Item<T> {
     }
 }
 
+/// Tables of a file by their names, in the order of those; none twice.
+pub type Tables<T> = Vec<(Spanned<String>, T)>;
+
+/// Reads named tables as they come: the parser has sorted them, and finds what is there twice.
+fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Tables<T>, D::Error> {
+    struct Visit<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
+        type Value = Tables<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table of tables")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tables<T>, A::Error> {
+            let mut tables = Vec::new();
+            while let Some(table) = map.next_entry()? {
+                tables.push(table);
+            }
+            Ok(tables)
+        }
+    }
+    deserializer.deserialize_map(Visit(PhantomData))
+}
+
 /// One file as it stands.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -126,14 +154,17 @@ pub struct File {
     #[schemars(with = "Vec<Moved>")]
     pub moved: Vec<Spanned<Moved>>,
     /// Networks by name.
+    #[serde(deserialize_with = "tables")]
     #[schemars(with = "BTreeMap<String, Network>")]
-    pub networks: BTreeMap<Spanned<String>, Network>,
+    pub networks: Tables<Network>,
     /// Containers (sandboxes) by name.
+    #[serde(deserialize_with = "tables")]
     #[schemars(with = "BTreeMap<String, Container>")]
-    pub containers: BTreeMap<Spanned<String>, Container>,
+    pub containers: Tables<Container>,
     /// Endpoints by name: each joins one container to one network.
+    #[serde(deserialize_with = "tables")]
     #[schemars(with = "BTreeMap<String, Endpoint>")]
-    pub endpoints: BTreeMap<Spanned<String>, Endpoint>,
+    pub endpoints: Tables<Endpoint>,
     /// Who may talk to whom, beyond or against the defaults. In order, over all files as given: the first policy that
     /// matches a packet wins. What none matches: endpoints of a network reach each other (unless `icc = false`), and the
     /// outside (unless `internal`); endpoints of different networks do not, and from outside only published ports are

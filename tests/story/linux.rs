@@ -183,7 +183,7 @@ fn publish(ports: &[u16]) {
 /// Takes one step.
 fn take(kernel: &mut Linux, op: Op) {
     let parts = Resource::places(&op).into_iter().enumerate().collect();
-    let step = Step { id: op.subject().id(), op, parts, waits: Vec::new() };
+    let step = Step { id: op.subject().id(), op, parts, waits: netrec::model::resource::Few::new() };
     let results = kernel.execute(&[step], &mut |_| {});
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }

@@ -156,8 +156,7 @@ fn certainty(prepared: &Prepared, before: &Before) -> Result<Certainty, String> 
         simulation.apply(&step.id, &step.op).map_err(|refusal| refusal.to_string())?;
     }
     let after = simulation.state();
-    let back = plan(&diff(&before.state, &after)).map_err(|flaw| flaw.to_string())?;
-    back.prove(&before.state, &after).map_err(|flaw| flaw.to_string())?;
+    plan(&diff(&before.state, &after), &before.state, &after).map_err(|flaw| flaw.to_string())?;
     let mut lost = before.lost.clone();
     for change in prepared.diff.values() {
         match change {

@@ -18,7 +18,7 @@ impl Checking<'_> {
             let spans = self.ways(name, item);
             self.container_values(item);
             if let Some(netns) = &item.netns {
-                if let Some(first) = labels.claim(netns.get_ref().clone(), item.span(netns)) {
+                if let Some(first) = labels.claim(netns.get_ref().as_str(), item.span(netns)) {
                     self.twice(format!("namespace `{}`", netns.get_ref()), item.span(netns), first);
                 }
             } else {
@@ -26,7 +26,7 @@ impl Checking<'_> {
                     let message = "`host` cannot be the name of a container given by `path` or `pid`";
                     self.say(Diagnostic::at(item.name, message).hint("ids use it for the host's own namespace"));
                 }
-                if let Some(first) = labels.claim(name.clone(), item.name) {
+                if let Some(first) = labels.claim(name.as_str(), item.name) {
                     let message = format!("`{name}` is the name of a namespace and of a container elsewhere");
                     let finding = Diagnostic::at(item.name, message).related(first, "the other one");
                     self.say(finding.hint("a container given by `path` or `pid` goes by its own name: rename it"));

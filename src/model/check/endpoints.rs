@@ -1,12 +1,12 @@
 //! Endpoints: what they join, and what they claim there.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Checking, Once, is};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::ipam;
 use crate::model::lower::TABLES;
+use crate::model::numbers::{ByNumber, Numbers};
 use crate::model::topology::{Endpoint, Item, Network};
 
 impl Checking<'_> {
@@ -45,9 +45,9 @@ impl Checking<'_> {
 
     /// Each endpoint of a container with several has a routing table of its own.
     fn few_enough(&mut self) {
-        let mut count = BTreeMap::<&str, usize>::new();
+        let (mut containers, mut counts) = (Numbers::default(), ByNumber::<usize>::default());
         for item in self.topology.endpoints.values() {
-            let count = count.entry(item.container.get_ref()).or_default();
+            let count = counts.entry(containers.number(item.container.get_ref().as_str()));
             *count += 1;
             if *count == TABLES as usize + 1 {
                 let finding = Diagnostic::at(item.name, format!("more than {TABLES} endpoints of one container"));

@@ -12,14 +12,15 @@ mod policies;
 mod publish;
 mod routes;
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use toml::Spanned;
 
 use super::diagnostic::Diagnostic;
+use super::numbers::Numbers;
 use super::parse::Broken;
 use super::source::Span;
 use super::topology::{Endpoint, Item, Network, Topology};
@@ -46,19 +47,19 @@ struct Checking<'a> {
     findings: Vec<Diagnostic>,
 }
 
-/// What may be claimed once: the first place it was seen at.
-struct Once<K>(BTreeMap<K, Span>);
+/// What may be claimed once, and the first place each was seen at, by its number.
+struct Once<K>(Numbers<K>, Vec<Span>);
 
-impl<K: Ord> Once<K> {
+impl<K: Eq + Hash> Once<K> {
     fn new() -> Self {
-        Self(BTreeMap::new())
+        Self(Numbers::default(), Vec::new())
     }
 
     /// The place that claimed it before, if any did.
     fn claim(&mut self, key: K, span: Span) -> Option<Span> {
-        let first = self.0.get(&key).copied();
+        let first = self.1.get(self.0.number(key) as usize).copied();
         if first.is_none() {
-            self.0.insert(key, span);
+            self.1.push(span);
         }
         first
     }

@@ -8,7 +8,7 @@ use crate::model::kinds::address::Address;
 use crate::model::kinds::bridge::Bridge;
 use crate::model::kinds::veth::{End, Veth};
 use crate::model::lower::{Lowering, NetworkPlan, Port, Subnet, bridge_mac, host_mac};
-use crate::model::resource::HOST;
+use crate::model::resource::host;
 
 /// What the host has on every bridge that routes IPv6: Linux asks for a neighbour on behalf of packets that it forwards
 /// from a link-local address only (RFC 4861 section 7.2.2), and the bridge makes none up for itself.
@@ -28,12 +28,14 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
             gateways.push(LINK_LOCAL.into());
         }
         for gateway in gateways {
-            let address = Address::new(&HOST.into(), &network.link, gateway);
+            let address = Address::new(&host(), &network.link, gateway);
             lowering.want(address, network.item.name);
         }
     }
     for port in ports {
         lowering.want(pair(network, port, lowering), port.item.name);
+    }
+    for port in ports {
         for address in &port.addresses {
             let address = Address::new(&port.netns, &port.ifname, *address);
             lowering.want(address, port.item.name);
@@ -43,7 +45,7 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
 
 fn pair<'a>(network: &NetworkPlan<'a>, port: &Port<'a>, lowering: &Lowering<'a>) -> Veth {
     Veth {
-        place: HOST.into(),
+        place: host(),
         name: port.link.clone(),
         owner: lowering.owner.clone(),
         label: lowering.label(port.name, &port.born, port.item.protect.as_ref()),

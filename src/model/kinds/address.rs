@@ -10,9 +10,10 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use smallvec::smallvec;
 
 use crate::model::links::route_message;
-use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, text};
 use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
 
 /// `IFA_F_SECONDARY` (`linux/if_addr.h`).
@@ -78,11 +79,11 @@ impl Address {
 
 impl Kind for Address {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&self.netns, KindName::Address, format!("{}:{}", self.link, self.address))
+        ResourceId::new(&self.netns, KindName::Address, text(format_args!("{}:{}", self.link, self.address)))
     }
 
-    fn needs(&self) -> Vec<Need> {
-        let mut needs = vec![Need::Inside(Thing::Link(self.netns.clone(), self.link.clone()))];
+    fn needs(&self) -> Few<Need> {
+        let mut needs = smallvec![Need::Inside(Thing::Link(self.netns.clone(), self.link.clone()))];
         if let (IpNet::V4(net), true) = (self.address, self.secondary) {
             needs.push(Need::Upon(Thing::Primary(self.netns.clone(), self.link.clone(), net.trunc())));
         }
@@ -92,9 +93,9 @@ impl Kind for Address {
         needs
     }
 
-    fn provides(&self) -> Vec<Thing> {
+    fn provides(&self) -> Few<Thing> {
         let ip = self.address.addr();
-        let mut things = vec![Thing::OnLink(self.netns.clone(), self.link.clone(), ip.is_ipv6())];
+        let mut things = smallvec![Thing::OnLink(self.netns.clone(), self.link.clone(), ip.is_ipv6())];
         if !is_link_local(ip) {
             things.push(Thing::Address(ip));
         }
@@ -128,8 +129,8 @@ fn is_link_local(ip: IpAddr) -> bool {
 }
 
 impl Wire for Address {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Netns(op.subject().netns.clone())]
+    fn places(op: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Netns(op.subject().netns.clone())]
     }
 
     fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

@@ -4,10 +4,11 @@
 //! whenever a container comes or goes. It has no automatic link-local address, as nobody asked for one.
 
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use smallvec::smallvec;
 
 use crate::model::hash;
 use crate::model::links;
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire, host};
 use crate::model::values::Mac;
 use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
@@ -67,13 +68,13 @@ impl Bridge {
         // An MTU given at birth is not taken for the user's: the bridge would follow its smallest port, and go back to 1500
         // with the last one (`br_mtu_auto_adjust`).
         let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
-        let host = HOST.into();
+        let host = host();
         // Up when its ports are there: what containers announce while they are made would go to every port.
         vec![links::create(&host, message), links::change(&host, &self.name, after), links::set_up_last(&self.name)]
     }
 
     fn update(&self, from: &Self) -> Vec<Message> {
-        let host = HOST.into();
+        let host = host();
         let mut attributes = vec![LinkAttribute::IfAlias(self.mark())];
         if self.mac != from.mac {
             attributes.push(LinkAttribute::Address(self.mac.0.to_vec()));
@@ -97,15 +98,15 @@ impl Bridge {
 
 impl Kind for Bridge {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&HOST.into(), KindName::Bridge, self.name.clone())
+        ResourceId::new(&host(), KindName::Bridge, self.name.clone())
     }
 
-    fn needs(&self) -> Vec<Need> {
-        vec![Need::After(Thing::Firewall)]
+    fn needs(&self) -> Few<Need> {
+        smallvec![Need::After(Thing::Firewall)]
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        vec![Thing::Link(HOST.into(), self.name.clone())]
+    fn provides(&self) -> Few<Thing> {
+        smallvec![Thing::Link(host(), self.name.clone())]
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
@@ -142,16 +143,16 @@ impl Kind for Bridge {
 }
 
 impl Wire for Bridge {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
+    fn places(op: &Op<&Self>) -> Few<Place> {
         let _ = op;
-        vec![Place::Netns(HOST.into())]
+        smallvec![Place::Netns(host())]
     }
 
     fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
         Ok(match op {
             Op::Create(to) => to.birth(),
             Op::Update { from, to } => to.update(from),
-            Op::Delete(from) => vec![links::delete(&HOST.into(), &from.name, lookup)?],
+            Op::Delete(from) => vec![links::delete(&host(), &from.name, lookup)?],
         })
     }
 

@@ -7,8 +7,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::firewall::{APPEND, CREATE, NEW_RULE};
+use smallvec::smallvec;
+
 use crate::model::attribute::{self, Attr, encode, number};
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
 
 /// Which packets are accepted: by the links that they come and leave by.
@@ -141,15 +143,15 @@ impl fmt::Display for Accept {
 impl Kind for DockerUser {
     fn id(&self) -> ResourceId {
         let name = if self.ipv6 { "ip6" } else { "ip" };
-        ResourceId::new(&HOST.into(), KindName::DockerUser, name)
+        ResourceId::new(&host(), KindName::DockerUser, name)
     }
 
-    fn needs(&self) -> Vec<Need> {
-        vec![Need::After(Thing::Firewall)]
+    fn needs(&self) -> Few<Need> {
+        smallvec![Need::After(Thing::Firewall)]
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        Vec::new()
+    fn provides(&self) -> Few<Thing> {
+        Few::new()
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
@@ -169,8 +171,8 @@ impl Kind for DockerUser {
 }
 
 impl Wire for DockerUser {
-    fn places(_: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Netfilter]
+    fn places(_: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Netfilter]
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

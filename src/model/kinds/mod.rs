@@ -16,7 +16,7 @@ pub mod veth;
 use std::fmt;
 use std::sync::Arc;
 
-use super::resource::{FieldChange, Kind, Need, Op, Part, ResourceId, Thing, Wire};
+use super::resource::{Few, FieldChange, Kind, Need, Op, Part, ResourceId, Thing, Wire};
 use super::wire::{Facts, Label, Lookup, Message, Missing, Owner, Place};
 
 macro_rules! kinds {
@@ -55,7 +55,7 @@ macro_rules! kinds {
             }
 
             /// Where the messages of a step go ([`Wire::places`]).
-            pub fn places(op: &Op) -> Vec<Place> {
+            pub fn places(op: &Op) -> Few<Place> {
                 match op {
                     $(Op::Create(Self::$kind(to)) => Wire::places(&Op::Create(&**to)),
                     Op::Delete(Self::$kind(from)) => Wire::places(&Op::Delete(&**from)),
@@ -83,10 +83,10 @@ macro_rules! kinds {
             fn id(&self) -> ResourceId {
                 match self { $(Self::$kind(it) => it.id()),* }
             }
-            fn needs(&self) -> Vec<Need> {
+            fn needs(&self) -> Few<Need> {
                 match self { $(Self::$kind(it) => it.needs()),* }
             }
-            fn provides(&self) -> Vec<Thing> {
+            fn provides(&self) -> Few<Thing> {
                 match self { $(Self::$kind(it) => it.provides()),* }
             }
             fn changes(&self, observed: &Self) -> Vec<FieldChange> {

@@ -5,10 +5,11 @@
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use smallvec::smallvec;
 
 use crate::model::hash;
 use crate::model::links;
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Label, Lookup, Message, Missing, NetnsFacts, NetnsOrigin, Owner, Place};
 
 /// A named network namespace that netrec made.
@@ -61,15 +62,15 @@ impl Netns {
 
 impl Kind for Netns {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&HOST.into(), KindName::Netns, self.name.clone())
+        ResourceId::new(&host(), KindName::Netns, self.name.clone())
     }
 
-    fn needs(&self) -> Vec<Need> {
-        Vec::new()
+    fn needs(&self) -> Few<Need> {
+        Few::new()
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        vec![Thing::Netns(self.name.clone())]
+    fn provides(&self) -> Few<Thing> {
+        smallvec![Thing::Netns(self.name.clone())]
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
@@ -95,10 +96,10 @@ impl Kind for Netns {
 }
 
 impl Wire for Netns {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
+    fn places(op: &Op<&Self>) -> Few<Place> {
         match op {
-            Op::Create(_) | Op::Delete(_) => vec![Place::Namespaces],
-            Op::Update { to, .. } => vec![Place::Netns(to.name.clone())],
+            Op::Create(_) | Op::Delete(_) => smallvec![Place::Namespaces],
+            Op::Update { to, .. } => smallvec![Place::Netns(to.name.clone())],
         }
     }
 

@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use smallvec::smallvec;
 
 use crate::model::links::{NEW, route_message};
-use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place, RouteFacts};
 
 /// `RT_TABLE_MAIN` and `RTN_UNICAST` (linux/rtnetlink.h).
@@ -94,20 +95,20 @@ impl Kind for Route {
         ResourceId::new(&self.netns, KindName::Route, name)
     }
 
-    fn needs(&self) -> Vec<Need> {
+    fn needs(&self) -> Few<Need> {
         let (netns, link) = (self.netns.clone(), self.link.clone());
         let ipv6 = self.destination.addr().is_ipv6();
         let on_link = Thing::OnLink(netns.clone(), link.clone(), ipv6);
         // With the last IPv4 address of a link go its IPv4 routes (`fib_disable_ip`); IPv6 ones stay, but a next hop
         // that no address reaches is refused when the route is made.
         let family = if ipv6 { Need::After(on_link) } else { Need::Inside(on_link) };
-        let mut needs = vec![Need::Inside(Thing::Link(netns, link)), family];
+        let mut needs = smallvec![Need::Inside(Thing::Link(netns, link)), family];
         needs.extend(self.source.map(|source| Need::Inside(Thing::Address(source))));
         needs
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        Vec::new()
+    fn provides(&self) -> Few<Thing> {
+        Few::new()
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
@@ -134,8 +135,8 @@ impl Kind for Route {
 }
 
 impl Wire for Route {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Netns(op.subject().netns.clone())]
+    fn places(op: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Netns(op.subject().netns.clone())]
     }
 
     fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

@@ -10,9 +10,10 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use smallvec::smallvec;
 
 use crate::model::links::{NEW, route_message};
-use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place, RuleFacts};
 
 /// Priority of our rules: before the main table's 32766, after whatever an operator writes by hand.
@@ -67,12 +68,12 @@ impl Kind for Rule {
         ResourceId::new(&self.netns, KindName::Rule, format!("{}:{}@{:x}", self.priority, self.source, self.table))
     }
 
-    fn needs(&self) -> Vec<Need> {
-        vec![Need::Inside(Thing::Netns(self.netns.clone())), Need::After(Thing::Address(self.source))]
+    fn needs(&self) -> Few<Need> {
+        smallvec![Need::Inside(Thing::Netns(self.netns.clone())), Need::After(Thing::Address(self.source))]
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        Vec::new()
+    fn provides(&self) -> Few<Thing> {
+        Few::new()
     }
 
     fn changes(&self, _: &Self) -> Vec<FieldChange> {
@@ -85,8 +86,8 @@ impl Kind for Rule {
 }
 
 impl Wire for Rule {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Netns(op.subject().netns.clone())]
+    fn places(op: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Netns(op.subject().netns.clone())]
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

@@ -3,7 +3,9 @@
 //! A setting has no mark and always has a value. Only settings that the topology asks for are read and written, and
 //! they are left as they are when nobody asks any more: others may have come to rely on them.
 
-use crate::model::resource::{FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use smallvec::smallvec;
+
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, Owner, Place};
 
 /// A setting and its value.
@@ -58,8 +60,8 @@ impl Kind for Sysctl {
         ResourceId::new(&self.netns, KindName::Sysctl, self.key.clone())
     }
 
-    fn needs(&self) -> Vec<Need> {
-        let mut needs = Vec::new();
+    fn needs(&self) -> Few<Need> {
+        let mut needs = Few::new();
         let (on, forwards) = (&*self.value != "0", !self.is_accept_ra() && !self.is_disable_ipv6());
         if on && forwards {
             // Drops stand before anything begins to forward, and until it has ended.
@@ -72,7 +74,7 @@ impl Kind for Sysctl {
         needs
     }
 
-    fn provides(&self) -> Vec<Thing> {
+    fn provides(&self) -> Few<Thing> {
         let accept_ra = self.is_accept_ra().then(|| Thing::AcceptRa(self.netns.clone()));
         let ipv6 = self.gives_ipv6().map(|link| Thing::Ipv6(self.netns.clone(), link));
         accept_ra.into_iter().chain(ipv6).collect()
@@ -95,8 +97,8 @@ impl Kind for Sysctl {
 }
 
 impl Wire for Sysctl {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Sysctl(op.subject().netns.clone())]
+    fn places(op: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Sysctl(op.subject().netns.clone())]
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

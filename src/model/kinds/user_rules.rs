@@ -5,8 +5,10 @@
 
 use super::firewall::compile::BASE_CHAIN;
 use super::firewall::{CREATE, NEW_CHAIN, NEW_TABLE};
+use smallvec::smallvec;
+
 use crate::model::attribute::{Attr, encode};
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
 
 /// The table, where it is there.
@@ -25,15 +27,15 @@ impl UserRules {
 
 impl Kind for UserRules {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&HOST.into(), KindName::UserRules, Self::TABLE)
+        ResourceId::new(&host(), KindName::UserRules, Self::TABLE)
     }
 
-    fn needs(&self) -> Vec<Need> {
-        Vec::new()
+    fn needs(&self) -> Few<Need> {
+        Few::new()
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        Vec::new()
+    fn provides(&self) -> Few<Thing> {
+        Few::new()
     }
 
     fn changes(&self, _: &Self) -> Vec<FieldChange> {
@@ -50,8 +52,8 @@ impl Kind for UserRules {
 }
 
 impl Wire for UserRules {
-    fn places(_: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Netfilter]
+    fn places(_: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Netfilter]
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
+use smallvec::smallvec;
 
 use crate::model::hash;
 use crate::model::links;
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{
+    Few, FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire, host,
+};
 use crate::model::values::Mac;
 use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
@@ -170,7 +173,7 @@ impl Veth {
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        let host: Text = HOST.into();
+        let host = host();
         let mut after = vec![LinkAttribute::IfAlias(self.mark()), links::no_link_local()];
         if self.bridge.is_some() && (self.isolated || self.hairpin) {
             after.push(self.port_data());
@@ -185,7 +188,7 @@ impl Veth {
     }
 
     fn update(&self, from: &Self, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
-        let (host, ifname, mark) = (HOST.into(), self.peer_name(), self.mark());
+        let (host, ifname, mark) = (host(), self.peer_name(), self.mark());
         let mut attributes = self.host.update(&from.host, &self.owner);
         if self.bridge != from.bridge {
             attributes.push(LinkAttribute::Controller(self.bridge_index(lookup)?));
@@ -256,7 +259,7 @@ fn peers<'a>(facts: &'a Facts, owner: &Owner) -> BTreeMap<u32, (&'a Text, &'a Li
 /// Whether a link is the end that its pair is named by. In a container that is another host, which has a topology of the
 /// same name: what is there is not ours.
 fn is_first_end(link: &LinkFacts) -> bool {
-    link.alias.contains(&format!(":{}:", ResourceId::new(&HOST.into(), KindName::Veth, link.name.clone())))
+    link.alias.contains(&format!(":{}:", ResourceId::new(&host(), KindName::Veth, link.name.clone())))
 }
 
 impl Kind for Veth {
@@ -264,14 +267,14 @@ impl Kind for Veth {
         ResourceId::new(&self.place, KindName::Veth, self.name.clone())
     }
 
-    fn needs(&self) -> Vec<Need> {
-        let mut needs = vec![Need::Upon(Thing::Netns(self.netns.clone())), Need::After(Thing::Firewall)];
-        needs.extend(self.bridge.iter().map(|bridge| Need::After(Thing::Link(HOST.into(), bridge.clone()))));
+    fn needs(&self) -> Few<Need> {
+        let mut needs = smallvec![Need::Upon(Thing::Netns(self.netns.clone())), Need::After(Thing::Firewall)];
+        needs.extend(self.bridge.iter().map(|bridge| Need::After(Thing::Link(host(), bridge.clone()))));
         needs
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        let mut things = vec![Thing::Link(self.place.clone(), self.name.clone())];
+    fn provides(&self) -> Few<Thing> {
+        let mut things = smallvec![Thing::Link(self.place.clone(), self.name.clone())];
         things.extend(self.ifname.iter().map(|ifname| Thing::Link(self.netns.clone(), ifname.clone())));
         things
     }
@@ -335,11 +338,11 @@ fn on(flag: bool) -> &'static str {
 }
 
 impl Wire for Veth {
-    fn places(op: &Op<&Self>) -> Vec<Place> {
-        let host = Place::Netns(HOST.into());
+    fn places(op: &Op<&Self>) -> Few<Place> {
+        let host = Place::Netns(host());
         match op {
-            Op::Create(to) | Op::Update { to, .. } => vec![host, Place::Netns(to.netns.clone())],
-            Op::Delete(from) => vec![Place::Netns(from.place.clone())],
+            Op::Create(to) | Op::Update { to, .. } => smallvec![host, Place::Netns(to.netns.clone())],
+            Op::Delete(from) => smallvec![Place::Netns(from.place.clone())],
         }
     }
 

@@ -10,7 +10,7 @@ use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall};
 use crate::model::observed::Claim;
-use crate::model::resource::{HOST, Resource};
+use crate::model::resource::{Resource, host};
 use crate::model::values::{Ports, Protocol, Publish};
 
 impl<'a> Lowering<'a> {
@@ -54,7 +54,7 @@ impl<'a> Lowering<'a> {
 
     fn is_published(&self, protocol: Protocol, (ipv6, at): (bool, Option<IpAddr>), ports: Ports) -> bool {
         let name = Firewall::table_name(&self.topology.name).into();
-        let Some(Resource::Firewall(live)) = self.ours_named(HOST, KindName::Firewall, &name) else { return false };
+        let Some(Resource::Firewall(live)) = self.ours_named(&host(), KindName::Firewall, &name) else { return false };
         let mut live = live.elements.iter().filter_map(|element| match element {
             Element::Publish(mapping) => Some(mapping),
             _ => None,

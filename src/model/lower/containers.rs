@@ -6,7 +6,7 @@ use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
 use crate::model::kinds::netns::Netns;
-use crate::model::resource::{HOST, Text};
+use crate::model::resource::{Text, host};
 use crate::model::state::Pending;
 use crate::model::topology::{Container, Item, Topology};
 use crate::model::wire::{Absent, NetnsRef, Owner, Scope};
@@ -47,7 +47,7 @@ impl<'a> Lowering<'a> {
         for (name, container) in &topology.containers {
             let Some(found) = reference(container) else { continue };
             let netns = label(name, &found);
-            let ours = self.ours_named(HOST, KindName::Netns, &netns).is_some();
+            let ours = self.ours_named(&host(), KindName::Netns, &netns).is_some();
             let present = self.observed.present.contains(&netns);
             let named = matches!(found, NetnsRef::Named(_));
             let makes = named && container.create.as_ref().is_none_or(|create| *create.get_ref());

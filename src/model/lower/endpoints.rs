@@ -12,7 +12,7 @@ use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
 use crate::model::observed::ForeignLink;
-use crate::model::resource::{HOST, Resource, Text};
+use crate::model::resource::{Resource, Text, host};
 use crate::model::topology::{Endpoint, Item};
 
 /// Addresses that no endpoint is given.
@@ -32,8 +32,9 @@ impl<'a> Lowering<'a> {
     ) -> Vec<Port<'a>> {
         let mut ports = Vec::new();
         let topology = self.topology;
-        let mut taken = self.taken(networks);
-        for (name, item) in &topology.endpoints {
+        let births: Vec<(Text, Text)> = topology.endpoints.keys().map(|name| self.birth(name)).collect();
+        let mut taken = self.taken(networks, &births);
+        for ((name, item), (born, link)) in topology.endpoints.iter().zip(births) {
             let network = networks.get_key_value(item.network.get_ref().as_str());
             let sandbox = sandboxes.get(item.container.get_ref().as_str());
             let (Some((network, plan)), Some(sandbox)) = (network, sandbox) else { continue };
@@ -41,15 +42,14 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             // The address of an endpoint that is waited for is kept for it.
-            let addresses = self.addresses(name, item, plan, &mut taken);
+            let addresses = self.addresses((name, &link), item, plan, &mut taken);
             if sandbox.there {
-                let born = self.born("endpoints", name);
                 ports.push(Port {
                     name,
                     item,
                     network,
                     netns: sandbox.netns.clone(),
-                    link: veth_name(&topology.name, &born),
+                    link,
                     ifname: Text::default(),
                     mac: item.mac.as_ref().map_or_else(|| endpoint_mac(&topology.name, &born), |mac| *mac.get_ref()),
                     addresses,
@@ -73,19 +73,23 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>) -> Taken {
-        let mut by_right = BTreeSet::new();
-        for plan in networks.values() {
-            by_right.extend(plan.subnets.iter().filter_map(|subnet| subnet.gateway));
-            by_right.extend(plan.item.reserved.iter().map(|address| *address.get_ref()));
-        }
-        for item in self.topology.endpoints.values() {
-            by_right.extend(item.addresses.iter().map(|address| *address.get_ref()));
-        }
+    /// The name that an endpoint was born with, and that of the host's end, which follows from it.
+    pub(super) fn birth(&self, endpoint: &str) -> (Text, Text) {
+        let born = self.born("endpoints", endpoint);
+        let link = veth_name(&self.topology.name, &born);
+        (born, link)
+    }
+
+    fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>, births: &[(Text, Text)]) -> Taken {
+        let gateways = networks.values().flat_map(|plan| plan.subnets.iter().filter_map(|subnet| subnet.gateway));
+        let reserved = networks.values().flat_map(|plan| &plan.item.reserved);
+        let named = self.topology.endpoints.values().flat_map(|item| &item.addresses);
+        let by_right: BTreeSet<IpAddr> =
+            gateways.chain(reserved.chain(named).map(|address| *address.get_ref())).collect();
         let mut all = by_right.clone();
-        for (name, item) in &self.topology.endpoints {
+        for (item, (_, link)) in self.topology.endpoints.values().zip(births) {
             if let Some(plan) = networks.get(item.network.get_ref().as_str()) {
-                all.extend(self.keeps(name, plan, &by_right));
+                all.extend(self.keeps(link, plan, &by_right));
             }
         }
         Taken { by_right, all }
@@ -94,18 +98,24 @@ impl<'a> Lowering<'a> {
     /// The addresses an endpoint has and may keep: in a subnet of its network, and nobody else's by right.
     fn keeps<'k>(
         &'k self,
-        endpoint: &str,
+        link: &Text,
         plan: &'k NetworkPlan,
         by_right: &'k BTreeSet<IpAddr>,
     ) -> impl Iterator<Item = IpAddr> + 'k {
         let usable = |net: &&IpNet| {
             plan.subnets.iter().any(|subnet| subnet.net == net.trunc() && ipam::is_usable(&subnet.net, net.addr()))
         };
-        let held = self.held_addresses(endpoint).iter().filter(usable).map(IpNet::addr);
+        let held = self.held_addresses(link).iter().filter(usable).map(IpNet::addr);
         held.filter(|address| !by_right.contains(address))
     }
 
-    fn addresses(&mut self, name: &str, item: &Item<Endpoint>, plan: &NetworkPlan, taken: &mut Taken) -> Vec<IpNet> {
+    fn addresses(
+        &mut self,
+        (name, link): (&str, &Text),
+        item: &Item<Endpoint>,
+        plan: &NetworkPlan,
+        taken: &mut Taken,
+    ) -> Vec<IpNet> {
         let in_subnet = |address: IpAddr| {
             let subnet = plan.subnets.iter().find(|subnet| subnet.net.contains(&address))?;
             IpNet::new(address, subnet.net.prefix_len()).ok()
@@ -120,7 +130,7 @@ impl<'a> Lowering<'a> {
             if !wants || named || subnets.clone().next().is_none() {
                 continue;
             }
-            let held = self.keeps(name, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
+            let held = self.keeps(link, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
             let hash = words(&[&self.topology.name, "address", name]);
             match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, &taken.all))) {
                 Some(address) => {
@@ -155,7 +165,7 @@ impl<'a> Lowering<'a> {
             }
         }
         for port in ports.iter_mut().filter(|port| port.ifname.is_empty()) {
-            let held = match self.ours_named(HOST, KindName::Veth, &port.link) {
+            let held = match self.ours_named(&host(), KindName::Veth, &port.link) {
                 Some(Resource::Veth(veth)) if veth.netns == port.netns => veth.ifname.clone(),
                 _ => None,
             };
@@ -167,11 +177,17 @@ impl<'a> Lowering<'a> {
         }
         let mut unnamed: Vec<&mut Port> = ports.iter_mut().filter(|port| port.ifname.is_empty()).collect();
         unnamed.sort_by(|one, other| one.rank().cmp(&other.rank()));
+        let mut names: Vec<Text> = Vec::new();
         for port in unnamed {
-            let free = (0..=u32::MAX)
-                .map(|n| Text::from(format!("eth{n}")))
-                .find(|name| taken.insert((port.netns.clone(), name.clone())));
-            port.ifname = free.unwrap_or_default();
+            for at in 0.. {
+                if at == names.len() {
+                    names.push(format!("eth{at}").into());
+                }
+                if taken.insert((port.netns.clone(), names[at].clone())) {
+                    port.ifname = names[at].clone();
+                    break;
+                }
+            }
         }
     }
 }

@@ -50,8 +50,8 @@ impl Lowering<'_> {
     pub(super) fn born(&self, table: &'static str, name: &str) -> Text {
         let moved = || self.topology.moved_from(table, name).and_then(|from| self.labels.born(table, from));
         self.labels.born(table, name).or_else(moved).unwrap_or_else(|| {
-            let candidates = std::iter::once(name.to_owned()).chain((2..).map(|n| format!("{name}~{n}")));
-            let mut candidates = candidates.map(Text::from);
+            let numbered = (2..).map(|n| format!("{name}~{n}").into());
+            let mut candidates = std::iter::once(Text::from(name)).chain(numbered);
             let free = candidates.find(|candidate| !self.labels.taken.contains(&(table, candidate.clone())));
             free.unwrap_or_default()
         })
@@ -60,6 +60,7 @@ impl Lowering<'_> {
     /// What the mark of a thing is to tell.
     pub fn label(&self, name: &str, born: &Text, protect: Option<&Spanned<bool>>) -> Label {
         let protected = protect.is_some_and(|protect| *protect.get_ref());
-        Label { name: name.into(), born: born.clone(), protected }
+        let name = if **born == *name { born.clone() } else { name.into() };
+        Label { name, born: born.clone(), protected }
     }
 }

@@ -236,8 +236,8 @@ impl<'a> Lowering<'a> {
         &self.observed.ours
     }
 
-    fn ours_named(&self, netns: &str, kind: super::kinds::KindName, name: &Text) -> Option<&Resource> {
-        self.ours().get(&ResourceId::new(&netns.into(), kind, name.clone()))
+    fn ours_named(&self, netns: &Text, kind: super::kinds::KindName, name: &Text) -> Option<&Resource> {
+        self.ours().get(&ResourceId::new(netns, kind, name.clone()))
     }
 
     fn finish(mut self) -> Result<Desired, Rejection> {

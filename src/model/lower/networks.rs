@@ -13,7 +13,7 @@ use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
 use crate::model::observed::ForeignRoute;
-use crate::model::resource::{HOST, Resource};
+use crate::model::resource::{HOST, Resource, Text, host};
 use crate::model::topology::{Endpoint, Item, Network};
 
 /// MTU of a host without an uplink: Ethernet's.
@@ -104,29 +104,31 @@ impl<'a> Lowering<'a> {
         ipv6: bool,
     ) -> Option<IpNet> {
         let addressed = is(plan.item.host_address.as_ref(), true) && !plan.external;
-        let bridge = self.held(&HOST.into(), &plan.link).iter().filter(|_| addressed);
+        let bridge = self.held(&host(), &plan.link).iter().filter(|_| addressed);
         let stays = |item: &Endpoint| {
             let flag = if ipv6 { &item.ipv6 } else { &item.ipv4 };
             let there = sandboxes.get(item.container.get_ref().as_str()).is_some_and(|sandbox| sandbox.there);
             there && item.network.get_ref() == plan.name && is(flag.as_ref(), true)
         };
-        let moved =
-            |endpoint: &str| match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, endpoint)) {
-                Some(Resource::Veth(veth)) => veth
-                    .bridge
-                    .as_ref()
-                    .is_some_and(|bridge| *bridge != plan.link && plans.values().any(|other| other.link == *bridge)),
-                _ => false,
-            };
+        let moved = |endpoint: &str| match self.ours_named(
+            &host(),
+            KindName::Veth,
+            &veth_name(&self.topology.name, endpoint),
+        ) {
+            Some(Resource::Veth(veth)) => veth
+                .bridge
+                .as_ref()
+                .is_some_and(|bridge| *bridge != plan.link && plans.values().any(|other| other.link == *bridge)),
+            _ => false,
+        };
         let endpoints = self.topology.endpoints.iter().filter(|(name, item)| stays(item) && !moved(name));
-        let ports = endpoints.flat_map(|(endpoint, _)| self.held_addresses(endpoint));
+        let ports = endpoints.flat_map(|(endpoint, _)| self.held_addresses(&self.birth(endpoint).1));
         bridge.chain(ports).find(|net| net.addr().is_ipv6() == ipv6).map(IpNet::trunc)
     }
 
-    /// The addresses that an endpoint has in the kernel, wherever it is attached.
-    pub(super) fn held_addresses(&self, endpoint: &str) -> &[IpNet] {
-        let born = self.born("endpoints", endpoint);
-        match self.ours_named(HOST, KindName::Veth, &veth_name(&self.topology.name, &born)) {
+    /// The addresses that the endpoint with such a host's end has in the kernel, wherever it is attached.
+    pub(super) fn held_addresses(&self, link: &Text) -> &[IpNet] {
+        match self.ours_named(&host(), KindName::Veth, link) {
             Some(Resource::Veth(veth)) => veth.ifname.as_ref().map_or(&[], |ifname| self.held(&veth.netns, ifname)),
             _ => &[],
         }
@@ -193,7 +195,9 @@ impl<'a> Lowering<'a> {
                     .label("`external = true` needs a bridge");
                 self.refuse(finding);
             }
-            (None, true) if self.observed.looked && self.ours_named(HOST, KindName::Bridge, &plan.link).is_none() => {
+            (None, true)
+                if self.observed.looked && self.ours_named(&host(), KindName::Bridge, &plan.link).is_none() =>
+            {
                 let finding = Diagnostic::at(span, format!("there is no bridge named `{}`", plan.link))
                     .label("`external = true` uses a bridge that exists")
                     .hint("create it first, or leave `external` out and let netrec make it");

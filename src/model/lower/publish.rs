@@ -13,7 +13,7 @@ use crate::model::hash::words;
 use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
 use crate::model::kinds::user_rules::UserRules;
-use crate::model::resource::{HOST, Resource};
+use crate::model::resource::{Resource, host};
 use crate::model::source::Span;
 use crate::model::values::{Cidr, Ports, Protocol, Publish};
 
@@ -51,7 +51,7 @@ impl<'a> Lowering<'a> {
                 publications.extend(published);
             }
         }
-        let guards: Vec<Element> = ports.iter().flat_map(guard).collect();
+        let guards = guards(ports);
         if guarded.is_empty() && publications.is_empty() && guards.is_empty() {
             return;
         }
@@ -59,7 +59,8 @@ impl<'a> Lowering<'a> {
         let direct = publications.iter().zip(places);
         let direct = direct.filter_map(|(it, place)| Some((reached_directly(it, &rules)?, place))).collect();
         let policies = self.policies(direct, ports, networks);
-        let firewall = Firewall::new(&self.topology.name, &rules, &publications).with(guards).with(policies);
+        let firewall =
+            Firewall::new(&self.topology.name, &rules, &publications).with(guards.into_iter().chain(policies));
         let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
         self.want(firewall, origin);
         self.want(UserRules, origin);
@@ -79,7 +80,7 @@ impl<'a> Lowering<'a> {
     /// Where host ports that were chosen for a publish before begin: they stay, whatever else is free or taken since.
     fn held_ports(&self, port: &Port, network: &NetworkPlan, publish: &Publish) -> Vec<u16> {
         let name = Firewall::table_name(&self.topology.name).into();
-        let Some(Resource::Firewall(live)) = self.ours_named(HOST, KindName::Firewall, &name) else {
+        let Some(Resource::Firewall(live)) = self.ours_named(&host(), KindName::Firewall, &name) else {
             return Vec::new();
         };
         let listens = listens(network, publish);
@@ -182,14 +183,17 @@ pub(super) fn listens(network: &NetworkPlan, publish: &Publish) -> Vec<(bool, Op
     addresses.into_iter().map(at).collect()
 }
 
-/// What an endpoint may send, unless it may send anything.
-fn guard(port: &Port) -> Vec<Element> {
-    let (link, mac) = (port.link.clone(), port.mac);
-    if port.item.anti_spoofing.as_ref().is_some_and(|flag| !*flag.get_ref()) {
-        return vec![Element::Loose(link)];
-    }
-    let addresses = port.addresses.iter().map(IpNet::addr).collect();
-    Guard { link, mac, addresses }.elements()
+/// What endpoints may send: as themselves only, or anything.
+fn guards(ports: &[Port]) -> Vec<Element> {
+    let is_loose = |port: &&Port| port.item.anti_spoofing.as_ref().is_some_and(|flag| !*flag.get_ref());
+    let (loose, guarded): (Vec<&Port>, Vec<&Port>) = ports.iter().partition(is_loose);
+    let guard = |port: &Port| {
+        let addresses = port.addresses.iter().map(IpNet::addr).collect();
+        Guard { link: port.link.clone(), mac: port.mac, addresses }
+    };
+    let mut elements = Guard::elements(guarded.into_iter().map(guard).collect());
+    elements.extend(loose.into_iter().map(|port| Element::Loose(port.link.clone())));
+    elements
 }
 
 fn network_rules(plan: &NetworkPlan) -> NetworkRules {

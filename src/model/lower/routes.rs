@@ -21,13 +21,10 @@ pub(in crate::model) const TABLES: u32 = 256;
 impl<'a> Lowering<'a> {
     /// Wants the routes and rules of every container.
     pub(super) fn routes(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
-        let mut containers: BTreeMap<&Text, Vec<&Port>> = BTreeMap::new();
-        for port in ports {
-            containers.entry(&port.netns).or_default().push(port);
-        }
-        for ports in containers.values_mut() {
-            ports.sort_by(|one, other| one.rank().cmp(&other.rank()));
-            for port in ports.iter() {
+        let mut all: Vec<&Port> = ports.iter().collect();
+        all.sort_by(|one, other| (&one.netns, one.rank()).cmp(&(&other.netns, other.rank())));
+        for ports in all.chunk_by(|one, other| one.netns == other.netns) {
+            for port in ports {
                 for route in &port.item.routes {
                     let wanted = static_route(port, route, MAIN);
                     self.reached_directly(port, route);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{Lowering, NetworkPlan, Port, bridge_name};
 use crate::model::kinds::KindName;
 use crate::model::kinds::sysctl::Sysctl;
-use crate::model::resource::{HOST, Resource, Text};
+use crate::model::resource::{Resource, Text, host};
 use crate::model::source::Span;
 use crate::model::topology::Topology;
 
@@ -24,7 +24,7 @@ pub(super) fn all(topology: &Topology) -> Vec<(Text, Text)> {
         own.map_or_else(|| bridge_name(&topology.name, name), |own| own.get_ref().as_str().into())
     });
     let global = [IPV4_FORWARD, IPV6_FORWARD].into_iter().chain(BRIDGED).map(Text::from);
-    global.chain(bridges.map(|bridge| route_localnet(&bridge))).map(|key| (HOST.into(), key)).collect()
+    global.chain(bridges.map(|bridge| route_localnet(&bridge))).map(|key| (host(), key)).collect()
 }
 
 /// Lets packets to 127.0.0.0/8 be routed through the link: what a port published to the host's loopback needs.
@@ -71,7 +71,7 @@ impl<'a> Lowering<'a> {
     /// Wants IPv6 switched on for links that are to have IPv6 addresses, where links are born without, or somebody
     /// switched it off.
     fn enable_ipv6(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
-        let host: Text = HOST.into();
+        let host = host();
         let routes = |plan: &&NetworkPlan| {
             let gateways = plan.subnets.iter().filter_map(|subnet| subnet.gateway);
             !plan.external && gateways.into_iter().any(|gateway| gateway.is_ipv6())
@@ -89,7 +89,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether bridged packets of a family meet the rules that are meant for routed ones.
     pub(super) fn filters_bridged(&self, ipv6: bool) -> bool {
-        let setting = self.ours_named(HOST, KindName::Sysctl, &BRIDGED[usize::from(ipv6)].into());
+        let setting = self.ours_named(&host(), KindName::Sysctl, &BRIDGED[usize::from(ipv6)].into());
         matches!(setting, Some(Resource::Sysctl(setting)) if &*setting.value == "1")
     }
 
@@ -111,6 +111,6 @@ impl<'a> Lowering<'a> {
     }
 
     fn want_sysctl(&mut self, key: Text, value: &str, origin: Span) {
-        self.want(Sysctl { netns: HOST.into(), key, value: value.into() }, origin);
+        self.want(Sysctl { netns: host(), key, value: value.into() }, origin);
     }
 }

@@ -159,7 +159,8 @@ impl IntoIterator for Elements {
 impl FromIterator<Element> for Elements {
     fn from_iter<I: IntoIterator<Item = Element>>(elements: I) -> Self {
         let mut sorted: Vec<Element> = elements.into_iter().collect();
-        sorted.sort_unstable();
+        // Stable, as that merges what is in order already: most of it is.
+        sorted.sort();
         sorted.dedup();
         Self(sorted)
     }

@@ -402,7 +402,7 @@ mod tests {
         };
         let published = [publication(9000, 9010, 9000, None), publication(8000, 8001, 80, Some("192.0.2.0/28"))];
         let guard = Guard { link: "p0".into(), mac: Mac([2, 0, 0, 0, 0, 1]), addresses: vec![address("10.0.0.2")] };
-        Ruleset::new(&Firewall::new("t", &[network], &published).with(guard.elements()))
+        Ruleset::new(&Firewall::new("t", &[network], &published).with(Guard::elements(vec![guard])))
     }
 
     /// Where a packet from outside to a port of the host goes; none: it is dropped.

@@ -32,8 +32,10 @@ pub use self::policies::{Policy, TooMany, policies};
 use self::rules::Skeleton;
 pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
+use smallvec::smallvec;
+
 use crate::model::attribute::{self, Attr};
-use crate::model::resource::{FieldChange, HOST, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
 
 /// The two tables of a topology.
@@ -219,15 +221,15 @@ fn object(skeleton: &Skeleton, object: &NfListObject<'_>, id: u32) -> Option<Nft
 
 impl Kind for Firewall {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&HOST.into(), KindName::Firewall, self.table.clone())
+        ResourceId::new(&host(), KindName::Firewall, self.table.clone())
     }
 
-    fn needs(&self) -> Vec<Need> {
-        Vec::new()
+    fn needs(&self) -> Few<Need> {
+        Few::new()
     }
 
-    fn provides(&self) -> Vec<Thing> {
-        vec![Thing::Firewall]
+    fn provides(&self) -> Few<Thing> {
+        smallvec![Thing::Firewall]
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
@@ -259,8 +261,8 @@ impl Kind for Firewall {
 }
 
 impl Wire for Firewall {
-    fn places(_: &Op<&Self>) -> Vec<Place> {
-        vec![Place::Netfilter]
+    fn places(_: &Op<&Self>) -> Few<Place> {
+        smallvec![Place::Netfilter]
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {

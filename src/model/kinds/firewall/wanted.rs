@@ -93,15 +93,21 @@ impl Firewall {
 }
 
 impl Guard {
-    /// What the rules must know: an endpoint with IPv6 may also have the link-local address that Linux makes of its
-    /// hardware address (`addr_gen_mode eui64`), but no other one.
-    pub fn elements(&self) -> Vec<Element> {
-        let mut elements = vec![Element::Mac(self.link.clone(), self.mac)];
+    /// What the rules must know of some of them, in order: tens of thousands are then not sorted one by one, but merged
+    /// into all others.
+    pub fn elements(mut guards: Vec<Self>) -> Vec<Element> {
+        guards.sort_by(|one, other| one.link.cmp(&other.link));
+        let macs = guards.iter().map(|guard| Element::Mac(guard.link.clone(), guard.mac));
+        macs.chain(guards.iter().flat_map(Self::sources)).collect()
+    }
+
+    /// What it may send from: an endpoint with IPv6 may also have the link-local address that Linux makes of its hardware
+    /// address (`addr_gen_mode eui64`), but no other one.
+    fn sources(&self) -> impl Iterator<Item = Element> {
         let ipv6 = self.addresses.iter().any(IpAddr::is_ipv6);
         let link_local = ipv6.then(|| self.mac.link_local().into());
         let addresses = self.addresses.iter().copied().chain(link_local);
-        elements.extend(addresses.map(|address| Element::Source(self.link.clone(), address)));
-        elements
+        addresses.map(|address| Element::Source(self.link.clone(), address))
     }
 }
 
