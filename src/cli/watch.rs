@@ -339,7 +339,6 @@ impl Service {
 
     fn follow(&mut self, content: Content) {
         self.vigil.turn_to(&content);
-        self.looker.hears_of_names();
         self.ears.namespaces.watch(self.vigil.signs().into_iter());
         self.watcher.accept(content, self.now());
     }

@@ -41,6 +41,7 @@ impl Looker {
             linux: Linux::remembering(),
             nsids: Nsids::default(),
             heard: heard.clone(),
+            listening: None,
             before: None,
             known: None,
         };
@@ -75,6 +76,8 @@ struct Hand {
     linux: Linux,
     nsids: Nsids,
     heard: Arc<Mutex<Heard>>,
+    /// The digest of the content whose containers are heard.
+    listening: Option<String>,
     /// What the last round wanted.
     before: Option<Arc<State>>,
     /// What the topology of that digest came to.
@@ -96,6 +99,8 @@ impl Hand {
         let mut disturbed = self.nsids.disturbed(&heard);
         disturbed.anywhere |= order.whole;
         disturbed.names |= order.glance;
+        // A content may have been waiting since it was told of, and calls what is there otherwise.
+        disturbed.names |= self.listening.as_ref() != Some(&order.content.digest);
         let names = disturbed.names || disturbed.anywhere;
         self.linux.disturb(&disturbed);
         // Before the look, so that nothing happens unheard between the two.
@@ -146,6 +151,7 @@ impl Hand {
             Disturbed::default()
         });
         self.linux.disturb(&new);
+        self.listening = Some(content.digest.clone());
         !new.is_nowhere()
     }
 }
