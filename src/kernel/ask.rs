@@ -8,12 +8,12 @@ use rtnetlink::packet_route::RouteNetlinkMessage as Ask;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::netlink::{Reply, Request, Socket};
 use super::{KernelError, decode};
-use crate::model::wire::{AddressFacts, LinkFacts, PROTOCOL};
+use crate::model::wire::{AddressFacts, LinkFacts};
 
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
@@ -55,18 +55,12 @@ pub(super) struct Questions {
     pub(super) links: Request,
     pub(super) addresses: Request,
     pub(super) routes: Request,
-    pub(super) routes_main: Request,
-    pub(super) routes_ours: Request,
     pub(super) rules: Request,
 }
 
 pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
     let mut loopback = LinkMessage::default();
     loopback.header.index = 1;
-    let mut main = RouteMessage::default();
-    main.attributes.push(RouteAttribute::Table(MAIN));
-    let mut ours = RouteMessage::default();
-    ours.header.protocol = PROTOCOL.into();
     let ask = |message| Request::route(&message, 0);
     // The unspecified family is IPv4 and IPv6 in one dump.
     Questions {
@@ -74,8 +68,6 @@ pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
         links: link_question(LinkMessage::default()),
         addresses: ask(Ask::GetAddress(AddressMessage::default())),
         routes: ask(Ask::GetRoute(RouteMessage::default())),
-        routes_main: ask(Ask::GetRoute(main)),
-        routes_ours: ask(Ask::GetRoute(ours)),
         rules: ask(Ask::GetRule(RuleMessage::default())),
     }
 });

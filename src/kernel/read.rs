@@ -460,10 +460,8 @@ fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Resu
 fn read_container(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelError> {
     let links = links(socket)?;
     let mut facts = read(socket, origin, links)?;
-    facts.routes = all(socket, &QUESTIONS.routes_main, decode::route)?;
-    facts.routes.retain(|route| route.table == MAIN);
-    let ours = all(socket, &QUESTIONS.routes_ours, decode::route)?;
-    facts.routes.extend(ours.into_iter().filter(|route| sees(route) && route.table != MAIN));
+    facts.routes = all(socket, &QUESTIONS.routes, decode::route)?;
+    facts.routes.retain(sees);
     Ok(facts)
 }
 
