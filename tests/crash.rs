@@ -326,7 +326,7 @@ fn mended(fate: Fate) {
         fs::write("/run/a.toml", CLOSED).unwrap();
         let line = "apply --yes /run/a.toml";
         must(line);
-        let tables = || run("nft -s list table inet netrec-crash; nft -s list table bridge netrec-crash");
+        let tables = || run("for f in inet bridge; do nft -s list table $f netrec-crash || true; done");
         let intact = tables();
         let alter = || {
             run(

@@ -60,13 +60,19 @@ fn decision(rules: &[ForeignRule], way: Way) -> Option<bool> {
             Does::Accept => return Some(true),
             Does::Drop => return Some(false),
             Does::Return => return None,
-            Does::Call { rules, returns, .. } => match decision(rules, way) {
+            Does::Call { rules, returns, .. } => match decision(up_to_return(rules), way) {
                 None if *returns => {}
                 decided => return decided,
             },
         }
     }
     None
+}
+
+/// Rules of a called chain that are met by all: those before a return that looks at more than links.
+fn up_to_return(rules: &[ForeignRule]) -> &[ForeignRule] {
+    let some = |rule: &ForeignRule| rule.depends && rule.does == Does::Return;
+    rules.split(some).next().unwrap_or_default()
 }
 
 fn matches(link: &LinkMatch, way: Way) -> bool {
@@ -191,6 +197,13 @@ mod tests {
         assert!(!stops(true, &[accept(&[link(true, true, b"docker0\0")])]));
         assert!(!stops(true, &[call(true, &[accept(&[])])]));
         assert!(stops(false, &[call(true, &[rule(&[], false, Does::Return)]), last.clone()]));
+        let beyond = call(true, &[rule(&[], true, Does::Return), last.clone()]);
+        assert!(
+            [false, true].map(|drops| stops(drops, std::slice::from_ref(&beyond))) == [false, true],
+            "ufw-not-local"
+        );
+        assert!(!stops(true, &[beyond, accept(&[link(false, false, b"br-front\0")])]));
+        assert!(stops(false, &[rule(&[], true, Does::Return), last.clone()]), "a base chain returns to its policy");
         assert!(!stops(false, &[call(false, &[]), last]), "a goto does not come back");
     }
 }

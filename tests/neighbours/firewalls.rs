@@ -171,7 +171,7 @@ fn ufw_drops_what_is_forwarded_and_is_told_of() {
         }
         lan();
         settings_of_our_own();
-        let shop = topology("shop", 10, r#""8080:80""#);
+        let shop = topology("shop", 10, r#""8080:80""#).replace("bridge.name", "host_access = true\nbridge.name");
         applied(&shop);
         for (netns, port) in [("shop", 80), ("lan", 80), ("", 22)] {
             lab::serve(netns, port);
@@ -223,6 +223,13 @@ fn ufw_drops_what_is_forwarded_and_is_told_of() {
         follow(&said, "chain FORWARD of table ip filter drops what its rules do not accept");
         says(false);
         forwarded(true);
+        // So with what containers ask of the host.
+        let drops = "chain INPUT of table ip filter drops what its rules do not accept, also what host_access opens";
+        reached(false, "shop", "10.10.0.1:22");
+        follow(&said, drops);
+        reached(true, "shop", "10.10.0.1:22");
+        reached(true, "shop", "[fd10::1]:22");
+        assert!(!netrec("status", &shop).1.contains("host_access"));
         // What is closed by a rule for the host is still published, and the host is guarded as before.
         run("ufw deny 8080/tcp");
         forwarded(true);

@@ -29,11 +29,12 @@ impl Lowering<'_> {
                 chain.stops(out) || chain.stops(back)
             });
             if !stopped.is_empty() {
-                let advice = advice(chain.whose(), &stopped);
+                let advice = advice(chain.whose(), &chain.hook, &stopped);
                 self.note(format!("{where_} drops what its rules do not accept, also what netrec forwards: {advice}"));
             }
             self.bridged_note(chain, networks, &where_);
         }
+        self.host_access_notes(networks);
         self.bypassed_note(networks);
         for flush in &observed.foreign.flushes {
             self.note(flushed(flush));
@@ -100,6 +101,26 @@ impl Lowering<'_> {
         }
     }
 
+    /// Whoever guards the host stops what containers ask of it, too, where a network says in words that they may.
+    fn host_access_notes(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
+        let asks = |network: &&NetworkPlan| network.item.host_access.as_ref().is_some_and(|asked| *asked.get_ref());
+        let guards = |chain: &&ChainFacts| chain.hook == "input" && chain.family != "arp";
+        for chain in self.observed.foreign.chains.iter().filter(guards) {
+            let links = networks.values().filter(asks).filter(|network| in_family(&chain.family, network));
+            let stopped = |link: &Text| chain.stops(Way { from: Some(link), to: None, mapped: false });
+            let stopped: Vec<Text> = links.map(|network| network.link.clone()).filter(stopped).collect();
+            if !stopped.is_empty() {
+                self.note(format!(
+                    "chain {} of table {} {} drops what its rules do not accept, also what host_access opens: {}",
+                    chain.chain,
+                    chain.family,
+                    chain.table,
+                    advice(chain.whose(), &chain.hook, &stopped)
+                ));
+            }
+        }
+    }
+
     /// Whoever closed the host's ports by its own rules is told that published ones do not pass there.
     fn bypassed_note(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
         let publishes = self.topology.endpoints.values().any(|endpoint| endpoint.publishes().next().is_some());
@@ -126,13 +147,17 @@ fn stopped(chain: &ChainFacts, networks: &BTreeMap<&str, NetworkPlan>, stops: im
 
 /// Bridges of networks whose packets of a table's family are forwarded.
 fn forwarded(family: &str, networks: &BTreeMap<&str, NetworkPlan>) -> Vec<Text> {
-    let in_family = |network: &&NetworkPlan| match family {
+    let routed = |network: &&NetworkPlan| network.is_bridged() && !network.internal && in_family(family, network);
+    networks.values().filter(routed).map(|network| network.link.clone()).collect()
+}
+
+/// Whether a table of a family sees packets of a network.
+fn in_family(family: &str, network: &NetworkPlan) -> bool {
+    match family {
         "ip" => network.has(false),
         "ip6" => network.has(true),
         _ => true,
-    };
-    let routed = |network: &&NetworkPlan| network.is_bridged() && !network.internal;
-    networks.values().filter(routed).filter(in_family).map(|network| network.link.clone()).collect()
+    }
 }
 
 /// Those of some networks whose endpoints talk with each other by a bridge, in a family.
@@ -160,7 +185,8 @@ fn flushed(flush: &Flush) -> String {
     )
 }
 
-fn advice(whose: Whose, stopped: &[Text]) -> String {
+/// How to have a chain of a hook let pass what comes from some bridges, and what is forwarded to them.
+fn advice(whose: Whose, hook: &str, stopped: &[Text]) -> String {
     let each = |one: &dyn Fn(&str) -> String| stopped.iter().map(|link| one(link)).collect::<Vec<_>>().join(", ");
     match whose {
         Whose::Docker => {
@@ -173,10 +199,12 @@ fn advice(whose: Whose, stopped: &[Text]) -> String {
             let zone = |link: &str| format!("`firewall-cmd --permanent --zone=trusted --add-interface={link}`");
             format!("{} and `firewall-cmd --reload` let it pass", each(&zone))
         }
+        Whose::Ufw if hook == "input" => format!("{} let it pass", each(&|link| format!("`ufw allow in on {link}`"))),
         Whose::Ufw => {
             let route = |link: &str| format!("`ufw route allow in on {link}`, `ufw route allow out on {link}`");
             format!("{} let it pass", each(&route))
         }
+        Whose::Unknown if hook == "input" => format!("accept there what comes from {}", each(&str::to_owned)),
         Whose::Unknown => "accept there what this topology is to forward".into(),
     }
 }
