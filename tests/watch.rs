@@ -239,7 +239,9 @@ fn one_that_is_refused_at_its_start_is_ready_and_says_why() {
         };
         sh("ip link add br-front type bridge; mkdir /run/files");
         fs::write(FILE, SHOP).unwrap();
-        let watcher = Watcher::start_in(&[("NOTIFY_SOCKET", "/run/notify")], FILE, "shop", &[]);
+        let mut command = Command::new(NETREC);
+        command.env("NOTIFY_SOCKET", "/run/notify");
+        let watcher = Watcher::start_as(command, FILE, "shop", &[]);
         says(&["READY=1", "STATUS=degraded: ", "br-front"]);
         sh("ip link delete br-front");
         watcher.signal(Signal::SIGHUP);
