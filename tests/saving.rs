@@ -194,6 +194,10 @@ fn whatever_becomes_of_the_file_nothing_is_deleted() {
             spoil();
             let standing = watcher.until(|standing| standing["state"] == "degraded");
             assert!(standing["reason"].as_str().unwrap().contains("shop"), "{what}: {standing}");
+            let status = Command::new(NETREC).args(["status", FILE]).output().unwrap();
+            let said = String::from_utf8(status.stdout).unwrap();
+            assert!(said.starts_with("topology shop: degraded\nwatched: ") && said.contains("\ndegraded: "), "{said}");
+            assert_ne!(status.status.code(), Some(0), "{what}");
             sh(&format!("rm -rf {FILE}"));
             fs::write(FILE, SHOP).unwrap();
             watcher.until(|standing| standing["state"] == "in_sync");
