@@ -11,18 +11,21 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use watched::{FILE, NETREC, SHOP, Watcher, is_as, settled};
-use world::sh;
+use world::{full_size, sh, within};
 
 /// How often each way to save a file is gone, and at how many bytes it is cut off: in the suite, and in full by
 /// `NETREC_SAVES=50 cargo test --test saving` (then at each byte).
 const SAVES: usize = 2;
 
 fn saves() -> usize {
-    std::env::var("NETREC_SAVES").ok().and_then(|saves| saves.parse().ok()).unwrap_or(SAVES)
+    full_size("NETREC_SAVES").map_or(SAVES, |saves| saves as usize)
 }
+
+/// How long it may take until what was saved is seen and done.
+const SEEN: Duration = Duration::from_secs(2);
 
 /// All links with their numbers: one that was removed and made again has another.
 fn links() -> String {
@@ -33,12 +36,14 @@ fn links() -> String {
 fn every_way_to_save_is_followed_once() {
     world::run(|| {
         let watcher = Watcher::of(SHOP, &["--poll-every", "1h"]);
-        let (mut mtu, before) = (1400, links());
+        let (mut mtu, before, mut longest) = (1400, links(), Duration::ZERO);
         let mut saved = |way: &str, save: &dyn Fn(&str)| {
             mtu += 1;
             let (accepted, rejected) = (watcher.counter("accepted"), watcher.counter("rejected"));
             save(&SHOP.replace("mtu = 1500", &format!("mtu = {mtu}")));
-            watcher.until(|_| sh("ip link show br-front").contains(&format!(" mtu {mtu} ")));
+            let start = Instant::now();
+            watcher.until(|_| mtu_is(mtu));
+            longest = longest.max(start.elapsed());
             // Long enough for whatever would follow.
             std::thread::sleep(Duration::from_millis(500));
             assert_eq!(watcher.counter("accepted"), accepted + 1, "{way}");
@@ -82,6 +87,12 @@ fn every_way_to_save_is_followed_once() {
             });
             fs::remove_file(FILE).unwrap();
         }
+        within(
+            SEEN,
+            longest,
+            &format!("six ways to save, each {} times", saves()),
+            full_size("NETREC_SAVES").is_some(),
+        );
     });
 }
 
@@ -183,6 +194,10 @@ fn whatever_becomes_of_the_file_nothing_is_deleted() {
             spoil();
             let standing = watcher.until(|standing| standing["state"] == "degraded");
             assert!(standing["reason"].as_str().unwrap().contains("shop"), "{what}: {standing}");
+            let status = Command::new(NETREC).args(["status", FILE]).output().unwrap();
+            let said = String::from_utf8(status.stdout).unwrap();
+            assert!(said.starts_with("topology shop: degraded\nwatched: ") && said.contains("\ndegraded: "), "{said}");
+            assert_ne!(status.status.code(), Some(0), "{what}");
             sh(&format!("rm -rf {FILE}"));
             fs::write(FILE, SHOP).unwrap();
             watcher.until(|standing| standing["state"] == "in_sync");

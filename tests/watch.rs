@@ -10,11 +10,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use watched::{FILE, NETREC, SHOP, Watcher, has_bridge, is_as, picture, settled, wait_for};
-use world::sh;
+use world::{full_size, sh, within};
 
 #[test]
 fn every_drift_is_healed() {
@@ -85,19 +85,19 @@ fn a_fighter_is_named_and_left_alone() {
         watcher.until(|standing| standing["state"] == "contested");
         sh("ip link delete br-front");
         wait_for(has_bridge).expect("all else is healed");
-        let seconds = std::env::var("NETREC_FIGHT").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(FIGHT);
+        let full = full_size("NETREC_FIGHT");
+        let seconds = full.unwrap_or(FIGHT);
         let (looks, taken) = (watcher.counter("looks"), watcher.processor());
         std::thread::sleep(Duration::from_secs(seconds));
         let looks = watcher.counter("looks") - looks;
         let taken = watcher.processor().saturating_sub(taken);
-        // A hundredth of a fight of some seconds is ten times as many milliseconds.
-        let percent = taken.as_millis() / u128::from(10 * seconds);
+        let percent = taken.as_secs_f64() * 100. / Duration::from_secs(seconds).as_secs_f64();
         assert!(looks < 7 * seconds, "{looks} looks in {seconds} seconds");
         let events = watcher.events();
         let lines = events.lines().count() - told;
-        eprintln!("a fight of {seconds} s: {lines} lines, {looks} looks, {percent} % of a processor");
+        eprintln!("a fight of {seconds} s: {looks} looks, {lines} lines, 10 at most");
         assert!(lines <= 10, "{events}");
-        assert!(seconds == FIGHT || percent < 2);
+        within(2., percent, "percent of a processor", full.is_some());
         let contested = events.lines().find(|line| line.contains("contested")).unwrap();
         assert!(contested.contains("api/route/0.0.0.0/0"), "{contested}");
         drop(fighter);
@@ -146,20 +146,31 @@ fn time_without_the_firewall_is_counted() {
     });
 }
 
+/// `NETREC_OVERFLOW=20 cargo test --test watch lost -- --nocapture` does it so often, and then the time counts, too.
 #[test]
 fn lost_announcements_mean_a_full_look() {
     world::run(|| {
+        let (full, mut longest) = (full_size("NETREC_OVERFLOW"), Duration::ZERO);
         let watcher = Watcher::of(SHOP, &["--look-every", "1h", "--event-buffer", "2048"]);
         let before = settled();
         let batch = "address add 192.0.2.1/32 dev lo\naddress delete 192.0.2.1/32 dev lo\n".repeat(5_000);
         fs::write("/run/batch", batch).unwrap();
-        // Stopped, it cannot read.
-        watcher.signal(Signal::SIGSTOP);
-        sh("ip -batch /run/batch; ip link delete br-front");
-        watcher.signal(Signal::SIGCONT);
-        is_as(&before);
-        watcher.until(|standing| standing["counters"]["overflows"].as_u64().unwrap() > 0);
+        for number in 0..full.unwrap_or(1) {
+            // Whoever loses a bridge too often is fought with; whoever changes the file is not.
+            fs::write(FILE, format!("{SHOP}# {number}\n")).unwrap();
+            watcher.until(|standing| standing["counters"]["accepted"].as_u64() == Some(number + 2));
+            let overflows = watcher.counter("overflows");
+            // Stopped, it cannot read.
+            watcher.signal(Signal::SIGSTOP);
+            sh("ip -batch /run/batch; ip link delete br-front");
+            watcher.signal(Signal::SIGCONT);
+            let start = Instant::now();
+            is_as(&before);
+            longest = longest.max(start.elapsed());
+            watcher.until(|standing| standing["counters"]["overflows"].as_u64() > Some(overflows));
+        }
         assert!(watcher.count("overflow") > 0);
+        within(Duration::from_secs(2), longest, "10,000 announcements that are lost", full.is_some());
     });
 }
 
@@ -239,7 +250,9 @@ fn one_that_is_refused_at_its_start_is_ready_and_says_why() {
         };
         sh("ip link add br-front type bridge; mkdir /run/files");
         fs::write(FILE, SHOP).unwrap();
-        let watcher = Watcher::start_in(&[("NOTIFY_SOCKET", "/run/notify")], FILE, "shop", &[]);
+        let mut command = Command::new(NETREC);
+        command.env("NOTIFY_SOCKET", "/run/notify");
+        let watcher = Watcher::start_as(command, FILE, "shop", &[]);
         says(&["READY=1", "STATUS=degraded: ", "br-front"]);
         sh("ip link delete br-front");
         watcher.signal(Signal::SIGHUP);
@@ -445,7 +458,7 @@ const LOOKS: u64 = 300;
 #[test]
 fn a_long_life_in_short() {
     world::run(|| {
-        let looks = std::env::var("NETREC_SOAK").ok().and_then(|looks| looks.parse().ok()).unwrap_or(LOOKS);
+        let looks = full_size("NETREC_SOAK").unwrap_or(LOOKS);
         let watcher = Watcher::of(SHOP, &[]);
         let batch = "address add 192.0.2.1/32 dev lo\naddress delete 192.0.2.1/32 dev lo\n".repeat(5);
         let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();

@@ -161,16 +161,12 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn history(name: &str) -> History {
-        let directory = std::env::temp_dir().join(format!("netrec-history-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        History::at(&directory)
-    }
+    use crate::apply::scratch::Scratch;
 
     #[test]
     fn what_is_recorded_is_read_and_what_is_corrupt_is_counted() {
-        let history = history("corrupt");
+        let directory = Scratch::new("history-corrupt");
+        let history = History::at(&directory);
         let record = |n: usize| Record::new("shop", "apply", format!("run {n}")).with_plan("+ a\n- b\n");
         (0..3).for_each(|n| history.add(&record(n)));
         let text = fs::read_to_string(&history.file).unwrap();
@@ -186,7 +182,8 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_keeps_the_newest() {
-        let history = history("long");
+        let directory = Scratch::new("history-long");
+        let history = History::at(&directory);
         let plan = "+ something\n".repeat(500);
         for n in 0..4_000 {
             history.add(&Record::new("shop", "apply", n.to_string()).with_plan(&plan));

@@ -8,6 +8,8 @@ pub mod confirm;
 pub mod history;
 mod known;
 pub mod rails;
+#[cfg(test)]
+pub(crate) mod scratch;
 pub mod watch;
 
 use std::collections::BTreeSet;

@@ -71,6 +71,20 @@ impl Question {
     }
 }
 
+/// Paths as a watcher tells them, wherever it was started.
+pub(super) fn told(paths: &[PathBuf]) -> Vec<String> {
+    let absolute = paths.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    absolute.map(|path| path.display().to_string()).collect()
+}
+
+/// The topology that is watched by these very files, whatever they say by now, and its watcher's answer.
+pub(super) fn followed(paths: &[PathBuf]) -> Option<(String, Answer)> {
+    let entries = std::fs::read_dir(lock::DIRECTORY).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".sock")?.to_owned()));
+    let answer = |name: String| ask(&name, &Question::new(Verb::Status), PATIENCE).ok()?.map(|answer| (name, answer));
+    names.filter_map(answer).find(|(_, answer)| answer.files == told(paths))
+}
+
 /// Where the watcher of a topology listens.
 pub(super) fn socket(topology: &str) -> PathBuf {
     Path::new(lock::DIRECTORY).join(format!("{topology}.sock"))

@@ -18,7 +18,7 @@ use crate::kernel::privilege;
 ///
 /// `in sync`: nothing to do. `drifted`: the kernel holds something else, or nothing yet. `pending`: all is there but for
 /// containers that have not come. Of a topology that is watched, its watcher may know more: `failed`, `contested`,
-/// `degraded` or `suspended`.
+/// `degraded` or `suspended`. Where the files cannot be followed, what it keeps up and why is told all the same.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -45,16 +45,22 @@ struct Standing<'a> {
     confirm: Option<guard::Answer>,
     /// The rollback that was the last thing done.
     rolled_back: Option<Record>,
+    /// Null where the files cannot be compared with what is there.
     drift: serde_json::Value,
 }
 
 impl Status {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let format = self.input.output.format;
-        let loaded = load(&self.input.paths)?;
+        let loaded = match load(&self.input.paths) {
+            Ok(loaded) => loaded,
+            Err(failure) => return self.as_followed(failure),
+        };
         privilege::check()?;
-        let prepared = look(&mut Linux::default(), Target::Topology(&loaded.topology))
-            .map_err(|no_plan| Failure::unplanned(no_plan, &loaded.sources))?;
+        let prepared = match look(&mut Linux::default(), Target::Topology(&loaded.topology)) {
+            Ok(prepared) => prepared,
+            Err(no_plan) => return self.as_followed(Failure::unplanned(no_plan, &loaded.sources)),
+        };
         let (drifted, waiting) = (!prepared.diff.is_empty(), !prepared.desired.pending.is_empty());
         let state = match (drifted, waiting) {
             (true, _) => "drifted",
@@ -90,6 +96,29 @@ impl Status {
             }),
         }
         Ok(if self.exit_code && (drifted || waiting || stand.is_some()) { Exit::Differs } else { Exit::Done })
+    }
+}
+
+impl Status {
+    /// What the files say cannot be compared with anything; if they are watched, what was good is kept up.
+    fn as_followed(&self, failure: Failure) -> Result<Exit, Failure> {
+        let Some((name, answer)) = control::followed(&self.input.paths) else { return Err(failure) };
+        let standing = &answer.standing;
+        let state = standing.state.to_string();
+        match self.input.output.format {
+            Format::Text => output::say(&format!("topology {name}: {state}\n{}", watched(standing))),
+            Format::Json => output::say_json(&Standing {
+                version: 1,
+                topology: &name,
+                state: &state,
+                pending: standing.pending.keys().map(String::as_str).collect(),
+                watcher: Some(&answer),
+                confirm: None,
+                rolled_back: None,
+                drift: serde_json::Value::Null,
+            }),
+        }
+        Ok(failure.report(Format::Text))
     }
 }
 

@@ -29,7 +29,7 @@ use self::notice::Manager;
 use self::server::{Asked, Listen, Outlet};
 use self::teller::Teller;
 use self::vigil::Vigil;
-use super::control::{Answer, Verb};
+use super::control::{self, Answer, Verb};
 use super::duration::duration;
 use super::failure::Failure;
 use super::load::{self, Loaded, load};
@@ -94,7 +94,7 @@ impl Watch {
         let _lock = lock::watch(&name)?.ok_or_else(|| Failure::new(Exit::Busy, watched()))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("tokio"))?;
         let result = runtime.block_on(async { Service::start(self, loaded)?.run().await });
-        let _ = std::fs::remove_file(super::control::socket(&name));
+        let _ = std::fs::remove_file(control::socket(&name));
         result
     }
 }
@@ -390,9 +390,7 @@ impl Service {
     }
 
     fn answer(&self, error: Option<String>) -> Answer {
-        let files = self.paths.iter().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
-        let files = files.map(|path| path.display().to_string()).collect();
-        Answer { version: 1, error, files, standing: self.watcher.standing(self.now()) }
+        Answer { version: 1, error, files: control::told(&self.paths), standing: self.watcher.standing(self.now()) }
     }
 
     /// Enters into the history what was changed since the last entry.

@@ -190,6 +190,12 @@ fn by_path(path: &Path) -> Result<Found, KernelError> {
         Ok(found) if found.filesystem_type() == statfs::NSFS_MAGIC => {}
         Ok(_) => return Err(not_one(path)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Found::Absent(format!("{} is not there", path.display()))),
+        // A process of somebody else, or one that may do more than we (ptrace(2), access mode checking).
+        Err(Errno::EACCES) if path.starts_with("/proc") => {
+            let hint =
+                "it takes CAP_SYS_PTRACE, as dist/netrec@.service has it, and no security module that forbids it";
+            return Err(KernelError::unable(format!("{} may not be looked into", path.display()), hint));
+        }
         Err(errno) => return Err(KernelError::system(path.display().to_string(), errno)),
     }
     match open(path)? {

@@ -58,15 +58,14 @@ impl Watcher {
     }
 
     pub(crate) fn start(path: &str, topology: &'static str, options: &[&str]) -> Self {
-        Self::start_in(&[], path, topology, options)
+        Self::start_as(Command::new(NETREC), path, topology, options)
     }
 
-    /// The same with more in its environment.
-    pub(crate) fn start_in(more: &[(&str, &str)], path: &str, topology: &'static str, options: &[&str]) -> Self {
+    /// The same by a command of its own.
+    pub(crate) fn start_as(mut command: Command, path: &str, topology: &'static str, options: &[&str]) -> Self {
         let events = fs::File::options().append(true).create(true).open(events_of(topology)).unwrap();
         let complaints = fs::File::options().append(true).create(true).open("/run/complaints").unwrap();
-        let mut command = Command::new(NETREC);
-        command.args(["watch", "--format", "json"]).args(options).arg(path).envs(more.iter().copied());
+        command.args(["watch", "--format", "json"]).args(options).arg(path);
         let child = command.stdin(Stdio::null()).stdout(events).stderr(complaints).spawn().unwrap();
         Self { child, topology }
     }

@@ -105,6 +105,17 @@ pub(crate) fn attempt(script: &str) -> Output {
     Command::new("sh").args(["-euc", script]).env("PATH", PATH).stdin(Stdio::null()).output().unwrap()
 }
 
+/// The full size of a test, where it was asked for.
+pub(crate) fn full_size(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|size| size.parse().expect("a number"))
+}
+
+/// Says how much something took at worst. Time is nothing to judge a busy machine by, so only a test of full size fails.
+pub(crate) fn within<T: PartialOrd + Copy + std::fmt::Debug>(limit: T, worst: T, what: &str, full: bool) {
+    eprintln!("{what}: {worst:.1?} at worst, {limit:?} at most");
+    assert!(!full || worst <= limit, "{what}: {worst:?} is more than {limit:?}");
+}
+
 /// A process in a named namespace, killed when dropped.
 pub(crate) struct Process(Child);
 

@@ -98,16 +98,12 @@ pub(in crate::apply) fn replace(file: &Path, content: &str) -> std::io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn memory(name: &str) -> Memory {
-        let directory = std::env::temp_dir().join(format!("netrec-memory-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        Memory::at(&directory)
-    }
+    use crate::apply::scratch::Scratch;
 
     #[test]
     fn a_generation_is_remembered_until_it_is_forgotten() {
-        let memory = memory("one");
+        let directory = Scratch::new("memory-one");
+        let memory = Memory::at(&directory);
         assert!(!memory.has("shop", "a"));
         memory.remember("shop", "a").unwrap();
         memory.remember("blog", "a").unwrap();
@@ -118,7 +114,8 @@ mod tests {
 
     #[test]
     fn it_does_not_grow_for_ever_and_forgets_the_oldest() {
-        let memory = memory("many");
+        let directory = Scratch::new("memory-many");
+        let memory = Memory::at(&directory);
         for n in 0..ENTRIES + 10 {
             memory.remember("shop", &n.to_string()).unwrap();
         }
@@ -128,7 +125,8 @@ mod tests {
 
     #[test]
     fn what_is_no_memory_remembers_nothing() {
-        let memory = memory("torn");
+        let directory = Scratch::new("memory-torn");
+        let memory = Memory::at(&directory);
         memory.remember("shop", "a").unwrap();
         fs::write(&memory.file, b"\xff\xfe garbage").unwrap();
         assert!(!memory.has("shop", "a"));

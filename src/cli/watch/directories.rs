@@ -172,17 +172,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::apply::scratch::Scratch;
 
     #[tokio::test]
     async fn what_is_waited_for_in_a_directory_is_so_beside_its_entries() {
-        let directory = std::env::temp_dir().join(format!("netrec-signs-{}", std::process::id()));
-        fs::create_dir_all(&directory).expect("a directory");
+        let directory = Scratch::new("signs");
         let mut directories = Directories::new();
-        let signs = [Sign::In(directory.clone(), |_| true), Sign::Entry(directory.join("one"))];
+        let signs = [Sign::In(directory.to_path_buf(), |_| true), Sign::Entry(directory.join("one"))];
         directories.watch(signs.into_iter());
         fs::write(directory.join("another"), "").expect("a file");
         let woken = tokio::time::timeout(Duration::from_secs(20), directories.woken()).await;
-        fs::remove_dir_all(&directory).expect("it is ours");
         assert!(woken.is_ok());
     }
 }
