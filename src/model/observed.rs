@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::neighbours::Flush;
-use super::resource::{HOST, KindName, Resource, ResourceId, Text, host};
+use super::resource::{HOST, Resource, Text, host};
 use super::state::State;
 use super::values::{Ports, Protocol};
 use super::wire::{
@@ -237,11 +237,16 @@ fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {
 }
 
 impl Observed {
-    /// Whether IPv6 is to be switched on for a link that is to have it: links are born without there, or it is off now.
-    pub fn lacks_ipv6(&self, netns: &Text, link: &Text) -> bool {
-        let born = ResourceId::new(netns, KindName::Sysctl, Sysctl::disable_ipv6(None));
-        let born = matches!(self.ours.get(&born), Some(Resource::Sysctl(setting)) if &*setting.value != "0");
-        born || self.foreign.ipv6_off.contains(&(netns.clone(), link.clone()))
+    /// Tells whether IPv6 is to be switched on for a link that is to have it, by its namespace and name: links are born
+    /// without there, or it is off now.
+    pub fn lacks_ipv6(&self) -> impl Fn(&Text, &Text) -> bool {
+        let key = Sysctl::disable_ipv6(None);
+        let without = self.ours.resources().filter_map(|resource| match resource {
+            Resource::Sysctl(setting) if setting.key == key && &*setting.value != "0" => Some(&setting.netns),
+            _ => None,
+        });
+        let without: BTreeSet<&Text> = without.collect();
+        move |netns, link| without.contains(netns) || self.foreign.ipv6_off.contains(&(netns.clone(), link.clone()))
     }
 }
 

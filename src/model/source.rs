@@ -1,5 +1,7 @@
 //! The user's files as text, and places in them.
 
+use std::sync::OnceLock;
+
 /// One file.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -7,16 +9,19 @@ pub struct Source {
     pub path: String,
     /// Its whole content.
     pub text: String,
-    /// Where each line starts, so that looking up a place does not walk the file.
-    lines: Vec<u32>,
+    /// Where each line starts, so that looking up places does not walk the file for each; nothing until one is.
+    lines: OnceLock<Vec<u32>>,
 }
 
 impl Source {
-    /// Keeps the text and notes where its lines start.
+    /// Keeps the text.
     pub fn new(path: impl Into<String>, text: impl Into<String>) -> Self {
-        let text = text.into();
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at as u32 + 1)).collect();
-        Self { path: path.into(), text, lines }
+        Self { path: path.into(), text: text.into(), lines: OnceLock::new() }
+    }
+
+    fn lines(&self) -> &[u32] {
+        let starts = || std::iter::once(0).chain(self.text.match_indices('\n').map(|(at, _)| at as u32 + 1));
+        self.lines.get_or_init(|| starts().collect())
     }
 }
 
@@ -57,8 +62,9 @@ impl Span {
         let Some(source) = sources.get(self.file as usize) else {
             return Origin { file: String::new(), line: 1, column: 1 };
         };
-        let line = source.lines.partition_point(|start| *start <= self.start).max(1);
-        let before = source.text.get(source.lines[line - 1] as usize..self.start as usize).unwrap_or_default();
+        let lines = source.lines();
+        let line = lines.partition_point(|start| *start <= self.start).max(1);
+        let before = source.text.get(lines[line - 1] as usize..self.start as usize).unwrap_or_default();
         Origin { file: source.path.clone(), line, column: before.chars().count() + 1 }
     }
 }

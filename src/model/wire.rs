@@ -82,7 +82,8 @@ pub struct Label {
 impl Label {
     /// The label of what is not renamed.
     pub fn new(name: &str, protected: bool) -> Self {
-        Self { name: name.into(), born: name.into(), protected }
+        let name = Text::from(name);
+        Self { born: name.clone(), name, protected }
     }
 
     /// Reads the label of a mark ([`Owner::alias`]); what bears none has an empty one.

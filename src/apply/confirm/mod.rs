@@ -91,9 +91,10 @@ impl Before {
         let provided =
             |netns: &Text| self.state.resources().any(|it| matches!(it, Resource::Netns(it) if it.name == *netns));
         let gone = |netns: &Text| observed.absent.contains_key(netns) && !provided(netns);
+        let lacks_ipv6 = observed.lacks_ipv6();
         for (id, resource) in self.state.iter() {
             let inside = matches!(resource, Resource::Veth(veth) if gone(&veth.netns));
-            let has_ipv6 = |link| !observed.lacks_ipv6(&id.netns, &link);
+            let has_ipv6 = |link| !lacks_ipv6(&id.netns, &link);
             let idle = matches!(resource, Resource::Sysctl(it) if it.gives_ipv6().is_some_and(has_ipv6));
             if !inside && !idle && !gone(&id.netns) {
                 state.insert(resource.clone());

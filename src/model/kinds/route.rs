@@ -11,7 +11,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use smallvec::smallvec;
 
 use crate::model::links::{NEW, route_message};
-use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, text};
 use crate::model::wire::{Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place, RouteFacts};
 
 /// `RT_TABLE_MAIN` and `RTN_UNICAST` (linux/rtnetlink.h).
@@ -85,12 +85,12 @@ impl Route {
 
 impl Kind for Route {
     fn id(&self) -> ResourceId {
-        let mut name = self.destination.to_string();
+        let mut name = text(format_args!("{}", self.destination));
         if self.table != MAIN {
-            name += &format!("@{:x}", self.table);
+            name = text(format_args!("{name}@{:x}", self.table));
         }
         if self.metric != Self::default_metric(&self.destination) {
-            name += &format!(":{}", self.metric);
+            name = text(format_args!("{name}:{}", self.metric));
         }
         ResourceId::new(&self.netns, KindName::Route, name)
     }

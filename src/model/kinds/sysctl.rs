@@ -3,6 +3,8 @@
 //! A setting has no mark and always has a value. Only settings that the topology asks for are read and written, and
 //! they are left as they are when nobody asks any more: others may have come to rely on them.
 
+use std::sync::LazyLock;
+
 use smallvec::smallvec;
 
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
@@ -25,7 +27,11 @@ const DEFAULT: &str = "default";
 impl Sysctl {
     /// Whether a link has no IPv6; without one, whether links are born so.
     pub fn disable_ipv6(link: Option<&str>) -> Text {
-        format!("net.ipv6.conf.{}.disable_ipv6", link.unwrap_or(DEFAULT).replace('.', "/")).into()
+        fn key(link: &str) -> Text {
+            format!("net.ipv6.conf.{}.disable_ipv6", link.replace('.', "/")).into()
+        }
+        static BORN: LazyLock<Text> = LazyLock::new(|| key(DEFAULT));
+        link.map_or_else(|| BORN.clone(), key)
     }
 
     /// The link that it gives IPv6 to.

@@ -11,6 +11,7 @@ use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
+use crate::model::kinds::veth::Veth;
 use crate::model::observed::ForeignLink;
 use crate::model::resource::{Resource, Text, host};
 use crate::model::topology::{Endpoint, Item};
@@ -23,6 +24,16 @@ struct Taken {
     all: BTreeSet<IpAddr>,
 }
 
+/// What an endpoint was born as.
+pub(super) struct Birth<'a> {
+    /// Its name then.
+    born: Text,
+    /// The host's end, whose name follows from that.
+    link: Text,
+    /// The pair, if it is there.
+    pub veth: Option<&'a Veth>,
+}
+
 impl<'a> Lowering<'a> {
     /// Fills the blanks of every endpoint whose container is there, in the order of their names.
     pub(super) fn endpoints(
@@ -30,11 +41,11 @@ impl<'a> Lowering<'a> {
         sandboxes: &BTreeMap<&'a str, Sandbox>,
         networks: &BTreeMap<&'a str, NetworkPlan<'a>>,
     ) -> Vec<Port<'a>> {
-        let mut ports = Vec::new();
+        let (mut ports, mut veths) = (Vec::new(), Vec::new());
         let topology = self.topology;
-        let births: Vec<(Text, Text)> = topology.endpoints.keys().map(|name| self.birth(name)).collect();
+        let births: Vec<Birth> = topology.endpoints.keys().map(|name| self.birth(name)).collect();
         let mut taken = self.taken(networks, &births);
-        for ((name, item), (born, link)) in topology.endpoints.iter().zip(births) {
+        for ((name, item), Birth { born, link, veth }) in topology.endpoints.iter().zip(births) {
             let network = networks.get_key_value(item.network.get_ref().as_str());
             let sandbox = sandboxes.get(item.container.get_ref().as_str());
             let (Some((network, plan)), Some(sandbox)) = (network, sandbox) else { continue };
@@ -42,8 +53,9 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             // The address of an endpoint that is waited for is kept for it.
-            let addresses = self.addresses((name, &link), item, plan, &mut taken);
+            let addresses = self.addresses((name, veth), item, plan, &mut taken);
             if sandbox.there {
+                veths.push(veth);
                 ports.push(Port {
                     name,
                     item,
@@ -58,7 +70,7 @@ impl<'a> Lowering<'a> {
             }
         }
         self.host_ends(&ports);
-        self.give_names(&mut ports);
+        self.give_names(&mut ports, &veths);
         ports
     }
 
@@ -73,23 +85,26 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The name that an endpoint was born with, and that of the host's end, which follows from it.
-    pub(super) fn birth(&self, endpoint: &str) -> (Text, Text) {
+    pub(super) fn birth(&self, endpoint: &str) -> Birth<'a> {
         let born = self.born("endpoints", endpoint);
         let link = veth_name(&self.topology.name, &born);
-        (born, link)
+        let veth = match self.ours_named(&host(), KindName::Veth, &link) {
+            Some(Resource::Veth(veth)) => Some(&**veth),
+            _ => None,
+        };
+        Birth { born, link, veth }
     }
 
-    fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>, births: &[(Text, Text)]) -> Taken {
+    fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>, births: &[Birth<'a>]) -> Taken {
         let gateways = networks.values().flat_map(|plan| plan.subnets.iter().filter_map(|subnet| subnet.gateway));
         let reserved = networks.values().flat_map(|plan| &plan.item.reserved);
         let named = self.topology.endpoints.values().flat_map(|item| &item.addresses);
         let by_right: BTreeSet<IpAddr> =
             gateways.chain(reserved.chain(named).map(|address| *address.get_ref())).collect();
         let mut all = by_right.clone();
-        for (item, (_, link)) in self.topology.endpoints.values().zip(births) {
+        for (item, birth) in self.topology.endpoints.values().zip(births) {
             if let Some(plan) = networks.get(item.network.get_ref().as_str()) {
-                all.extend(self.keeps(link, plan, &by_right));
+                all.extend(self.keeps(birth.veth, plan, &by_right));
             }
         }
         Taken { by_right, all }
@@ -97,21 +112,21 @@ impl<'a> Lowering<'a> {
 
     /// The addresses an endpoint has and may keep: in a subnet of its network, and nobody else's by right.
     fn keeps<'k>(
-        &'k self,
-        link: &Text,
+        &self,
+        veth: Option<&'a Veth>,
         plan: &'k NetworkPlan,
         by_right: &'k BTreeSet<IpAddr>,
-    ) -> impl Iterator<Item = IpAddr> + 'k {
-        let usable = |net: &&IpNet| {
+    ) -> impl Iterator<Item = IpAddr> + use<'a, 'k> {
+        let usable = |net: &IpNet| {
             plan.subnets.iter().any(|subnet| subnet.net == net.trunc() && ipam::is_usable(&subnet.net, net.addr()))
         };
-        let held = self.held_addresses(link).iter().filter(usable).map(IpNet::addr);
+        let held = self.held_addresses(veth).filter(usable).map(|net| net.addr());
         held.filter(|address| !by_right.contains(address))
     }
 
     fn addresses(
         &mut self,
-        (name, link): (&str, &Text),
+        (name, veth): (&str, Option<&'a Veth>),
         item: &Item<Endpoint>,
         plan: &NetworkPlan,
         taken: &mut Taken,
@@ -130,7 +145,7 @@ impl<'a> Lowering<'a> {
             if !wants || named || subnets.clone().next().is_none() {
                 continue;
             }
-            let held = self.keeps(link, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
+            let held = self.keeps(veth, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
             let hash = words(&[&self.topology.name, "address", name]);
             match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, &taken.all))) {
                 Some(address) => {
@@ -148,8 +163,8 @@ impl<'a> Lowering<'a> {
         addresses
     }
 
-    /// Gives interface names: the user's, then those held, then `eth0`, `eth1`, … by rank.
-    fn give_names(&mut self, ports: &mut [Port<'a>]) {
+    /// Gives interface names: the user's, then those that their pairs hold, then `eth0`, `eth1`, … by rank.
+    fn give_names(&mut self, ports: &mut [Port<'a>], veths: &[Option<&'a Veth>]) {
         // What bears our mark and was taken out of our group goes when its pair is made anew.
         let own = |link: &ForeignLink| link.topology.as_ref().is_some_and(|it| **it == *self.topology.name);
         let links = self.observed.foreign.links.iter();
@@ -164,11 +179,8 @@ impl<'a> Lowering<'a> {
                 self.refused.push(Diagnostic::at(span, message).label("taken").hint("choose another `ifname`"));
             }
         }
-        for port in ports.iter_mut().filter(|port| port.ifname.is_empty()) {
-            let held = match self.ours_named(&host(), KindName::Veth, &port.link) {
-                Some(Resource::Veth(veth)) if veth.netns == port.netns => veth.ifname.clone(),
-                _ => None,
-            };
+        for (port, veth) in ports.iter_mut().zip(veths).filter(|(port, _)| port.ifname.is_empty()) {
+            let held = veth.filter(|veth| veth.netns == port.netns).and_then(|veth| veth.ifname.clone());
             if let Some(held) = held.filter(|held| is_default_name(held))
                 && taken.insert((port.netns.clone(), held.clone()))
             {

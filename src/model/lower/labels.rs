@@ -1,11 +1,10 @@
 //! What things are called, and what they were called when they were made: a thing that is renamed keeps the interface
 //! names and hardware addresses it was born with, so that the kernel's object lives on and no packet is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use toml::Spanned;
 
 use super::Lowering;
+use crate::model::numbers::{ByNumber, Numbers};
 use crate::model::resource::{Kind, Part, Text};
 use crate::model::state::State;
 use crate::model::wire::Label;
@@ -13,10 +12,12 @@ use crate::model::wire::Label;
 /// The names that what is there was born with.
 #[derive(Default)]
 pub(super) struct Labels {
-    /// By table and present name.
-    born: BTreeMap<&'static str, BTreeMap<Text, Text>>,
-    /// Those that are spoken for.
-    taken: BTreeSet<(&'static str, Text)>,
+    /// What is there, by table and present name.
+    names: Numbers<(&'static str, Text)>,
+    /// What each was born as.
+    born: ByNumber<Option<Text>>,
+    /// What is spoken for.
+    taken: Numbers<(&'static str, Text)>,
 }
 
 /// The table of the file that declares such a thing.
@@ -33,14 +34,15 @@ impl Labels {
         let mut labels = Self::default();
         let parts = state.resources().filter_map(Kind::part).filter(|(_, label)| !label.name.is_empty());
         for (part, label) in parts {
-            labels.taken.insert((table(&part), label.born.clone()));
-            labels.born.entry(table(&part)).or_default().insert(label.name.clone(), label.born.clone());
+            let at = labels.names.number((table(&part), label.name.clone()));
+            *labels.born.entry(at) = Some(label.born.clone());
+            labels.taken.number((table(&part), label.born.clone()));
         }
         labels
     }
 
-    fn born(&self, table: &str, name: &str) -> Option<Text> {
-        self.born.get(table)?.get(name).cloned()
+    fn born(&self, table: &'static str, name: &Text) -> Option<Text> {
+        self.born.get(self.names.known(&(table, name.clone()))?)?.clone()
     }
 }
 
@@ -48,11 +50,12 @@ impl Lowering<'_> {
     /// The name that a thing's own names are derived from: the one it was made under, as itself or as what it was moved
     /// from; else its own, unless something that was moved away still goes by that.
     pub(super) fn born(&self, table: &'static str, name: &str) -> Text {
-        let moved = || self.topology.moved_from(table, name).and_then(|from| self.labels.born(table, from));
-        self.labels.born(table, name).or_else(moved).unwrap_or_else(|| {
+        let own = Text::from(name);
+        let moved = || self.topology.moved_from(table, name).and_then(|from| self.labels.born(table, &from.into()));
+        self.labels.born(table, &own).or_else(moved).unwrap_or_else(|| {
             let numbered = (2..).map(|n| format!("{name}~{n}").into());
-            let mut candidates = std::iter::once(Text::from(name)).chain(numbered);
-            let free = candidates.find(|candidate| !self.labels.taken.contains(&(table, candidate.clone())));
+            let mut candidates = std::iter::once(own).chain(numbered);
+            let free = candidates.find(|candidate| self.labels.taken.known(&(table, candidate.clone())).is_none());
             free.unwrap_or_default()
         })
     }

@@ -16,7 +16,6 @@ mod publish;
 mod routes;
 mod settings;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -30,10 +29,11 @@ pub use settings::route_localnet;
 use self::labels::Labels;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
+use super::kinds::KindName;
 use super::observed::{ForeignLink, Observed};
 use super::resource::{Resource, ResourceId, Text};
 use super::source::Span;
-use super::state::{Desired, State};
+use super::state::Desired;
 use super::topology::{Endpoint, Item, Network, Topology};
 use super::values::Mac;
 use super::wire::Owner;
@@ -78,11 +78,10 @@ pub struct Lowering<'a> {
     pub owner: Owner,
     /// What was seen.
     pub observed: &'a Observed,
-    /// Addresses of ours by namespace and link.
-    held: BTreeMap<(Text, Text), Vec<IpNet>>,
     /// As they were asked for; of two with one id the last is meant.
     wanted: Vec<(Resource, Span)>,
     labels: Labels,
+    bridged: [bool; 2],
     desired: Desired,
     invalid: Vec<Diagnostic>,
     refused: Vec<Diagnostic>,
@@ -186,19 +185,13 @@ impl NetworkPlan<'_> {
 
 impl<'a> Lowering<'a> {
     fn new(topology: &'a Topology, observed: &'a Observed) -> Self {
-        let mut held = BTreeMap::<_, Vec<_>>::new();
-        for resource in observed.ours.resources() {
-            if let Resource::Address(address) = resource {
-                held.entry((address.netns.clone(), address.link.clone())).or_default().push(address.address);
-            }
-        }
         Self {
             topology,
             owner: Owner::new(&topology.name),
             observed,
-            held,
             wanted: Vec::new(),
             labels: Labels::of(&observed.ours),
+            bridged: settings::bridged(&observed.ours),
             desired: Desired { topology: topology.name.clone(), ..Desired::default() },
             invalid: Vec::new(),
             refused: Vec::new(),
@@ -228,16 +221,16 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn held(&self, netns: &Text, link: &Text) -> &[IpNet] {
-        self.held.get(&(netns.clone(), link.clone())).map_or(&[], Vec::as_slice)
+    /// Addresses of ours on a link.
+    fn held<'k>(&self, netns: &str, link: &'k Text) -> impl Iterator<Item = IpNet> + use<'a, 'k> {
+        self.observed.ours.of_kind(netns, KindName::Address).filter_map(move |resource| match resource {
+            Resource::Address(it) if it.link == *link => Some(it.address),
+            _ => None,
+        })
     }
 
-    fn ours(&self) -> &State {
-        &self.observed.ours
-    }
-
-    fn ours_named(&self, netns: &Text, kind: super::kinds::KindName, name: &Text) -> Option<&Resource> {
-        self.ours().get(&ResourceId::new(netns, kind, name.clone()))
+    fn ours_named(&self, netns: &Text, kind: KindName, name: &Text) -> Option<&'a Resource> {
+        self.observed.ours.get(&ResourceId::new(netns, kind, name.clone()))
     }
 
     fn finish(mut self) -> Result<Desired, Rejection> {

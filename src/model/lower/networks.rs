@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
+use super::endpoints::Birth;
 use super::names::bridge_name;
-use super::{Lowering, NetworkPlan, Sandbox, Subnet, veth_name};
+use super::{Lowering, NetworkPlan, Sandbox, Subnet};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
+use crate::model::kinds::veth::Veth;
 use crate::model::observed::ForeignRoute;
-use crate::model::resource::{HOST, Resource, Text, host};
+use crate::model::resource::{HOST, host};
 use crate::model::topology::{Endpoint, Item, Network};
 
 /// MTU of a host without an uplink: Ethernet's.
@@ -104,34 +106,26 @@ impl<'a> Lowering<'a> {
         ipv6: bool,
     ) -> Option<IpNet> {
         let addressed = is(plan.item.host_address.as_ref(), true) && !plan.external;
-        let bridge = self.held(&host(), &plan.link).iter().filter(|_| addressed);
+        let bridge = self.held(HOST, &plan.link).filter(|_| addressed);
         let stays = |item: &Endpoint| {
             let flag = if ipv6 { &item.ipv6 } else { &item.ipv4 };
             let there = sandboxes.get(item.container.get_ref().as_str()).is_some_and(|sandbox| sandbox.there);
             there && item.network.get_ref() == plan.name && is(flag.as_ref(), true)
         };
-        let moved = |endpoint: &str| match self.ours_named(
-            &host(),
-            KindName::Veth,
-            &veth_name(&self.topology.name, endpoint),
-        ) {
-            Some(Resource::Veth(veth)) => veth
-                .bridge
-                .as_ref()
-                .is_some_and(|bridge| *bridge != plan.link && plans.values().any(|other| other.link == *bridge)),
-            _ => false,
+        let moved = |birth: &Birth| {
+            let bridge = birth.veth.and_then(|veth| veth.bridge.as_ref());
+            bridge.is_some_and(|bridge| *bridge != plan.link && plans.values().any(|other| other.link == *bridge))
         };
-        let endpoints = self.topology.endpoints.iter().filter(|(name, item)| stays(item) && !moved(name));
-        let ports = endpoints.flat_map(|(endpoint, _)| self.held_addresses(&self.birth(endpoint).1));
-        bridge.chain(ports).find(|net| net.addr().is_ipv6() == ipv6).map(IpNet::trunc)
+        let endpoints = self.topology.endpoints.iter().filter(|(_, item)| stays(item));
+        let births = endpoints.map(|(name, _)| self.birth(name)).filter(|birth| !moved(birth));
+        let ports = births.flat_map(|birth| self.held_addresses(birth.veth));
+        bridge.chain(ports).find(|net| net.addr().is_ipv6() == ipv6).map(|net| net.trunc())
     }
 
-    /// The addresses that the endpoint with such a host's end has in the kernel, wherever it is attached.
-    pub(super) fn held_addresses(&self, link: &Text) -> &[IpNet] {
-        match self.ours_named(&host(), KindName::Veth, link) {
-            Some(Resource::Veth(veth)) => veth.ifname.as_ref().map_or(&[], |ifname| self.held(&veth.netns, ifname)),
-            _ => &[],
-        }
+    /// The addresses that an endpoint has in the kernel at the end of its pair, wherever that is attached.
+    pub(super) fn held_addresses(&self, veth: Option<&'a Veth>) -> impl Iterator<Item = IpNet> + use<'a> {
+        let end = veth.and_then(|veth| Some((&veth.netns, veth.ifname.as_ref()?)));
+        end.map(|(netns, ifname)| self.held(netns, ifname)).into_iter().flatten()
     }
 
     fn pooled(&mut self, network: &str, ipv6: bool, taken: &[IpNet]) -> Option<IpNet> {

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use super::{Lowering, NetworkPlan, Port, bridge_name};
 use crate::model::kinds::KindName;
 use crate::model::kinds::sysctl::Sysctl;
-use crate::model::resource::{Resource, Text, host};
+use crate::model::resource::{Resource, ResourceId, Text, host};
 use crate::model::source::Span;
+use crate::model::state::State;
 use crate::model::topology::Topology;
 
 const IPV4_FORWARD: &str = "net.ipv4.ip_forward";
@@ -42,6 +43,14 @@ fn on_loopback(port: &Port, network: &NetworkPlan) -> bool {
 
 fn accept_ra(link: &str) -> Text {
     format!("net.ipv6.conf.{}.accept_ra", link.replace('.', "/")).into()
+}
+
+/// Whether bridged packets of each family meet the rules that are meant for routed ones.
+pub(super) fn bridged(ours: &State) -> [bool; 2] {
+    BRIDGED.map(|key| {
+        let setting = ours.get(&ResourceId::new(&host(), KindName::Sysctl, key));
+        matches!(setting, Some(Resource::Sysctl(setting)) if &*setting.value == "1")
+    })
 }
 
 impl<'a> Lowering<'a> {
@@ -79,8 +88,9 @@ impl<'a> Lowering<'a> {
         let bridges = networks.values().filter(routes).map(|plan| (host.clone(), plan.link.clone(), plan.item.name));
         let ports = ports.iter().filter(|port| port.address(true).is_some());
         let ends = ports.map(|port| (port.netns.clone(), port.ifname.clone(), port.item.name));
-        for (netns, link, origin) in bridges.chain(ends).collect::<Vec<_>>() {
-            if self.observed.lacks_ipv6(&netns, &link) {
+        let lacks_ipv6 = self.observed.lacks_ipv6();
+        for (netns, link, origin) in bridges.chain(ends) {
+            if lacks_ipv6(&netns, &link) {
                 let key = Sysctl::disable_ipv6(Some(&link));
                 self.want(Sysctl { netns, key, value: "0".into() }, origin);
             }
@@ -89,8 +99,7 @@ impl<'a> Lowering<'a> {
 
     /// Whether bridged packets of a family meet the rules that are meant for routed ones.
     pub(super) fn filters_bridged(&self, ipv6: bool) -> bool {
-        let setting = self.ours_named(&host(), KindName::Sysctl, &BRIDGED[usize::from(ipv6)].into());
-        matches!(setting, Some(Resource::Sysctl(setting)) if &*setting.value == "1")
+        self.bridged[usize::from(ipv6)]
     }
 
     /// Whether a container that asks for its own published port is answered through the bridge port the question came
