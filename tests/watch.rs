@@ -120,6 +120,8 @@ fn whoever_flushes_the_rules_is_named() {
         let of_firewall = |line: &&str| line.contains("\"contested\",\"id\":\"host/firewall/netrec-shop");
         let contested = events.lines().find(of_firewall).unwrap();
         assert!(contested.contains("(nft)"), "{contested}");
+        let said = sh(&format!("{NETREC} status {FILE}"));
+        assert!(said.contains("\ncontested: host/firewall/netrec-shop: process "), "{said}");
     });
 }
 

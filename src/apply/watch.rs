@@ -391,6 +391,7 @@ impl Watcher {
                 self.pace.forget(&fix.id);
             } else if !fix.follows && self.pace.tried(&fix.id, Ok(()), now) == Verdict::Contested {
                 let by = self.authors.suspect(fix.id.kind);
+                self.standing.undone_by.extend(by.clone().map(|by| (fix.id.to_string(), by)));
                 self.tell(Event::Contested { id: fix.id.to_string(), by });
             }
         }
@@ -440,6 +441,7 @@ impl Watcher {
         standing.reason = self.files.clone().or_else(|| self.held_up.clone());
         standing.digest = self.good.as_ref().map(|content| content.digest.clone());
         standing.contested = self.pace.contested().map(ToString::to_string).collect();
+        standing.undone_by.retain(|id, _| standing.contested.contains(id));
         standing.failed = self.pace.failing().map(|(id, why)| (id.to_string(), why.to_owned())).collect();
         let to = match () {
             () if self.suspended => State::Suspended,

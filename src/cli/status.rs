@@ -157,7 +157,8 @@ fn watched(standing: &watch::standing::Standing) -> String {
         text += &format!("degraded: {}\n", reason.trim_end());
     }
     for id in &standing.contested {
-        text += &format!("contested: {id}\n");
+        let by = standing.undone_by.get(id).map_or("somebody", String::as_str);
+        text += &format!("contested: {id}: {by} keeps undoing it\n");
     }
     for (id, why) in &standing.failed {
         text += &format!("failed: {id}: {why}\n");

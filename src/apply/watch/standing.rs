@@ -79,6 +79,9 @@ pub struct Standing {
     pub digest: Option<String>,
     /// Objects that are left alone because somebody keeps undoing them.
     pub contested: Vec<String>,
+    /// Who undid each of them most often, where Linux says so.
+    #[serde(default)]
+    pub undone_by: BTreeMap<String, String>,
     /// Objects that cannot be put right, and why.
     pub failed: BTreeMap<String, String>,
     /// Containers that are not there yet, and what is missing.

@@ -197,6 +197,7 @@ fn what_is_undone_again_and_again_is_contested_and_all_else_is_healed() {
     assert_eq!(host.told(|event| matches!(event, Event::Contested { id, .. } if *id == route)), 1);
     let by = Some("process 42 (fighter)".to_owned());
     assert_eq!(host.told(|event| *event == Event::Contested { id: route.clone(), by: by.clone() }), 1);
+    assert_eq!(host.watcher.standing(host.now).undone_by.get(&route), by.as_ref());
     assert!(host.writes - writes < 20, "{} writes", host.writes - writes);
     let looks = host.watcher.standing(host.now).counters.looks;
     assert!(ROUND * (looks as u32) < second(2), "{looks} looks in a minute");
@@ -206,6 +207,7 @@ fn what_is_undone_again_and_again_is_contested_and_all_else_is_healed() {
     assert_eq!(host.state(), State::Pending, "the fighter has gone: tried after a minute, right for another");
     assert!(host.has(&route));
     assert_eq!(host.told(|event| matches!(event, Event::Settled { .. })), 1);
+    assert!(host.watcher.standing(host.now).undone_by.is_empty());
 }
 
 #[test]
