@@ -1,7 +1,7 @@
 //! The door: the only room that touches Linux.
 //!
-//! Blocking sockets with a time limit, on threads of our own: the kernel does the work inside `sendmsg`, so waiting
-//! asynchronously gains nothing, and a thread that changed its namespace must never go back to a pool.
+//! Blocking sockets with a time limit: the kernel does the work inside `sendmsg`, so waiting asynchronously gains nothing,
+//! and a thread that is in another namespace must not be one of a pool.
 //!
 //! - [`netlink`]: requests, acknowledged one by one; dumps, whole or not at all.
 //! - [`netns`]: finding, entering, making and removing network namespaces.

@@ -205,7 +205,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Opens a socket in that namespace, by way of a thread that ends at once. To open many, see [`netns::visit`].
+    /// Opens a socket in that namespace. To open many, see [`netns::visit`].
     pub fn open_in(netns: BorrowedFd<'_>, protocol: Protocol) -> Result<Self, KernelError> {
         netns::inside(netns, || Self::open(protocol))?
     }

@@ -1,4 +1,4 @@
-//! Network namespaces: found by name, path or process, entered by threads that end, made and removed by name.
+//! Network namespaces: found by name, path or process, entered and left again, made and removed by name.
 //!
 //! Names live under `/run/netns` and are made as ip-netns(8) makes them, so `ip netns` and netrec see the same ones.
 
@@ -107,7 +107,7 @@ pub fn processes() -> Result<BTreeMap<Identity, Vec<u32>>, KernelError> {
     Ok(processes)
 }
 
-/// The right to change the namespace of the calling thread. It exists only on threads that end with the visit.
+/// The right to change the namespace of the calling thread. It exists only where that goes back, or ends, with the visit.
 #[derive(Debug)]
 pub struct Visitor(PhantomData<*const ()>);
 
@@ -119,9 +119,56 @@ impl Visitor {
     }
 }
 
-/// Does something with each item on up to `threads` threads of its own, which may go from namespace to namespace and
-/// end with the call. Results are in the order of the items.
+/// The calling thread's way back to the namespace it is in.
+struct WayBack(OwnedFd);
+
+impl WayBack {
+    /// None where whoever leaves may not come back: that takes `CAP_SYS_ADMIN` over the namespace (setns(2)).
+    fn mark() -> Option<Self> {
+        let own = own().ok()?;
+        nix::sched::setns(&own, CloneFlags::CLONE_NEWNET).ok()?;
+        Some(Self(own))
+    }
+
+    fn take(&self) {
+        if nix::sched::setns(&self.0, CloneFlags::CLONE_NEWNET).is_err() {
+            // It was possible a moment ago, and whatever came next would be done to somebody else.
+            std::process::abort();
+        }
+    }
+}
+
+impl Drop for WayBack {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
+/// Runs what may change the namespace of its thread: on the calling one, which goes back, as a thread of its own costs
+/// more than a visit; where there is no way back, on one that ends.
+fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
+    if let Some(way_back) = WayBack::mark() {
+        return run(Some(&way_back));
+    }
+    let run = || run(None);
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// Does something with each item, going from namespace to namespace, on as many threads of its own, or on the calling one
+/// if one is enough. Results are in the order of the items.
 pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn(&Visitor, &T) -> R + Sync) -> Vec<R> {
+    let threads = threads.get().min(items.len());
+    if threads <= 1 {
+        return away(|way_back| {
+            let one = |item| {
+                let done = each(&Visitor(PhantomData), item);
+                // What the next item is called may depend on where this thread is: `/proc/self/ns/net`.
+                way_back.inspect(|way_back| way_back.take());
+                done
+            };
+            items.iter().map(one).collect()
+        });
+    }
     let next = AtomicUsize::new(0);
     let work = || {
         let visitor = Visitor(PhantomData);
@@ -133,7 +180,7 @@ pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn
         }
     };
     let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.get().min(items.len())).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
             .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -143,12 +190,9 @@ pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn
     all.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs something in a namespace, on a thread that ends with it.
+/// Runs something in a namespace.
 pub fn inside<R: Send>(netns: BorrowedFd<'_>, run: impl FnOnce() -> R + Send) -> Result<R, KernelError> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| Visitor(PhantomData).enter(netns).map(|()| run()));
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    away(|_| Visitor(PhantomData).enter(netns).map(|()| run()))
 }
 
 /// The path of a name.

@@ -1,7 +1,7 @@
 //! One complete look at the host and the namespaces that concern a topology.
 //!
-//! Namespaces are opened, asked and closed one after the other by threads that end with the look: a socket or
-//! descriptor kept open would pin a container's namespace and hide its death.
+//! Namespaces are opened, asked and closed one after the other: a socket or descriptor kept open would pin a container's
+//! namespace and hide its death.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -186,7 +186,7 @@ impl<'a> Look<'a> {
         Ok(Host { facts: Arc::new(host), sysctls })
     }
 
-    /// Runs on a thread of its own, whose namespace changes.
+    /// Changes the namespace of its thread.
     fn visit(&self, visitor: &Visitor, job: &Job<'_>) -> Result<Seen, KernelError> {
         match job {
             Job::Container(name, netns) => match netns::find(netns) {

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{DIRECTORY, OWN, path_of};
+use super::{DIRECTORY, OWN, away, path_of};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{self, Protocol, Socket};
 
@@ -47,7 +47,7 @@ pub fn names() -> Result<Vec<String>, KernelError> {
     Ok(names)
 }
 
-/// Makes named namespaces, in order, on one thread that ends with the call. The mark comes before the binding, and all
+/// Makes named namespaces, in order. The mark comes before the binding, and all
 /// of the setup too, so that a kill leaves either a file that bears the mark or a namespace that is finished.
 ///
 /// # Errors
@@ -60,10 +60,7 @@ pub fn create(creations: &[Creation<'_>]) -> Vec<Result<(), KernelError>> {
     if let Err(error) = prepare_directory() {
         return vec![Err(error); creations.len()];
     }
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| creations.iter().map(create_one).collect());
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    away(|_| creations.iter().map(create_one).collect())
 }
 
 /// Removes a name, whatever stands behind it, and the namespace, if nothing else holds it. A name that is gone already is
