@@ -453,9 +453,9 @@ fn what_is_watched_is_applied_by_its_watcher() {
     });
 }
 
-/// How many looks a long life has; each with ten announcements and more. The full size is
-/// `NETREC_SOAK=100000 cargo test --release --test watch a_long_life -- --nocapture`, which takes two minutes.
-const LOOKS: u64 = 300;
+/// How many looks a long life has; each with ten announcements and more. The full size is ten times as many:
+/// `NETREC_SOAK=100000 cargo test --release --test watch a_long_life -- --nocapture`, which takes some minutes.
+const LOOKS: u64 = 10_000;
 
 #[test]
 fn a_long_life_in_short() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::measure::{Figures, Phase, Run};
@@ -33,7 +34,12 @@ impl Results {
     /// The runs of a file; none if there is no such file.
     pub(super) fn read(file: &Path) -> Self {
         let mut results = Self::default();
-        for line in fs::read_to_string(file).unwrap_or_default().lines() {
+        let text = match fs::read_to_string(file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            // Now, and not after the last round.
+            text => text.expect("the file of results can be read"),
+        };
+        for line in text.lines() {
             let (tool, size, round, run): (String, usize, usize, Run) =
                 serde_json::from_str(line).expect("a line that this program wrote");
             if let Some(tool) = Tool::named(&tool) {
