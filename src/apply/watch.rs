@@ -12,6 +12,7 @@ pub mod hold;
 pub mod order;
 pub mod pace;
 pub mod reading;
+pub mod reason;
 pub mod round;
 pub mod standing;
 pub mod tally;
@@ -30,6 +31,7 @@ use self::authors::Authors;
 use self::candidate::Candidate;
 use self::event::Event;
 use self::pace::{Budget, Pace, Verdict};
+use self::reason::Reason;
 use self::round::{Fix, Round};
 use self::standing::{Standing, State};
 use super::NoPlan;
@@ -94,7 +96,7 @@ pub struct Watcher {
     /// Why the files are not followed.
     files: Option<String>,
     /// Why the content, though well-formed, is not followed, or cannot be kept up.
-    held_up: Option<String>,
+    held_up: Reason,
     authors: Authors,
     /// When all was seen to be as it should be.
     converged: Option<Clock>,
@@ -127,7 +129,7 @@ impl Watcher {
             wrote: false,
             left: BTreeSet::new(),
             files: None,
-            held_up: None,
+            held_up: Reason::default(),
             authors: Authors::default(),
             converged: None,
             absence: Absence::default(),
@@ -264,7 +266,8 @@ impl Watcher {
         let since = self.dirty.map_or(now, |(first, _)| first);
         // What was announced before it began has been seen.
         self.dirty = self.dirty.filter(|(_, last)| *last > sight.began).map(|(_, last)| (last, last));
-        if sight.deaf || std::mem::take(&mut self.again) {
+        let again = std::mem::take(&mut self.again);
+        if sight.deaf || again {
             self.disturbed(now);
         }
         let jitter = 75 + self.standing.counters.looks.wrapping_mul(self.limits.seed | 1) % 51;
@@ -297,6 +300,11 @@ impl Watcher {
         if given_way || self.good.is_none() {
             self.candidate.wait(now);
         }
+        if again {
+            // Whoever asked meanwhile, as by deciding what waits to be confirmed, is not to wait for it.
+            self.not_before = now;
+            self.candidate.urge();
+        }
         self.restate();
     }
 
@@ -308,8 +316,7 @@ impl Watcher {
             self.candidate.followed(&content);
             self.good = Some(content);
         }
-        if self.held_up.is_some() && !self.candidate.is_refused() {
-            self.held_up = None;
+        if !self.candidate.is_refused() && self.held_up.end() {
             self.tell(Event::Recovered);
         }
     }
@@ -317,11 +324,10 @@ impl Watcher {
     fn hindered(&mut self, why: &NoPlan, text: String, took: Duration, now: Clock) {
         let unseen = matches!(why, NoPlan::Unseen(_));
         let blamed = self.trying.take().filter(|_| !unseen && !matches!(why, NoPlan::Undecided(_)));
-        if self.held_up.as_ref() != Some(&text) {
+        if self.held_up.note(&text) {
             let kept = self.good.is_some() && !unseen;
-            self.tell(Event::Rejected { reason: text.clone(), kept });
+            self.tell(Event::Rejected { reason: text, kept });
             self.standing.counters.rejected += u64::from(blamed.is_some());
-            self.held_up = Some(text);
         }
         if let Some(content) = blamed {
             // Meanwhile the files may have come to say something else, which is tried next.
@@ -329,8 +335,8 @@ impl Watcher {
                 self.candidate.refuse(matches!(why, NoPlan::Refused(_)));
             }
         } else if matches!(why, NoPlan::Undecided(_)) {
-            // Whoever decides is heard.
-            self.not_before = self.slow;
+            // Whoever decides is heard, but not the end of a guard that is killed.
+            self.not_before = self.slow.min(now + BLIND_MAX);
         } else {
             // Not the content's fault, or not of the files' making: the same again, ever later.
             let pause = BLIND_FIRST.saturating_mul(1 << self.blind.min(16)).min(BLIND_MAX);
@@ -438,7 +444,7 @@ impl Watcher {
     /// Works out how it stands now, and tells if that is new.
     fn restate(&mut self) {
         let standing = &mut self.standing;
-        standing.reason = self.files.clone().or_else(|| self.held_up.clone());
+        standing.reason = self.files.clone().or_else(|| self.held_up.last().cloned());
         standing.digest = self.good.as_ref().map(|content| content.digest.clone());
         standing.contested = self.pace.contested().map(ToString::to_string).collect();
         standing.undone_by.retain(|id, _| standing.contested.contains(id));

@@ -1,5 +1,6 @@
 //! The control socket of a watcher, seen from outside: one JSON object a line, a question and its answer.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub(super) const LINE_BYTES: u64 = 4 << 20;
 
 /// How long is waited for what is answered at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where others' watchers are asked as well.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// A question to the watcher of a topology.
 #[derive(Serialize, Deserialize, Clone, Debug)]
@@ -81,8 +84,9 @@ pub(super) fn told(paths: &[PathBuf]) -> Vec<String> {
 pub(super) fn followed(paths: &[PathBuf]) -> Option<(String, Answer)> {
     let entries = std::fs::read_dir(lock::DIRECTORY).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".sock")?.to_owned()));
-    let answer = |name: String| ask(&name, &Question::new(Verb::Status), PATIENCE).ok()?.map(|answer| (name, answer));
-    names.filter_map(answer).find(|(_, answer)| answer.files == told(paths))
+    let answer = |name: String| ask(&name, &Question::new(Verb::Status), SHORT).ok()?.map(|answer| (name, answer));
+    let files: BTreeSet<String> = told(paths).into_iter().collect();
+    names.filter_map(answer).find(|(_, answer)| answer.files.iter().cloned().collect::<BTreeSet<_>>() == files)
 }
 
 /// Where the watcher of a topology listens.

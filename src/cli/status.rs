@@ -71,9 +71,7 @@ impl Status {
         let watcher = control::ask(name, &Question::new(Verb::Status), PATIENCE)?;
         let stand = watcher.as_ref().map(|answer| &answer.standing).filter(|standing| is_worse(standing.state));
         let state = stand.map_or_else(|| state.to_owned(), |standing| standing.state.to_string());
-        // One that does not answer is going back, which is told when it is done.
-        let confirm = guard::ask(name, guard::Question::Status).ok().flatten();
-        let rolled_back = History::default().last(name).filter(|record| record.command == "rollback");
+        let (confirm, rolled_back) = decided(name);
         match format {
             Format::Text => {
                 let mut text = format!("topology {name}: {state}\n");
@@ -105,21 +103,32 @@ impl Status {
         let Some((name, answer)) = control::followed(&self.input.paths) else { return Err(failure) };
         let standing = &answer.standing;
         let state = standing.state.to_string();
+        let (confirm, rolled_back) = decided(&name);
         match self.input.output.format {
-            Format::Text => output::say(&format!("topology {name}: {state}\n{}", watched(standing))),
+            Format::Text => {
+                let decisions = decisions(confirm.as_ref(), rolled_back.as_ref());
+                output::say(&format!("topology {name}: {state}\n{decisions}{}", watched(standing)));
+            }
             Format::Json => output::say_json(&Standing {
                 version: 1,
                 topology: &name,
                 state: &state,
                 pending: standing.pending.keys().map(String::as_str).collect(),
                 watcher: Some(&answer),
-                confirm: None,
-                rolled_back: None,
+                confirm,
+                rolled_back,
                 drift: serde_json::Value::Null,
             }),
         }
         Ok(failure.report(Format::Text))
     }
+}
+
+/// What waits to be confirmed, and the rollback that was the last thing done.
+fn decided(topology: &str) -> (Option<guard::Answer>, Option<Record>) {
+    // One that does not answer is going back, which is told when it is done.
+    let confirm = guard::ask(topology, guard::Question::Status).ok().flatten();
+    (confirm, History::default().last(topology).filter(|record| record.command == "rollback"))
 }
 
 /// Whether a watcher's state says what a look cannot see.

@@ -56,8 +56,8 @@ impl Plan {
     }
 }
 
-/// Puts the difference of two states in order, and proves that it leads from the one to the other: who holds a plan holds
-/// one that was proved.
+/// Puts the difference of two states in order, and proves that it leads from the one to the other: who holds steps of a plan
+/// holds proved ones. That no difference is none is believed.
 ///
 /// # Errors
 ///

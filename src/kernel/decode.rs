@@ -73,11 +73,14 @@ pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {
 }
 
 fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+    let mut of_bridge = false;
     for attribute in attributes(value) {
         let (kind, value) = attribute?;
         match kind {
             libc::IFLA_INFO_KIND => link.kind = string(value).into(),
-            libc::IFLA_INFO_SLAVE_DATA => port(link, value)?,
+            // It comes after the kind.
+            libc::IFLA_INFO_SLAVE_KIND => of_bridge = string(value) == "bridge",
+            libc::IFLA_INFO_SLAVE_DATA if of_bridge => bridge_port(link, value)?,
             _ => {}
         }
     }
@@ -85,7 +88,7 @@ fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
 }
 
 /// Not all of it: timers among it are otherwise each time.
-fn port(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+fn bridge_port(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
     for attribute in attributes(value) {
         match attribute? {
             (IFLA_BRPORT_MODE, [on]) => link.hairpin = *on != 0,

@@ -178,6 +178,8 @@ impl Memory {
                         forget(&veth.netns);
                         names.extend([&veth.name].into_iter().chain(&veth.bridge).cloned());
                     }
+                    // Whether a link has IPv6 is seen at the link.
+                    Resource::Sysctl(setting) if &*setting.netns == HOST => names.extend(setting.link()),
                     // Its ports are changed with it.
                     Resource::Bridge(_) => others = true,
                     // The far ends of what is inside go with it.
@@ -197,6 +199,10 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::kinds::netns::Netns;
+    use crate::model::kinds::sysctl::Sysctl;
+    use crate::model::resource::{Few, Kind};
+    use crate::model::wire::Label;
     use crate::model::wire::Owner;
 
     fn named(name: &str) -> NetnsRef {
@@ -244,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_host_only_links_that_were_announced_or_written_are_asked_again() {
+    fn of_the_host_only_links_that_were_announced_are_asked_again() {
         let again = |memory: &mut Memory, disturbed: &Disturbed| {
             assert_eq!(asked(memory, &scope(), disturbed), Some(vec![]), "the rest is as it was");
             memory.take_host().expect("it was seen").1.map(|again| (again.indexes, again.names))
@@ -257,6 +263,29 @@ mod tests {
         let mut lost = memory();
         lost.turn_to(&scope(), &Disturbed::anywhere());
         assert!(lost.take_host().is_none());
+    }
+
+    #[test]
+    fn of_what_is_written_the_links_are_asked_again_that_it_changes() {
+        let again = |op: Op| {
+            let mut memory = memory();
+            let step = Step {
+                id: op.subject().id(),
+                parts: vec![(0, Place::Netns(HOST.into()))].into(),
+                op,
+                waits: Few::default(),
+            };
+            memory.written(&[step], |netns| named(netns));
+            memory.take_host().map(|(_, again)| again.expect("it is of the host").names)
+        };
+        let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "0".into() };
+        assert_eq!(again(Op::Create(setting("net.ipv4.ip_forward").into())), Some([].into()));
+        let of_link = setting("net.ipv6.conf.br-front.disable_ipv6");
+        assert_eq!(again(Op::Create(of_link.into())), Some(["br-front".into()].into()));
+        let netns =
+            || Netns { name: "api".into(), owner: Owner::new("t"), label: Label::of(""), bound: true, lo_up: true };
+        assert_eq!(again(Op::Create(netns().into())), Some([].into()));
+        assert_eq!(again(Op::Delete(netns().into())), None, "ends elsewhere go with it");
     }
 
     #[test]

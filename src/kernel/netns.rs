@@ -131,8 +131,9 @@ impl WayBack {
     }
 
     fn take(&self) {
-        if nix::sched::setns(&self.0, CloneFlags::CLONE_NEWNET).is_err() {
+        if let Err(errno) = nix::sched::setns(&self.0, CloneFlags::CLONE_NEWNET) {
             // It was possible a moment ago, and whatever came next would be done to somebody else.
+            tracing::error!(%errno, "no way back from a container's network namespace");
             std::process::abort();
         }
     }
@@ -154,11 +155,14 @@ fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
     std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// Does something with each item, going from namespace to namespace, on as many threads of its own, or on the calling one
-/// if one is enough. Results are in the order of the items.
+/// Does something with each item, going from namespace to namespace, on as many threads of its own; if one is enough, on
+/// the calling one where that may come back. Results are in the order of the items.
 pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn(&Visitor, &T) -> R + Sync) -> Vec<R> {
     let threads = threads.get().min(items.len());
-    if threads <= 1 {
+    if items.is_empty() {
+        return Vec::new();
+    }
+    if threads == 1 {
         return away(|way_back| {
             let one = |item| {
                 let done = each(&Visitor(PhantomData), item);

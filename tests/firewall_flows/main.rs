@@ -175,8 +175,7 @@ fn nothing_is_left_of_flows_when_the_topology_goes() {
     });
 }
 
-/// Kills an apply that moves a mapping and takes a policy away at its nth send, for every n there is; of its threads the
-/// one that speaks with netfilter.
+/// Kills an apply that moves a mapping and takes a policy away at its nth send, for every n there is.
 fn killed_at_every(call: &str) {
     with_containers();
     run("ip -n lan route add 10.10.0.0/24 via 192.0.2.1");

@@ -181,8 +181,9 @@ fn may_write(content: &Content) -> Result<(), NoPlan> {
     if let Some(finding) = confirm::undecided(name) {
         return Err(NoPlan::Undecided(vec![finding].into()));
     }
+    // No time that passes helps it.
     let discarded = confirm::discarded(name, &content.digest);
-    discarded.map_or(Ok(()), |finding| Err(NoPlan::Refused(vec![finding].into())))
+    discarded.map_or(Ok(()), |finding| Err(NoPlan::Invalid(vec![finding].into())))
 }
 
 fn describe(no_plan: &NoPlan, order: &Order) -> String {
