@@ -133,8 +133,9 @@ fn commands(endpoints: usize) -> Vec<(&'static str, String, String)> {
         add("address", &c, format!("ip -n {c} address delete fd00::{host:x}/64 dev eth0"));
         add("route", &c, format!("ip -n {c} route delete default"));
         add("route", &c, format!("ip -n {c} -6 route delete default"));
-        // Its file is busy where it is healed between the two calls that this takes.
-        add("namespace", &c, format!("ip netns delete {c} || mountpoint -q /run/netns/{c}"));
+        // Its file is busy, or gone, where it is healed between the two calls that this takes.
+        let healed = format!("timeout 5 sh -c 'until mountpoint -q /run/netns/{c}; do sleep 0.01; done'");
+        add("namespace", &c, format!("ip netns delete {c} || {healed}"));
     }
     for n in 0..TWOFOLD / 2 {
         let rules = sh(&format!("ip -n m{n} rule | grep 'proto 78'"));
