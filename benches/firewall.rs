@@ -75,6 +75,12 @@ fn commit(batch: &[NftMessage]) {
     Nft::open().unwrap().commit(batch, None).unwrap();
 }
 
+/// All that a step says, one transaction after the other.
+fn take(op: &Op<&Firewall>) {
+    lab::take(op, None).unwrap();
+}
+
+/// What it says first: what is wanted, with notes of the flows to forget.
 fn batch(op: &Op<&Firewall>) -> Vec<NftMessage> {
     let Body::Nft(batch) = lab::messages(op).remove(0).body else { unreachable!("nftables") };
     batch
@@ -94,9 +100,9 @@ fn through() {
     let mut best = [[(0, 0); SIZES.len()]; 2];
     for _ in 0..ROUNDS {
         for (at, size) in SIZES.into_iter().enumerate() {
-            commit(&batch(&Op::Create(&wall(size))));
+            take(&Op::Create(&wall(size)));
             measure(&mut best[0][at], FIRST + size - 1, &received);
-            commit(&batch(&Op::Delete(&wall(size))));
+            take(&Op::Delete(&wall(size)));
             lab::nft(&rule_a_port(size));
             measure(&mut best[1][at], FIRST + size - 1, &received);
             run("nft delete table ip peer");
@@ -161,7 +167,7 @@ fn one_more() {
     run("nft flush ruleset");
     let (from, to) = (wall(10_000), wall(10_001));
     let started = Instant::now();
-    commit(&batch(&Op::Create(&from)));
+    take(&Op::Create(&from));
     println!("\n20,000 published ports: made in {:?}", started.elapsed());
     let started = Instant::now();
     let tables = Nft::open().unwrap().tables(&Owner::new("bench")).unwrap();
