@@ -50,6 +50,20 @@ const INSIDE: &[&str] = &[
     "ip -n nN route add 203.0.113.0/24 dev eth0 proto 78 table 77",
     "nsenter --net=/run/netns/nN sh -c 'echo 1 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6'",
     "nsenter --net=/run/netns/nN sh -c 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'",
+    "ip -n nN link set eth0 mtu 1000",
+    "ip -n nN link set eth0 down; ip -n nN link set eth0 name lan0; ip -n nN link set lan0 name eth0",
+    "ip -n nN link property add dev eth0 altname lan0",
+    "index=$(ip -n nN -o link show eth0 | cut -d: -f1); ip -n nN link delete eth0
+     ip -n nN link add eth0 index $index type veth peer name pN netns z; sleep 0.02; ip -n z link delete pN",
+    "ip -n nN link add x type veth peer name x netns nM; ip -n nM link delete x",
+    "ip -n nN link add x link eth0 type macvlan; ip -n nN link set x netns nM; ip -n nM link delete x",
+    "ip -n nN link add x type bridge; ip -n nN link set eth0 master x; ip -n nN link delete x",
+    "for table in $(ip -n nN rule show | sed -n 's/^30078:.*lookup \\([0-9]*\\).*/\\1/p'); do
+         for net in 10.10.0.0/24 10.20.0.0/24; do ip -n nN route replace $net dev eth0 table $table proto static; done
+         ip -n nN route flush table $table proto static
+     done",
+    "ip -n nN route replace broadcast default dev eth0 table main; ip -n nN route delete broadcast default table main",
+    "nsenter --net=/run/netns/nN sh -c 'echo 0 >/proc/sys/net/ipv6/conf/eth0/addr_gen_mode'",
     "mount --bind /run/netns/zN /run/netns/nN",
     "umount /run/netns/nN; mount --bind /run/netns/zN /run/netns/nN",
     "umount -l /run/netns/nN; ip netns delete nN; ip netns add nN",
@@ -58,7 +72,7 @@ const INSIDE: &[&str] = &[
      umount -l /run/netns/a /run/netns/b; rm /run/netns/a /run/netns/b",
 ];
 
-/// What somebody does to the host; `port` is a port of the bridge.
+/// What somebody does to the host; `port` is a port of the bridge, `other` perhaps another one.
 const ON_HOST: &[&str] = &[
     "ip link delete br-front",
     "ip link delete $port",
@@ -67,6 +81,19 @@ const ON_HOST: &[&str] = &[
     "ip link set $port alias somebody",
     "ip link set $port type bridge_slave isolated on",
     "ip link set $port netns z; ip -n z link delete $port",
+    "ip link set $port mtu 1000",
+    "ip link set $port name port0",
+    "ip link set $port name port0; ip link set $other name $port; ip link set port0 name $other",
+    "ip link property add dev $port altname port0",
+    "ip link set $port netns z; ip -n z link set $port netns $$",
+    "index=$(cat /sys/class/net/$port/ifindex); ip link delete $port
+     ip link add $port index $index type veth peer name pN netns z; sleep 0.02; ip link delete $port",
+    "index=$(cat /sys/class/net/$port/ifindex); ip link delete $port; ip link add up2 index $index type bridge
+     sleep 0.02; ip link delete up2",
+    "ip link add up2 type bridge; ip link set $port master up2; sleep 0.02; ip link delete up2",
+    "ip link add up2 link $port type macvlan; ip link delete up2",
+    "ip link add up2 type veth peer name x netns nN; ip link set up2 master br-front; ip link delete up2",
+    "for port in $(ls /sys/class/net/br-front/brif); do ip link set $port down nomaster; done",
     "ip link set br-front mtu 1400",
     "ip link set br-front address 02:00:00:00:00:01",
     "ip link set br-front down",
@@ -189,6 +216,7 @@ fn script(dice: &mut Dice) -> String {
     let mut script = String::from(
         "exec 2>/dev/null; set +e
          port=$(ip -br link show master br-front | head -1 | sed 's/@.*//')
+         other=$(ip -br link show master br-front | tail -1 | sed 's/@.*//')
          set=$(nft list table inet netrec-shop | awk '$1 == \"set\" || $1 == \"map\" {print $2}' | shuf -n1)\n",
     );
     for _ in 0..=dice.below(4) {
@@ -334,6 +362,19 @@ fn is_quiet(watcher: &Watcher) {
         std::mem::replace(&mut looks, watcher.counter("looks")) == looks
     });
     quiet.expect("an end of all echoes");
+}
+
+/// Linux announces what comes, and not what goes for it.
+#[test]
+fn what_takes_the_place_of_a_route_is_heard() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--look-every", "1h"]);
+        std::thread::sleep(Duration::from_secs(3)); // until the last echo has been heard
+        sh("ip -n api route replace broadcast default dev eth0 table main
+            ip -n api route delete broadcast default table main");
+        wait_for(|| sh("ip -n api route").contains("default via")).expect("it is heard");
+        watcher.end();
+    });
 }
 
 #[test]

@@ -18,11 +18,11 @@ use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use super::memory::Disturbed;
 use super::netlink::{Protocol, Reply, Socket, attributes, string, u32_at};
 use super::netns::{self, Found, Identity};
-use super::read::{sees, sees_host};
+use super::read::sees_host;
 use super::{KernelError, ask, decode};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::resource::KindName;
-use crate::model::wire::{NetnsRef, Owner, RouteFacts};
+use crate::model::wire::{NetnsRef, Owner};
 
 /// Datagrams read in one go: the rest is read after whoever listens had a turn.
 const DATAGRAMS: usize = 1_000;
@@ -206,8 +206,7 @@ fn hear_route(heard: &mut Heard, message: &Reply<'_>, nsid: Option<i32>) {
         }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(KindName::Address),
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
-            let seen = |route: &RouteFacts| if nsid.is_none() { sees_host(route) } else { sees(route) };
-            if decode::route(message.payload).is_ok_and(|route| !route.as_ref().is_some_and(seen)) {
+            if !concerns_routes(message.payload, nsid.is_none()) {
                 return;
             }
             Some(KindName::Route)
@@ -227,6 +226,19 @@ fn hear_route(heard: &mut Heard, message: &Reply<'_>, nsid: Option<i32>) {
         let name = fs::read_to_string(format!("/proc/{}/comm", message.port)).unwrap_or_default();
         heard.note(Author { kind, pid: message.port, name: name.trim_end().to_owned() });
     }
+}
+
+/// Whether an announcement can be about a route that a look sees, or about one that took its place: what goes for another
+/// is not announced.
+fn concerns_routes(payload: &[u8], of_host: bool) -> bool {
+    let Some([_, _, _, _, table, _, _, kind, ..]) = payload.first_chunk::<12>() else { return true };
+    let local = *table == libc::RT_TABLE_LOCAL;
+    if !of_host {
+        return !local;
+    }
+    let automatic = matches!(*kind, libc::RTN_BROADCAST | libc::RTN_ANYCAST | libc::RTN_MULTICAST);
+    let link_local = || matches!(decode::route(payload), Ok(Some(route)) if !sees_host(&route));
+    !(local && automatic || link_local())
 }
 
 /// Counts a transaction when it ends, if it is about our tables and not our own.

@@ -437,7 +437,7 @@ pub(super) fn sees_host(route: &RouteFacts) -> bool {
 }
 
 /// Whether a look at a container keeps that route: it is of the main table, or ours in whatever table.
-pub(super) fn sees(route: &RouteFacts) -> bool {
+fn sees(route: &RouteFacts) -> bool {
     route.table == MAIN || route.protocol == PROTOCOL
 }
 
