@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -30,6 +31,10 @@ pub const DIRECTORY: &str = "/run/netns";
 
 /// The namespace of the calling thread; `self` would be that of the process's first thread.
 const OWN: &str = "/proc/thread-self/ns/net";
+
+/// How often the way back is tried, and the pause between.
+const RETURNS: u32 = 100;
+const RETURN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is read at most of a file that no namespace is bound over, in bytes.
 const CONTENT_BYTES: u64 = 256;
@@ -131,11 +136,16 @@ impl WayBack {
     }
 
     fn take(&self) {
-        if let Err(errno) = nix::sched::setns(&self.0, CloneFlags::CLONE_NEWNET) {
-            // It was possible a moment ago, and whatever came next would be done to somebody else.
-            tracing::error!(%errno, "no way back from a container's network namespace");
-            std::process::abort();
+        // It was possible a moment ago: what may fail is to find memory for it.
+        for _ in 0..RETURNS {
+            match nix::sched::setns(&self.0, CloneFlags::CLONE_NEWNET) {
+                Ok(()) => return,
+                Err(errno) => tracing::error!(%errno, "no way back from a container's network namespace yet"),
+            }
+            std::thread::sleep(RETURN_PAUSE);
         }
+        // Whatever came next would be done to somebody else.
+        std::process::abort();
     }
 }
 
