@@ -47,6 +47,9 @@ const ROUTE_GROUPS: [u32; 9] = [
 const IPV4_NETCONF: u32 = 24;
 /// `RTNLGRP_IPV6_NETCONF` (linux/rtnetlink.h).
 const IPV6_NETCONF: u32 = 25;
+/// `RTM_NEWNETCONF` and `RTM_DELNETCONF` (linux/rtnetlink.h); libc has none.
+const NEW_NETCONF: u16 = 80;
+const DELETE_NETCONF: u16 = 81;
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
 
@@ -212,7 +215,12 @@ fn hear_route(heard: &mut Heard, message: &Reply<'_>, nsid: Option<i32>) {
             Some(KindName::Route)
         }
         libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(KindName::Rule),
-        _ => None,
+        libc::RTM_NEWLINK | libc::RTM_DELLINK | NEW_NETCONF | DELETE_NETCONF => None,
+        // Nobody knows what it is about.
+        _ => {
+            heard.overflow = true;
+            return;
+        }
     };
     heard.changed = true;
     heard.places.insert(nsid);
@@ -363,4 +371,49 @@ fn assign(netns: &OwnedFd) -> Result<Option<i32>, KernelError> {
         return Err(error);
     }
     ask::nsid(&mut socket, fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is heard of a message with that beginning, from a namespace.
+    fn heard(kind: u16, beginning: &[u8], nsid: Option<i32>) -> Heard {
+        let mut payload = [0; 16];
+        payload[..beginning.len()].copy_from_slice(beginning);
+        let mut heard = Heard::default();
+        hear_route(&mut heard, &Reply { kind, flags: 0, sequence: 0, port: 0, payload: &payload }, nsid);
+        heard
+    }
+
+    #[test]
+    fn a_route_is_news_unless_neither_it_nor_what_it_replaced_is_looked_at() {
+        // `struct rtmsg`: the table is the fifth byte, the type the eighth.
+        let route = |table, kind, nsid| {
+            let header = [libc::AF_INET as u8, 0, 0, 0, table, 4, 0, kind, 0, 0, 0, 0];
+            [libc::RTM_NEWROUTE, libc::RTM_DELROUTE].map(|message| heard(message, &header, nsid).changed)
+        };
+        for nsid in [None, Some(7)] {
+            for kind in [libc::RTN_UNICAST, libc::RTN_BROADCAST, libc::RTN_MULTICAST] {
+                assert_eq!(route(libc::RT_TABLE_MAIN, kind, nsid), [true; 2], "{kind} in {nsid:?}");
+                assert_eq!(route(100, kind, nsid), [true; 2], "{kind} in {nsid:?}");
+            }
+            assert_eq!(route(libc::RT_TABLE_LOCAL, libc::RTN_BROADCAST, nsid), [false; 2], "{nsid:?}");
+        }
+        assert_eq!(route(libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, None), [true; 2]);
+        assert_eq!(route(libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, Some(7)), [false; 2]);
+    }
+
+    #[test]
+    fn links_of_the_host_are_told_apart_and_what_is_unknown_is_for_a_look_at_everything() {
+        let of_nine = [0, 0, 0, 0, 9_u32.to_ne_bytes()[0], 0, 0, 0];
+        for kind in [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELADDR] {
+            assert_eq!(heard(kind, &of_nine, None).links, [9].into());
+            let inside = heard(kind, &of_nine, Some(7));
+            assert_eq!((inside.links, inside.places), ([].into(), [Some(7)].into()));
+        }
+        assert_eq!(heard(NEW_NETCONF, &[], None).places, [None].into());
+        assert!(heard(999, &[], None).overflow);
+        assert_eq!(heard(libc::RTM_NEWNSID, &[], None), Heard::default());
+    }
 }
