@@ -7,7 +7,7 @@ use super::{NoPlan, Prepared, proven};
 use crate::diff::{Change, diff};
 use crate::model::focus::{self, News};
 use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{HOST, KindName, Resource, ResourceId, Text};
+use crate::model::resource::{HOST, KindName, Resource, ResourceId, Text, host};
 use crate::model::state::{Desired, State};
 use crate::model::wire::{Absent, Scope};
 
@@ -60,7 +60,7 @@ impl Known {
         let here = |(id, _): &(&ResourceId, &Text)| focus.namespaces.contains(&id.netns);
         let read = read(observed, &self.desired.state);
         if focus.namespaces.iter().any(|netns| !was.is_alike_in(netns, is))
-            || focus.links.iter().any(|link| !was.is_alike_at(&(HOST.into(), link.clone()), is))
+            || focus.links.iter().any(|link| !was.is_alike_at(&(host(), link.clone()), is))
             || focus.netfilter && was.docker != is.docker
             || !self.read.iter().filter(here).eq(read.iter().filter(here))
         {

@@ -9,6 +9,8 @@ pub(crate) struct Scratch(PathBuf);
 impl Scratch {
     pub(crate) fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("netrec-{name}-{}", std::process::id()));
+        // What a killed run left behind, whose number this one has again.
+        let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir(&directory).expect("nobody else is in there");
         Self(directory)
     }

@@ -95,9 +95,7 @@ impl Status {
         }
         Ok(if self.exit_code && (drifted || waiting || stand.is_some()) { Exit::Differs } else { Exit::Done })
     }
-}
 
-impl Status {
     /// What the files say cannot be compared with anything; if they are watched, what was good is kept up.
     fn as_followed(&self, failure: Failure) -> Result<Exit, Failure> {
         let Some((name, answer)) = control::followed(&self.input.paths) else { return Err(failure) };

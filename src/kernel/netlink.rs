@@ -52,7 +52,7 @@ pub struct Counters {
     pub sends: u64,
     /// Netlink messages in them.
     pub messages: u64,
-    /// Objects that dumps of rtnetlink were answered with.
+    /// Objects that dumps on these sockets were answered with; nftables has a socket of its own.
     pub objects: u64,
     /// What was meant to change something: messages of batches and transactions, settings written, namespaces made
     /// and removed.

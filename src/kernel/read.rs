@@ -20,7 +20,7 @@ use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
-use crate::model::resource::{HOST, Text};
+use crate::model::resource::{self, HOST, Text};
 use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, RouteFacts, Scope};
 
 /// Below that many namespaces one thread is as quick.
@@ -116,7 +116,7 @@ impl<'a> Look<'a> {
             ends_moved |= put(&mut facts, name, inside, values);
         }
         let Host { facts: host, sysctls } = self.remembered_host(memory)?;
-        ends_moved |= put(&mut facts, &HOST.into(), host, sysctls);
+        ends_moved |= put(&mut facts, &resource::host(), host, sysctls);
         let strays = || facts.namespaces.values().any(|inside| inside.reference.is_some());
         let whole = !ends_moved || (!strays() && self.behind_lost_ends(&facts).is_empty());
         Ok(whole.then_some(facts))
@@ -130,7 +130,7 @@ impl<'a> Look<'a> {
         // One after the other: a dump of the host's links holds the lock that the others would wait for.
         let mut facts = Facts::default();
         let Host { facts: host, sysctls } = self.remembered_host(memory)?;
-        put(&mut facts, &HOST.into(), host, sysctls);
+        put(&mut facts, &resource::host(), host, sysctls);
         let mut news =
             netns::visit(&unknown, threads(unknown.len()), |visitor, job| self.visit(visitor, job)).into_iter();
         let mut seen = Vec::with_capacity(jobs.len());

@@ -57,10 +57,11 @@ impl Focus {
             return None;
         }
         let inside = |facts: &'a Facts| namespaces.iter().filter_map(|netns| facts.namespaces.get(netns));
-        let pairs = pairs([before, after].into_iter().flat_map(inside).flat_map(|inside| inside.ends()));
+        let ends = [before, after].into_iter().flat_map(inside).flat_map(|inside| inside.ends());
+        let pairs = pairs(ends.map(|(index, link, _)| (index, link)));
         let leads_there = |link: &&LinkFacts| pairs.contains(&(Some(link.index), link.link));
         let theirs = [before, after].into_iter().flat_map(|facts| facts.host().links.iter().filter(leads_there));
-        let links = theirs.chain(changed).map(|link| link.name.clone()).collect();
+        let links = theirs.map(|link| link.name.clone()).collect();
         Some(Self { namespaces, links, netfilter })
     }
 
@@ -129,14 +130,14 @@ fn changed_links<'a>(before: &'a NetnsFacts, after: &'a NetnsFacts) -> Option<Ve
 }
 
 /// The other ends of these, each by its index and that of its own other end.
-fn pairs(ends: impl Iterator<Item = (u32, Option<u32>, Option<i32>)>) -> BTreeSet<(Option<u32>, Option<u32>)> {
-    ends.map(|(index, link, _)| (link, Some(index))).collect()
+fn pairs(ends: impl Iterator<Item = (u32, Option<u32>)>) -> BTreeSet<(Option<u32>, Option<u32>)> {
+    ends.map(|(index, link)| (link, Some(index))).collect()
 }
 
 /// The namespaces that these links of the host lead into; none if one leads nowhere.
 fn ends(links: &[&LinkFacts], looks: [&Facts; 2]) -> Option<BTreeSet<Text>> {
     let of_pairs = links.iter().filter(|link| link.link_netnsid.is_some());
-    let wanted = pairs(of_pairs.map(|link| (link.index, link.link, None)));
+    let wanted = pairs(of_pairs.map(|link| (link.index, link.link)));
     let (mut namespaces, mut found) = (BTreeSet::new(), BTreeSet::new());
     if links.is_empty() {
         return Some(namespaces);
@@ -269,7 +270,7 @@ mod tests {
         assert_eq!(seen(|facts| link(facts, HOST)), None);
         assert_eq!(seen(|facts| facts.sysctls.clear()), None);
         assert_eq!(seen(|facts| link(facts, "new")), None);
-        assert_eq!(seen(|facts| pair(facts, "api", 5, 3)).map(|_| ()), Some(()));
+        assert_eq!(seen(|facts| pair(facts, "api", 5, 3)), Some((vec!["api".into()], false)));
         assert_eq!(seen(|facts| (pair(facts, "api", 5, 3), link(facts, HOST)).1), None, "it leads nowhere");
         let beside = |facts: &mut Facts| {
             pair(facts, "api", 5, 3);

@@ -2,6 +2,8 @@
 //! lost; what is decided by more than links is not known beforehand and counts as not said. And what becomes of our tables
 //! where others load theirs.
 
+use std::fmt;
+
 use super::wire::{ChainFacts, Does, ForeignRule, LinkMatch, RulesetFacts};
 
 /// The links by which a packet comes and leaves; none: another one than ours.
@@ -26,6 +28,13 @@ pub enum Whose {
     Ufw,
     /// Somebody's.
     Unknown,
+}
+
+/// What it is called to a person.
+impl fmt::Display for ChainFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chain {} of table {} {}", self.chain, self.family, self.table)
+    }
 }
 
 impl ChainFacts {

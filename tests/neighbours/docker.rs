@@ -21,6 +21,12 @@ db.netns = "db"
 cache.netns = "cache"
 "#;
 
+/// Starts one with files of its own.
+fn docker() -> Neighbour {
+    let arguments = ["--data-root", "/run/d", "--exec-root", "/run/e", "--pidfile", "/run/p", "-H", "unix:///run/s"];
+    Neighbour::start("dockerd", &arguments, "docker -H unix:///run/s info")
+}
+
 #[test]
 fn docker_drops_what_is_forwarded_and_is_told_of() {
     in_private_namespaces(|| {
@@ -28,9 +34,7 @@ fn docker_drops_what_is_forwarded_and_is_told_of() {
             return;
         }
         lan();
-        let arguments =
-            ["--data-root", "/run/d", "--exec-root", "/run/e", "--pidfile", "/run/p", "-H", "unix:///run/s"];
-        let _docker = Neighbour::start("dockerd", &arguments, "docker -H unix:///run/s info");
+        let _docker = docker();
         let foreign = || run("nft -s list table ip filter; nft -s list table ip nat");
         let before = foreign();
         assert!(before.contains("policy drop"), "docker drops what it does not know: {before}");
@@ -66,11 +70,9 @@ fn docker_accepts_what_is_forwarded_where_a_topology_asks_for_it() {
         let asked = format!("docker_user = true\n{shop}");
         let said = applied(&asked);
         assert!(said.contains("note: docker has no chain DOCKER-USER here"), "{said}");
-        let arguments =
-            ["--data-root", "/run/d", "--exec-root", "/run/e", "--pidfile", "/run/p", "-H", "unix:///run/s"];
         // Docker drops only where it has begun to forward itself.
         run("sysctl -qw net.ipv4.ip_forward=0");
-        let _docker = Neighbour::start("dockerd", &arguments, "docker -H unix:///run/s info");
+        let _docker = docker();
         let rules = || run("iptables -S DOCKER-USER; iptables -S FORWARD");
         run("iptables -I DOCKER-USER -s 198.51.100.0/24 -j DROP");
         let before = rules();

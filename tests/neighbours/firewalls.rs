@@ -125,7 +125,7 @@ fn firewalld_rejects_what_is_forwarded_and_is_told_of() {
 
         // With the handles of all that is in them: nothing was made anew.
         let ours = || run("nft -sa list table inet netrec-shop; nft -sa list table bridge netrec-shop");
-        let watcher = Watcher::start("/run/t.toml", "shop", &[]);
+        let watcher = Watcher::start("/run/t.toml", "shop", &["--look-every", "1h"]);
         watcher.until(|standing| standing["state"] == "in_sync");
         let before = ours();
         let reloads = ["--reload", "--complete-reload"];

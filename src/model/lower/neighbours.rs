@@ -22,7 +22,6 @@ impl Lowering<'_> {
             if chain.whose() == Whose::Docker && self.wants_docker_user(&chain.family) {
                 continue;
             }
-            let where_ = format!("chain {} of table {} {}", chain.chain, chain.family, chain.table);
             let stopped = stopped(chain, networks, |link| {
                 let out = Way { from: Some(link), to: uplink, mapped: false };
                 let back = Way { from: uplink, to: Some(link), mapped: true };
@@ -30,9 +29,9 @@ impl Lowering<'_> {
             });
             if !stopped.is_empty() {
                 let advice = advice(chain.whose(), &chain.hook, &stopped);
-                self.note(format!("{where_} drops what its rules do not accept, also what netrec forwards: {advice}"));
+                self.note(format!("{chain} drops what its rules do not accept, also what netrec forwards: {advice}"));
             }
-            self.bridged_note(chain, networks, &where_);
+            self.bridged_note(chain, networks);
         }
         self.host_access_notes(networks);
         self.bypassed_note(networks);
@@ -81,7 +80,7 @@ impl Lowering<'_> {
 
     /// With `br_netfilter` frames between ports of one bridge pass by the rules for routed packets; those of internal
     /// networks, too.
-    fn bridged_note(&mut self, chain: &ChainFacts, networks: &BTreeMap<&str, NetworkPlan>, where_: &str) {
+    fn bridged_note(&mut self, chain: &ChainFacts, networks: &BTreeMap<&str, NetworkPlan>) {
         let settings = ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"].into_iter();
         let (mut on, mut links) = (Vec::new(), BTreeSet::new());
         for ((setting, ipv6), family) in settings.zip([false, true]).zip(["ip", "ip6"]) {
@@ -95,7 +94,7 @@ impl Lowering<'_> {
         if !on.is_empty() {
             let (on, links) = (on.join(" and "), links.iter().map(|link| &**link).collect::<Vec<_>>().join(" or "));
             self.note(format!(
-                "{where_} drops frames between endpoints of one bridge, too, by {on}: set that to 0, or accept there \
+                "{chain} drops frames between endpoints of one bridge, too, by {on}: set that to 0, or accept there \
                  what comes from and goes to {links}"
             ));
         }
@@ -110,13 +109,8 @@ impl Lowering<'_> {
             let stopped = |link: &Text| chain.stops(Way { from: Some(link), to: None, mapped: false });
             let stopped: Vec<Text> = links.map(|network| network.link.clone()).filter(stopped).collect();
             if !stopped.is_empty() {
-                self.note(format!(
-                    "chain {} of table {} {} drops what its rules do not accept, also what host_access opens: {}",
-                    chain.chain,
-                    chain.family,
-                    chain.table,
-                    advice(chain.whose(), &chain.hook, &stopped)
-                ));
+                let advice = advice(chain.whose(), &chain.hook, &stopped);
+                self.note(format!("{chain} drops what its rules do not accept, also what host_access opens: {advice}"));
             }
         }
     }
@@ -132,10 +126,7 @@ impl Lowering<'_> {
             ["ip", "ip6", "inet"].contains(&&*chain.family) && !all.is_empty()
         });
         if let (true, Some(chain)) = (publishes, guard) {
-            self.note(format!(
-                "published ports are forwarded, so chain {} of table {} {}, which guards the host, does not see them",
-                chain.chain, chain.family, chain.table
-            ));
+            self.note(format!("published ports are forwarded, so {chain}, which guards the host, does not see them"));
         }
     }
 }
