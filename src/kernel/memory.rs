@@ -176,7 +176,7 @@ impl Memory {
                 match end {
                     Resource::Veth(veth) => {
                         forget(&veth.netns);
-                        names.extend([&veth.name].into_iter().chain(&veth.bridge).cloned());
+                        names.insert(veth.name.clone());
                     }
                     // Whether a link has IPv6 is seen at the link.
                     Resource::Sysctl(setting) if &*setting.netns == HOST => names.extend(setting.link()),

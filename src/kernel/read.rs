@@ -417,17 +417,32 @@ fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<
         return links(socket);
     }
     let mut all: BTreeMap<u32, LinkFacts> = host.links.iter().map(|link| (link.index, link.clone())).collect();
-    for index in indexes {
-        match ask::link(socket, index)? {
-            Some(link) => drop(all.insert(index, link)),
-            None => drop(all.remove(&index)),
-        }
-    }
+    let mut asked = BTreeSet::new();
+    with_masters(socket, indexes.into_iter().collect(), &mut asked, &mut all)?;
     let known: BTreeSet<Text> = all.values().map(|link| link.name.clone()).collect();
     for name in again.names.difference(&known) {
-        all.extend(ask::link_named(socket, name)?.map(|link| (link.index, link)));
+        let index = ask::link_named(socket, name)?.map(|link| link.index);
+        with_masters(socket, index.into_iter().collect(), &mut asked, &mut all)?;
     }
     Ok(all.into_values().collect())
+}
+
+/// Asks for links, and for those that they are or were ports of: a bridge that goes says so after its ports did, and one
+/// without the other is what never was.
+fn with_masters(
+    socket: &mut Socket,
+    mut wanted: Vec<u32>,
+    asked: &mut BTreeSet<u32>,
+    all: &mut BTreeMap<u32, LinkFacts>,
+) -> Result<(), KernelError> {
+    while let Some(index) = wanted.pop() {
+        if asked.insert(index) {
+            let (was, is) = (all.remove(&index), ask::link(socket, index)?);
+            wanted.extend([&was, &is].into_iter().flatten().filter_map(|link| link.master));
+            all.extend(is.map(|link| (link.index, link)));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and no subnet contains
