@@ -107,8 +107,8 @@ fn what_is_said_is_what_changes() {
                 "again" => assert_eq!((few.writes, many.writes), (0, 0)),
                 "one endpoint more" | "one endpoint less" | "one port changed" => {
                     assert_eq!(few.writes, many.writes, "{what}");
-                    // Four of them are the notes of flows, put in and taken out again, a family each.
-                    assert!(many.writes <= 20, "{what}: {many:?}");
+                    // Six of them are the notes of flows, a family each: those of before out, new ones in, and their end.
+                    assert!(many.writes <= 22, "{what}: {many:?}");
                 }
                 _ => {}
             }
@@ -149,8 +149,12 @@ fn what_is_healed_is_asked_for_where_it_was_announced() {
             destroy();
             (idle, said)
         };
+        // The kernel makes routes of its own for what was only just made, in its own time: two looks may see one less each.
+        let like = |seen: u64, expected: u64| seen.abs_diff(expected) <= 2;
         for drift in ["ip -n c0 route delete default", "ip -n c0 address delete fd00::2/64 dev eth0"] {
-            assert_eq!(heal(10, drift, false), heal(60, drift, false), "{drift}");
+            let ((idle, (said, seen)), (still, (too, more))) = (heal(10, drift, false), heal(60, drift, false));
+            assert_eq!((idle, said), (still, too), "{drift}");
+            assert!(like(more, seen), "{drift}: {seen} and {more} objects");
         }
         let port = veth_name("w", "e0");
         for drift in ["ip -n c0 link delete eth0".to_owned(), format!("ip link set {port} nomaster")] {
@@ -158,7 +162,7 @@ fn what_is_healed_is_asked_for_where_it_was_announced() {
             println!("{drift}: {seen} and {more} objects");
             assert_eq!((idle, said), (still, too), "{drift}");
             // Each port has a multicast route, which two looks see; its link they do not.
-            assert_eq!(more - seen, 2 * 50, "{drift}");
+            assert!(like(more - seen, 2 * 50), "{drift}: {seen} and {more} objects");
         }
     });
 }

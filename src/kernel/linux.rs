@@ -368,7 +368,7 @@ impl Run<'_> {
             }
             self.results[at] = match body {
                 Body::Nft(messages) if messages.is_empty() => Ok(()),
-                // What follows the first transaction of a step only takes out what that one put in.
+                // What follows the first transaction of a step only says what has become of it.
                 Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
                 Body::Nft(messages) => {
                     generation = generation.map(nft::next);

@@ -140,7 +140,7 @@ pub enum Element {
     Mac(Text, Mac),
     /// An address that it may send from.
     Source(Text, IpAddr),
-    /// A note that flows may be stale; never wanted, and gone once they are forgotten.
+    /// A note that flows may be stale; never wanted, and not seen any more once they are forgotten.
     Stale(Stale),
 }
 
@@ -323,14 +323,7 @@ impl Element {
             Self::Loose(_) => "loose",
             Self::Mac(..) => "macs",
             Self::Source(_, address) => family(address, "sources4", "sources6"),
-            Self::Stale(Stale::Sent(Sent { at, .. })) => family(at, "stale4", "stale6"),
-            Self::Stale(Stale::Begun { ipv6 }) => {
-                if *ipv6 {
-                    "stale6"
-                } else {
-                    "stale4"
-                }
-            }
+            Self::Stale(note) => note.set(),
         }
     }
 
@@ -419,6 +412,10 @@ impl Element {
             }
             Self::Stale(Stale::Begun { ipv6: false }) => "0.0.0.0 . 0 . 0 . 0 . 0.0.0.0".into(),
             Self::Stale(Stale::Begun { ipv6: true }) => ":: . 0 . 0 . 0 . ::".into(),
+            Self::Stale(Stale::Forgotten { ipv6: false }) => "0.0.0.0 . 0 . 0 . 0 . 255.255.255.255".into(),
+            Self::Stale(Stale::Forgotten { ipv6: true }) => {
+                ":: . 0 . 0 . 0 . ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".into()
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 //! lives for as long as somebody sends.
 //!
 //! The transaction that changes a mapping, or makes the rules tighter, notes in the sets `stale4` and `stale6` where such
-//! flows may be; they are forgotten, and the notes are taken out. What a kill leaves in the sets is found by the next look.
+//! flows may be; they are forgotten, and that is noted beside. What a kill leaves without that word is found by the next
+//! look. The notes of before go with the first transaction that leaves new ones: whoever has deleted an element waits for
+//! a grace period when it closes its socket, and most runs that forget flows have nothing else to delete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,6 +29,26 @@ pub enum Stale {
         /// Whether of IPv6.
         ipv6: bool,
     },
+    /// None of a family any more: what is noted beside this is forgotten.
+    Forgotten {
+        /// Whether of IPv6.
+        ipv6: bool,
+    },
+}
+
+impl Stale {
+    /// Of which family.
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::Sent(sent) => sent.at.is_ipv6(),
+            Self::Begun { ipv6 } | Self::Forgotten { ipv6 } => *ipv6,
+        }
+    }
+
+    /// The set that it is noted in.
+    pub(super) fn set(&self) -> &'static str {
+        if self.is_ipv6() { "stale6" } else { "stale4" }
+    }
 }
 
 /// Where flows of a mapping were sent to.
@@ -70,6 +92,7 @@ impl fmt::Display for Stale {
         let Sent { protocol, at, ports, to } = match self {
             Self::Sent(sent) => sent,
             Self::Begun { ipv6 } => return write!(f, "IPv{} that could not begin", if *ipv6 { 6 } else { 4 }),
+            Self::Forgotten { ipv6 } => return write!(f, "IPv{} that are forgotten", if *ipv6 { 6 } else { 4 }),
         };
         match (at.is_unspecified(), at) {
             (true, _) => write!(f, "{protocol} {ports}")?,
@@ -158,6 +181,7 @@ impl Flows {
                     at.push(*sent);
                 }
                 Stale::Begun { ipv6 } => flows.begun[usize::from(*ipv6)] = true,
+                Stale::Forgotten { .. } => {}
             }
         }
         for element in firewall.elements.iter() {

@@ -22,6 +22,8 @@ mod tracing;
 mod wanted;
 mod wire;
 
+use std::collections::BTreeSet;
+
 use nftables::schema::{NfListObject, Set};
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
@@ -113,10 +115,12 @@ impl Firewall {
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
-    /// of the flows they leave stale, the opening of what was shut meanwhile, those flows, and the notes again.
+    /// of the flows they leave stale, the opening of what was shut meanwhile, those flows, and that they are forgotten.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
         let notes = flows::stale(from, &to.elements);
         let flows = Flows::new(&notes, to);
+        let sets: BTreeSet<&str> = notes.iter().map(Stale::set).collect();
+        let forgotten: BTreeSet<bool> = notes.iter().map(Stale::is_ipv6).collect();
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let elements: Elements = to.elements.iter().chain(notes.iter()).cloned().collect();
         let with_notes = Self { elements, ..to.clone() };
@@ -135,17 +139,21 @@ impl Firewall {
                 }
             }
             Some(from) => {
+                // What was noted before is in the notes again, or forgotten, and then nobody sees it any more.
+                rules.extend(sets.iter().map(|set| wire::flush(&to.table, set)));
                 let gone = from.elements.without(&with_notes.elements);
                 rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
-                let new = with_notes.elements.without(&from.elements);
+                let new = to.elements.without(&from.elements).chain(notes.iter());
                 rules.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
             }
         }
         let mut said = vec![Body::Nft(rules)];
         said.extend((!open.is_empty()).then_some(Body::Nft(open)));
-        if notes.iter().next().is_some() {
+        if !forgotten.is_empty() {
             said.push(Body::Forget(flows));
-            said.push(Body::Nft(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, notes.iter())));
+            let forgotten: Elements =
+                forgotten.into_iter().map(|ipv6| Element::Stale(Stale::Forgotten { ipv6 })).collect();
+            said.push(Body::Nft(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, forgotten.iter())));
         }
         said.into_iter().map(|body| Message { place: Place::Netfilter, body }).collect()
     }

@@ -55,6 +55,12 @@ pub(super) fn messages<'a>(
     messages
 }
 
+/// The message that empties a set of the table `inet`, whatever is in it.
+pub(super) fn flush(table: &str, set: &str) -> NftMessage {
+    let attributes = attribute::encode(&[Attr::text(1, table), Attr::text(2, set)]);
+    NftMessage { message: DELETE_ELEMENTS, family: compile::family(NfFamily::INet), flags: 0, attributes }
+}
+
 /// The nodes of one element, one attribute each.
 pub(super) fn nodes(element: &Element) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -117,14 +123,15 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
             let key = Key::default().address(*at).protocol(*protocol).port(ports.first).port(ports.last);
             node(out, &key.address(*to), None, None);
         }
-        // No protocol, no port and no address: no flow was sent there.
-        Element::Stale(Stale::Begun { ipv6 }) => node(out, &Key(vec![0; begun_key(*ipv6)]), None, None),
+        Element::Stale(Stale::Begun { ipv6 }) => node(out, &at_no_port(*ipv6, 0), None, None),
+        Element::Stale(Stale::Forgotten { ipv6 }) => node(out, &at_no_port(*ipv6, 0xff), None, None),
     }
 }
 
-/// Bytes of a note's key: two addresses, and a word each for the protocol and two ports.
-fn begun_key(ipv6: bool) -> usize {
-    if ipv6 { 2 * 16 + 12 } else { 2 * 4 + 12 }
+/// The key of a note that is of no mapping: no protocol and no port, where no flow was sent to, and an address of such bytes.
+fn at_no_port(ipv6: bool, to: u8) -> Key {
+    let address = if ipv6 { 16 } else { 4 };
+    Key([vec![0; address + 12], vec![to; address]].concat())
 }
 
 fn node(out: &mut Vec<u8>, key: &Key, last: Option<Key>, gives: Option<Key>) {
@@ -194,6 +201,9 @@ pub(super) fn decode<'a>(set: &str, lists: impl Iterator<Item = &'a [u8]>) -> Op
     for node in nodes {
         found.push(node?.element(set)?);
     }
+    if found.iter().any(|it| matches!(it, Element::Stale(Stale::Forgotten { .. }))) {
+        found.clear();
+    }
     Some(found)
 }
 
@@ -243,8 +253,10 @@ impl<'a> Node<'a> {
             return Some(Element::Snat(key.link()?, data.address(ipv4)?));
         }
         if set.starts_with("stale") {
-            if self.key.len() == begun_key(!ipv4) && self.key.iter().all(|byte| *byte == 0) {
-                return Some(Element::Stale(Stale::Begun { ipv6: !ipv4 }));
+            let ipv6 = !ipv4;
+            let of_all = [(0, Stale::Begun { ipv6 }), (0xff, Stale::Forgotten { ipv6 })];
+            if let Some((_, note)) = of_all.into_iter().find(|(to, _)| at_no_port(ipv6, *to).0 == self.key) {
+                return Some(Element::Stale(note));
             }
             let (at, protocol) = (key.address(ipv4)?, key.protocol()?);
             let ports = Ports { first: key.port()?, last: key.port()? };
