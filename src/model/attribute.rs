@@ -1,6 +1,8 @@
 //! Netlink attributes (`struct nlattr`, linux/netlink.h): what the kernel dumps, read where it lies; a tree to be sent; and
 //! the comparison of such a tree with a dump.
 
+use smallvec::SmallVec;
+
 /// Attribute header: length and kind, two bytes each.
 const HEADER: usize = 4;
 /// `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER` are flags in the kind.
@@ -17,7 +19,8 @@ pub(super) struct Attr {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Value {
-    Bytes(Vec<u8>),
+    /// Mostly a number or a short name.
+    Bytes(SmallVec<[u8; 16]>),
     /// Attributes of different kinds, whose order says nothing.
     Nest(Vec<Attr>),
     /// Attributes whose order and number count.
@@ -26,8 +29,8 @@ enum Value {
 
 impl Attr {
     /// Raw content.
-    pub(super) fn bytes(kind: u16, bytes: impl Into<Vec<u8>>) -> Self {
-        Self { kind, value: Value::Bytes(bytes.into()) }
+    pub(super) fn bytes(kind: u16, bytes: impl AsRef<[u8]>) -> Self {
+        Self { kind, value: Value::Bytes(SmallVec::from_slice(bytes.as_ref())) }
     }
 
     /// A number in network order, as everywhere in nfnetlink.
@@ -37,9 +40,8 @@ impl Attr {
 
     /// A string with its terminating NUL.
     pub(super) fn text(kind: u16, text: &str) -> Self {
-        let mut bytes = text.as_bytes().to_vec();
-        bytes.push(0);
-        Self::bytes(kind, bytes)
+        let bytes = text.bytes().chain([0]).collect();
+        Self { kind, value: Value::Bytes(bytes) }
     }
 
     /// A nest of attributes of different kinds.
@@ -138,7 +140,7 @@ pub(super) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
 
 fn same(sent: &Value, dumped: &[u8]) -> bool {
     match sent {
-        Value::Bytes(bytes) => bytes == dumped,
+        Value::Bytes(bytes) => **bytes == *dumped,
         Value::Nest(inner) => agrees(inner, dumped, &[]),
         Value::List(inner) => {
             let mut found = walk(dumped);
