@@ -295,6 +295,18 @@ fn what_others_did_to_links_addresses_and_routes_of_ours_is_mended_or_told() {
 }
 
 #[test]
+fn what_bears_the_mark_of_another_topology_stays_though_it_is_in_the_group_that_is_deleted() {
+    with_shop(|| {
+        run("netrec apply /run/shop.toml").ends(0);
+        let group = "$(ip -o link show type veth | sed 's/.* group \\([0-9]*\\) .*/\\1/')";
+        sh(&format!("ip link add theirs group {group} type bridge"));
+        sh("ip link set theirs alias netrec:other:host/bridge/theirs:00000000");
+        run("netrec destroy /run/shop.toml").ends(0);
+        assert_eq!(sh("ip -br link | sed '/^lo/d; s/ .*//'; ls /run/netns"), "theirs\n");
+    });
+}
+
+#[test]
 fn a_signal_ends_an_apply_between_steps_and_the_next_one_finishes() {
     with_shop(|| {
         let stop = format!("strace -qqo /dev/null -e inject=mount:signal=SIGINT:when=1 {NETREC} apply /run/shop.toml");

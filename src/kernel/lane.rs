@@ -87,7 +87,8 @@ impl<'a> Lane<'a> {
     }
 
     /// Deletes links in one request, as each request waits for a grace period: those that are still what was planned for
-    /// are put into the doomed group, which is empty but for them, and the group is deleted.
+    /// are put into the doomed group, which is empty but for them, and the group is deleted. If they are all there is in the
+    /// group they were born into, that one is.
     fn delete_links(&mut self) {
         let doomed = std::mem::take(&mut self.doomed);
         if doomed.is_empty() {
@@ -112,9 +113,16 @@ impl<'a> Lane<'a> {
                 Err(_) => self.results.push((step, Ok(()))),
             }
         }
+        let born = links.iter().filter(|link| link.group == self.owner.group).map(|link| link.index);
         let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
-        let alone = foreign || indexes.len() < 2;
-        let results = if alone { self.delete_one_by_one(&indexes) } else { self.delete_as_group(&indexes) };
+        let results = if indexes.len() > 1 && born.eq(sorted(&indexes)) {
+            let deleted = self.delete_group(self.owner.group);
+            vec![deleted; indexes.len()]
+        } else if foreign || indexes.len() < 2 {
+            self.delete_one_by_one(&indexes)
+        } else {
+            self.delete_doomed(&indexes)
+        };
         self.results.extend(steps.into_iter().zip(results));
     }
 
@@ -126,16 +134,20 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn delete_as_group(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
-        let doom = |index: &u32| (RouteNetlinkMessage::SetLink(with_group(*index)), 0);
+    fn delete_doomed(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
+        let doom = |index: &u32| (RouteNetlinkMessage::SetLink(with_group(*index, DOOMED)), 0);
         let doom: Vec<_> = indexes.iter().map(doom).collect();
         let mut results: Vec<_> =
             doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)).map(gone_is_good).collect();
-        let group = (RouteNetlinkMessage::DelLink(with_group(0)), 0);
-        // The group of links that all went by themselves meanwhile is none.
-        let deleted = self.socket.batch(&[group]).into_iter().try_for_each(gone_is_good);
+        let deleted = self.delete_group(DOOMED);
         results.iter_mut().filter(|result| result.is_ok()).for_each(|result| result.clone_from(&deleted));
         results
+    }
+
+    /// The group of links that all went by themselves meanwhile is none.
+    fn delete_group(&mut self, group: u32) -> Result<(), KernelError> {
+        let group = (RouteNetlinkMessage::DelLink(with_group(0, group)), 0);
+        self.socket.batch(&[group]).into_iter().try_for_each(gone_is_good)
     }
 
     fn delete_one_by_one(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
@@ -186,10 +198,16 @@ fn gone_is_good(result: Result<(), KernelError>) -> Result<(), KernelError> {
     }
 }
 
-fn with_group(index: u32) -> LinkMessage {
+fn sorted(indexes: &[u32]) -> Vec<u32> {
+    let mut sorted = indexes.to_vec();
+    sorted.sort_unstable();
+    sorted
+}
+
+fn with_group(index: u32, group: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    message.attributes.push(LinkAttribute::Group(DOOMED));
+    message.attributes.push(LinkAttribute::Group(group));
     message
 }
 
