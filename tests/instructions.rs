@@ -59,6 +59,6 @@ fn planning_is_near_linear_and_no_dearer_than_it_was() {
     let (few, many) = ((few - one) / 50, (many - one) / 400);
     println!("{few} instructions an endpoint among 50, {many} among 400, {one} for one alone");
     assert!(many * 100 <= few * 120, "{few} instructions an endpoint among 50, {many} among 400");
-    // Half as much again as it was when this was written, without optimisation.
-    assert!(many <= 1_200_000, "{many} instructions an endpoint");
+    // A third more than it was when this was written, without optimisation.
+    assert!(many <= 1_000_000, "{many} instructions an endpoint");
 }

@@ -115,7 +115,9 @@ impl Change {
 /// What must change for `observed` to become `desired`, consequences included.
 pub fn diff(desired: &State, observed: &State) -> Diff {
     let changed = |(id, to, from): (&ResourceId, _, _)| Some((id.clone(), change(to, from)?));
-    let mut diff: Diff = side_by_side(desired, observed).filter_map(changed).collect();
+    let mut all = Vec::with_capacity(desired.len());
+    all.extend(side_by_side(desired, observed).filter_map(changed));
+    let mut diff: Diff = all.into_iter().collect();
     if diff.values().any(Change::removes) {
         Spread::new(desired, observed).run(&mut diff);
     }

@@ -207,9 +207,11 @@ impl<'a> Draft<'a> {
         for (_, to) in &self.ties {
             simulation.expect(to);
         }
+        // Met in the order of ids, as far as they are made, they are found again in that order without a search.
+        let places: Vec<u32> = self.steps.iter().map(|(id, _)| simulation.place(id)).collect();
         for (at, (step, node)) in plan.steps.iter().zip(order).enumerate() {
             let (_, to) = std::mem::take(&mut self.ties[node.index()]);
-            let taken = simulation.take_step(&step.id, &step.op, to);
+            let taken = simulation.take_step(places[node.index()], &step.op, to);
             taken.map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
         }
         simulation.misses(desired).map_or(Ok(()), |id| Err(Flaw::Misses(id)))

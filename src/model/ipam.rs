@@ -1,7 +1,6 @@
 //! Addresses and subnets that the user left to netrec: the first free one upwards from a hash of the name, so that an
 //! answer depends on as little as possible and survives a reboot as well as an edit of others.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -50,11 +49,11 @@ pub fn first(subnet: &IpNet) -> IpAddr {
 }
 
 /// The first address of the subnet that is not taken, upwards from `hash` and around; none if it is full.
-pub fn free_address(subnet: &IpNet, hash: u64, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+pub fn free_address(subnet: &IpNet, hash: u64, is_taken: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
     let (first, last) = usable(subnet);
     let count = (last - first).saturating_add(1).min(SPAN_MAX);
     let start = u128::from(hash) % count;
-    (0..count).map(|step| nth(subnet, first + (start + step) % count)).find(|address| !taken.contains(address))
+    (0..count).map(|step| nth(subnet, first + (start + step) % count)).find(|address| !is_taken(address))
 }
 
 /// The first block of `prefix` bits in the pools that overlaps nothing taken, upwards from `hash` and around; none if
@@ -103,6 +102,8 @@ pub fn overlap(one: &IpNet, other: &IpNet) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn net(text: &str) -> IpNet {
@@ -115,7 +116,7 @@ mod tests {
             [("10.0.0.0/29", 6), ("10.0.0.0/30", 2), ("10.0.0.0/31", 2), ("fd::/126", 3), ("fd::/127", 2)]
         {
             let (subnet, mut taken) = (net(subnet), BTreeSet::new());
-            while let Some(address) = free_address(&subnet, 0xdead_beef, &taken) {
+            while let Some(address) = free_address(&subnet, 0xdead_beef, |it| taken.contains(it)) {
                 assert!(is_usable(&subnet, address), "{address} in {subnet}");
                 assert!(taken.insert(address));
             }

@@ -48,9 +48,21 @@ impl<K: Eq + Hash> Numbers<K> {
         }
     }
 
+    /// Whether a name was never met; from now on it was.
+    pub fn is_new(&mut self, name: K) -> bool {
+        let next = self.names.len();
+        self.number(name) as usize == next
+    }
+
     /// The number of a name that was met.
     pub fn known(&self, name: &K) -> Option<u32> {
         self.numbers.find(hash(name), |number| self.names[*number as usize] == *name).copied()
+    }
+
+    /// The same where the number can be guessed: names that come in the order in which they were met are not hashed.
+    pub fn known_at(&self, guess: u32, name: &K) -> Option<u32> {
+        let right = self.names.get(guess as usize) == Some(name);
+        if right { Some(guess) } else { self.known(name) }
     }
 
     /// All names, in the order of their numbers.
@@ -65,6 +77,14 @@ impl<K: Eq + Hash> Numbers<K> {
     /// On a number that was not given here.
     pub fn name(&self, number: u32) -> &K {
         &self.names[number as usize]
+    }
+}
+
+impl<K: Eq + Hash> Extend<K> for Numbers<K> {
+    fn extend<I: IntoIterator<Item = K>>(&mut self, names: I) {
+        for name in names {
+            self.number(name);
+        }
     }
 }
 

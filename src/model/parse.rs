@@ -74,17 +74,17 @@ fn merge<T>(
     from: Tables<T>,
     findings: &mut Vec<Diagnostic>,
 ) {
-    let mut new = Vec::with_capacity(from.len());
-    for (name, value) in from {
+    let new = from.into_iter().filter_map(|(name, value)| {
         let item = Item { value, file, name: place(file, name.span()) };
         if let Some(other) = into.get(name.get_ref()) {
             let message = format!("{word} `{}` is declared twice", name.get_ref());
             findings.push(Diagnostic::at(item.name, message).label("again here").related(other.name, "first here"));
-            continue;
+            return None;
         }
-        new.push((name.into_inner(), item));
-    }
-    into.append(&mut new.into_iter().collect());
+        Some((name.into_inner(), item))
+    });
+    let mut new = new.collect();
+    into.append(&mut new);
 }
 
 /// Takes what all files together may say once.

@@ -1,5 +1,6 @@
 //! What all kinds of resource have in common: identity, what they need and provide, how they change.
 
+use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -30,7 +31,7 @@ pub fn host() -> Text {
 }
 
 /// Identity of a resource, printed as `netns/kind/name` everywhere: plans, logs, errors, the mark in the kernel.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ResourceId {
     /// The namespace the resource lives in: [`HOST`], a named namespace, or the name of a container given by path or pid.
     pub netns: Text,
@@ -44,6 +45,21 @@ impl ResourceId {
     /// Builds an id.
     pub fn new(netns: &Text, kind: KindName, name: impl Into<Text>) -> Self {
         Self { netns: netns.clone(), kind, name: name.into() }
+    }
+}
+
+/// By namespace, kind and name. Ids in one namespace mostly hold one text of its name, which is not read then.
+impl Ord for ResourceId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let same = Arc::ptr_eq(&self.netns, &other.netns);
+        let netns = if same { Ordering::Equal } else { self.netns.cmp(&other.netns) };
+        netns.then(self.kind.cmp(&other.kind)).then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+impl PartialOrd for ResourceId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

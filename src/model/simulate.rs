@@ -106,9 +106,10 @@ impl Simulation {
 
     /// The first resource, in the order of ids, that is not as wanted.
     pub fn misses(&self, wanted: &State) -> Option<ResourceId> {
-        let (mut missing, mut met) = (None, vec![false; self.places.len()]);
+        let (mut missing, mut met, mut next) = (None, vec![false; self.places.len()], 0);
         for (id, to) in wanted.iter() {
-            let at = self.ids.known(id);
+            let at = self.ids.known_at(next, id);
+            next = at.map_or(next, |at| at + 1);
             let resource = at.and_then(|at| self.places[at as usize].resource.as_ref());
             if !resource.is_some_and(|resource| to.changes(resource).is_empty()) {
                 missing = missing.or(Some(id));
@@ -132,20 +133,21 @@ impl Simulation {
     /// When Linux would refuse it, as far as the kinds know.
     pub fn apply(&mut self, id: &ResourceId, op: &Op) -> Result<(), Refusal> {
         let ties = op.to().map(|to| self.things.ties(to)).unwrap_or_default();
-        self.take_step(id, op, ties)
+        let at = self.place(id);
+        self.take_step(at, op, ties)
     }
 
-    /// The same of a step that leaves something with these ties.
+    /// The same of a step on what has this place, that leaves something with these ties.
     ///
     /// # Errors
     ///
     /// Likewise.
-    pub fn take_step(&mut self, id: &ResourceId, op: &Op, ties: Ties) -> Result<(), Refusal> {
-        let at = self.place(id);
+    pub fn take_step(&mut self, at: u32, op: &Op, ties: Ties) -> Result<(), Refusal> {
+        let id = || self.ids.name(at).clone();
         let there = self.places[at as usize].resource.is_some();
         match op {
-            Op::Create(_) if there => Err(Refusal::Exists(id.clone())),
-            Op::Update { .. } | Op::Delete(_) if !there => Err(Refusal::Absent(id.clone())),
+            Op::Create(_) if there => Err(Refusal::Exists(id())),
+            Op::Update { .. } | Op::Delete(_) if !there => Err(Refusal::Absent(id())),
             Op::Create(to) => {
                 self.admit(at, &ties)?;
                 let settled =
@@ -239,7 +241,7 @@ impl Simulation {
     }
 
     /// The place of a resource, made if it never was there.
-    fn place(&mut self, id: &ResourceId) -> u32 {
+    pub fn place(&mut self, id: &ResourceId) -> u32 {
         let at = self.ids.number(id.clone());
         if at as usize == self.places.len() {
             self.places.push(Place::default());

@@ -120,7 +120,7 @@ fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Re
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tables<T>, A::Error> {
-            let mut tables = Vec::new();
+            let mut tables = Vec::with_capacity(map.size_hint().unwrap_or_default());
             while let Some(table) = map.next_entry()? {
                 tables.push(table);
             }

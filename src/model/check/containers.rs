@@ -4,7 +4,7 @@ use toml::Spanned;
 
 use super::{Checking, Once};
 use crate::model::diagnostic::Diagnostic;
-use crate::model::resource::HOST;
+use crate::model::resource::{Few, HOST};
 use crate::model::source::Span;
 use crate::model::topology::{Container, Item};
 
@@ -58,11 +58,11 @@ impl Checking<'_> {
     }
 
     /// Exactly one of the ways to say which namespace it is; the places of those given.
-    fn ways(&mut self, name: &str, item: &Item<Container>) -> Vec<Span> {
+    fn ways(&mut self, name: &str, item: &Item<Container>) -> Few<Span> {
         let netns = item.netns.as_ref().map(|netns| item.span(netns));
         let path = item.path.as_ref().map(|path| item.span(path));
         let pid = item.pid.as_ref().map(|pid| item.span(pid));
-        let given: Vec<Span> = [netns, path, pid].into_iter().flatten().collect();
+        let given: Few<Span> = [netns, path, pid].into_iter().flatten().collect();
         match given.as_slice() {
             [] => {
                 let finding = Diagnostic::at(item.name, format!("which namespace container `{name}` is, is not said"));

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use smallvec::smallvec;
 use toml::Spanned;
 
 use super::{Checking, family};
 use crate::model::diagnostic::Diagnostic;
+use crate::model::resource::Few;
 use crate::model::source::Span;
 use crate::model::topology::{Endpoint, Item, Network};
 use crate::model::values::{Cidr, Ports, Protocol, Publish};
@@ -81,23 +83,23 @@ impl Checking<'_> {
         of: &Network,
         publish: &Publish,
         span: Span,
-    ) -> Vec<(bool, Listener)> {
-        let own = publish.address.map(|address| vec![address]);
+    ) -> Few<(bool, Listener)> {
+        let own: Option<Few<IpAddr>> = publish.address.map(|address| smallvec![address]);
         let addresses = own.unwrap_or_else(|| of.publish_address.iter().map(|address| *address.get_ref()).collect());
-        let places: Vec<(bool, Option<IpAddr>)> = if addresses.is_empty() {
-            vec![(false, None), (true, None)]
+        let places: Few<(bool, Option<IpAddr>)> = if addresses.is_empty() {
+            smallvec![(false, None), (true, None)]
         } else {
             let one = |address: IpAddr| (address.is_ipv6(), (!address.is_unspecified()).then_some(address));
             addresses.into_iter().map(one).collect()
         };
-        let led: Vec<_> = places.iter().copied().filter(|(ipv6, _)| item.has_family(of, *ipv6)).collect();
+        let led: Few<_> = places.iter().copied().filter(|(ipv6, _)| item.has_family(of, *ipv6)).collect();
         if let ([], [(ipv6, _), ..]) = (led.as_slice(), places.as_slice()) {
             let what = if places.len() > 1 { "address" } else { family(*ipv6) };
             let finding =
                 Diagnostic::at(span, format!("`{publish}` leads nowhere")).label(format!("no {what} to lead to"));
             self.say(finding.related(item.name, "the endpoint").hint("publish at an address of a family that it has"));
         }
-        let Some(ports) = publish.host else { return Vec::new() };
+        let Some(ports) = publish.host else { return Few::new() };
         led.into_iter().map(|(ipv6, address)| (ipv6, Listener { address, ports, span })).collect()
     }
 

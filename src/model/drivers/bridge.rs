@@ -15,7 +15,7 @@ use crate::model::resource::host;
 const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64);
 
 /// Wants the bridge with its gateway addresses, unless it is somebody else's, and every endpoint's pair and addresses.
-pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering: &mut Lowering<'a>) {
+pub(super) fn lower(network: &NetworkPlan, ports: &[&Port], lowering: &mut Lowering) {
     let topology = &lowering.topology.name;
     if !network.external {
         let mac = bridge_mac(topology, &network.born);
@@ -43,7 +43,7 @@ pub(super) fn lower<'a>(network: &NetworkPlan<'a>, ports: &[&Port<'a>], lowering
     }
 }
 
-fn pair<'a>(network: &NetworkPlan<'a>, port: &Port<'a>, lowering: &Lowering<'a>) -> Veth {
+fn pair(network: &NetworkPlan, port: &Port, lowering: &Lowering) -> Veth {
     Veth {
         place: host(),
         name: port.link.clone(),

@@ -8,15 +8,15 @@ mod none;
 use super::lower::{Lowering, NetworkPlan, Port};
 
 /// What a driver does with a network and its endpoints.
-type Lower = for<'a> fn(&NetworkPlan<'a>, &[&Port<'a>], &mut Lowering<'a>);
+type Lower = fn(&NetworkPlan, &[&Port], &mut Lowering);
 
 /// Drivers by the word in `driver`.
 pub const DRIVERS: &[(&str, Lower)] = &[("bridge", bridge::lower), ("host", host::lower), ("none", none::lower)];
 
 /// Lowers a network by its driver.
-pub fn lower<'a>(network: &NetworkPlan<'a>, ports: &[Port<'a>], lowering: &mut Lowering<'a>) {
+pub fn lower(network: &NetworkPlan, ports: &[Port], lowering: &mut Lowering) {
     let driver = network.item.driver.get_ref();
     let Some((_, lower)) = DRIVERS.iter().find(|(word, _)| word == driver) else { return };
-    let ports: Vec<&Port> = ports.iter().filter(|port| port.network == network.name).collect();
+    let ports: Vec<&Port> = ports.iter().filter(|port| std::ptr::eq(port.network, network)).collect();
     lower(network, &ports, lowering);
 }

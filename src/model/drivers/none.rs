@@ -3,4 +3,4 @@
 use crate::model::lower::{Lowering, NetworkPlan, Port};
 
 /// Wants nothing beyond the container.
-pub(super) fn lower<'a>(_: &NetworkPlan<'a>, _: &[&Port<'a>], _: &mut Lowering<'a>) {}
+pub(super) fn lower(_: &NetworkPlan, _: &[&Port], _: &mut Lowering) {}

@@ -3,6 +3,7 @@
 //! Its mark is its protocol number, and the kernel itself refuses to delete a route when asked with another one.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -83,9 +84,19 @@ impl Route {
     }
 }
 
+/// A destination as ids name it: one text of each family for all default routes.
+fn name(destination: &IpNet) -> Text {
+    static DEFAULT: LazyLock<[Text; 2]> = LazyLock::new(|| ["0.0.0.0/0", "::/0"].map(Text::from));
+    let ip = destination.addr();
+    if destination.prefix_len() == 0 && ip.is_unspecified() {
+        return DEFAULT[usize::from(ip.is_ipv6())].clone();
+    }
+    text(format_args!("{destination}"))
+}
+
 impl Kind for Route {
     fn id(&self) -> ResourceId {
-        let mut name = text(format_args!("{}", self.destination));
+        let mut name = name(&self.destination);
         if self.table != MAIN {
             name = text(format_args!("{name}@{:x}", self.table));
         }

@@ -1,11 +1,10 @@
 //! Published ports that somebody else has: found out before anything is written, for afterwards one of the two would be
 //! silently without.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::publish::listens;
-use super::{Lowering, NetworkPlan, Port};
+use super::{Lowering, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall};
@@ -13,14 +12,14 @@ use crate::model::observed::Claim;
 use crate::model::resource::{Resource, host};
 use crate::model::values::{Ports, Protocol, Publish};
 
-impl<'a> Lowering<'a> {
+impl Lowering<'_> {
     /// Refuses to publish what others have. A port that this topology has published already works, so whoever came to it
     /// later is only told of.
-    pub(super) fn taken_ports(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+    pub(super) fn taken_ports(&mut self, ports: &[Port]) {
         for port in ports {
             for (publish, _) in port.item.publishes() {
                 let Some(host) = publish.get_ref().host else { continue };
-                let claim = listens(&networks[port.network], publish.get_ref())
+                let claim = listens(port.network, publish.get_ref())
                     .into_iter()
                     .filter(|(ipv6, _)| port.address(*ipv6).is_some())
                     .find_map(|(ipv6, at)| self.claim(publish.get_ref(), (ipv6, at), host));

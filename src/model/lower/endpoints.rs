@@ -1,6 +1,6 @@
 //! Endpoints: addresses, interface names, hardware addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use crate::model::hash::words;
 use crate::model::ipam;
 use crate::model::kinds::KindName;
 use crate::model::kinds::veth::Veth;
+use crate::model::numbers::Numbers;
 use crate::model::observed::ForeignLink;
 use crate::model::resource::{Resource, Text, host};
 use crate::model::topology::{Endpoint, Item};
@@ -19,9 +20,15 @@ use crate::model::topology::{Endpoint, Item};
 /// Addresses that no endpoint is given.
 struct Taken {
     /// Gateways, reserved ones, and those that endpoints name.
-    by_right: BTreeSet<IpAddr>,
-    /// Those, and those that endpoints hold.
-    all: BTreeSet<IpAddr>,
+    by_right: Numbers<IpAddr>,
+    /// Those that endpoints hold, or were given.
+    held: Numbers<IpAddr>,
+}
+
+impl Taken {
+    fn has(&self, address: &IpAddr) -> bool {
+        self.by_right.known(address).is_some() || self.held.known(address).is_some()
+    }
 }
 
 /// What an endpoint was born as.
@@ -36,24 +43,27 @@ pub(super) struct Birth<'a> {
 
 impl<'a> Lowering<'a> {
     /// Fills the blanks of every endpoint whose container is there, in the order of their names.
-    pub(super) fn endpoints(
+    pub(super) fn endpoints<'n>(
         &mut self,
-        sandboxes: &BTreeMap<&'a str, Sandbox>,
-        networks: &BTreeMap<&'a str, NetworkPlan<'a>>,
-    ) -> Vec<Port<'a>> {
+        sandboxes: &BTreeMap<&str, Sandbox>,
+        networks: &'n BTreeMap<&str, NetworkPlan<'n>>,
+    ) -> Vec<Port<'n>>
+    where
+        'a: 'n,
+    {
         let (mut ports, mut veths) = (Vec::new(), Vec::new());
         let topology = self.topology;
         let births: Vec<Birth> = topology.endpoints.keys().map(|name| self.birth(name)).collect();
         let mut taken = self.taken(networks, &births);
         for ((name, item), Birth { born, link, veth }) in topology.endpoints.iter().zip(births) {
-            let network = networks.get_key_value(item.network.get_ref().as_str());
+            let network = networks.get(item.network.get_ref().as_str());
             let sandbox = sandboxes.get(item.container.get_ref().as_str());
-            let (Some((network, plan)), Some(sandbox)) = (network, sandbox) else { continue };
-            if *plan.item.driver.get_ref() != "bridge" {
+            let (Some(network), Some(sandbox)) = (network, sandbox) else { continue };
+            if !network.is_bridged() {
                 continue;
             }
             // The address of an endpoint that is waited for is kept for it.
-            let addresses = self.addresses((name, veth), item, plan, &mut taken);
+            let addresses = self.addresses((name, veth), item, network, &mut taken);
             if sandbox.there {
                 veths.push(veth);
                 ports.push(Port {
@@ -99,15 +109,15 @@ impl<'a> Lowering<'a> {
         let gateways = networks.values().flat_map(|plan| plan.subnets.iter().filter_map(|subnet| subnet.gateway));
         let reserved = networks.values().flat_map(|plan| &plan.item.reserved);
         let named = self.topology.endpoints.values().flat_map(|item| &item.addresses);
-        let by_right: BTreeSet<IpAddr> =
-            gateways.chain(reserved.chain(named).map(|address| *address.get_ref())).collect();
-        let mut all = by_right.clone();
-        for (item, birth) in self.topology.endpoints.values().zip(births) {
+        let (mut by_right, mut held) = (Numbers::default(), Numbers::default());
+        by_right.extend(gateways.chain(reserved.chain(named).map(|address| *address.get_ref())));
+        let living = self.topology.endpoints.values().zip(births).filter(|(_, birth)| birth.veth.is_some());
+        for (item, birth) in living {
             if let Some(plan) = networks.get(item.network.get_ref().as_str()) {
-                all.extend(self.keeps(birth.veth, plan, &by_right));
+                held.extend(self.keeps(birth.veth, plan, &by_right));
             }
         }
-        Taken { by_right, all }
+        Taken { by_right, held }
     }
 
     /// The addresses an endpoint has and may keep: in a subnet of its network, and nobody else's by right.
@@ -115,13 +125,13 @@ impl<'a> Lowering<'a> {
         &self,
         veth: Option<&'a Veth>,
         plan: &'k NetworkPlan,
-        by_right: &'k BTreeSet<IpAddr>,
+        by_right: &'k Numbers<IpAddr>,
     ) -> impl Iterator<Item = IpAddr> + use<'a, 'k> {
         let usable = |net: &IpNet| {
             plan.subnets.iter().any(|subnet| subnet.net == net.trunc() && ipam::is_usable(&subnet.net, net.addr()))
         };
         let held = self.held_addresses(veth).filter(usable).map(|net| net.addr());
-        held.filter(|address| !by_right.contains(address))
+        held.filter(|address| by_right.known(address).is_none())
     }
 
     fn addresses(
@@ -147,9 +157,9 @@ impl<'a> Lowering<'a> {
             }
             let held = self.keeps(veth, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
             let hash = words(&[&self.topology.name, "address", name]);
-            match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, &taken.all))) {
+            match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, |it| taken.has(it)))) {
                 Some(address) => {
-                    taken.all.insert(address);
+                    taken.held.number(address);
                     addresses.extend(in_subnet(address));
                 }
                 None => self.invalid.push(
@@ -164,16 +174,16 @@ impl<'a> Lowering<'a> {
     }
 
     /// Gives interface names: the user's, then those that their pairs hold, then `eth0`, `eth1`, … by rank.
-    fn give_names(&mut self, ports: &mut [Port<'a>], veths: &[Option<&'a Veth>]) {
+    fn give_names(&mut self, ports: &mut [Port], veths: &[Option<&'a Veth>]) {
         // What bears our mark and was taken out of our group goes when its pair is made anew.
         let own = |link: &ForeignLink| link.topology.as_ref().is_some_and(|it| **it == *self.topology.name);
         let links = self.observed.foreign.links.iter();
-        let mut taken: BTreeSet<(Text, Text)> =
-            links.filter(|(_, link)| !own(link)).map(|(place, _)| place.clone()).collect();
+        let mut taken = Numbers::default();
+        taken.extend(links.filter(|(_, link)| !own(link)).map(|(place, _)| place.clone()));
         for port in ports.iter_mut() {
             let Some(own) = &port.item.ifname else { continue };
             port.ifname = own.get_ref().as_str().into();
-            if !taken.insert((port.netns.clone(), port.ifname.clone())) {
+            if !taken.is_new((port.netns.clone(), port.ifname.clone())) {
                 let message = format!("a link named `{}` exists in `{}` and is not netrec's", port.ifname, port.netns);
                 let span = port.item.span(own);
                 self.refused.push(Diagnostic::at(span, message).label("taken").hint("choose another `ifname`"));
@@ -182,7 +192,7 @@ impl<'a> Lowering<'a> {
         for (port, veth) in ports.iter_mut().zip(veths).filter(|(port, _)| port.ifname.is_empty()) {
             let held = veth.filter(|veth| veth.netns == port.netns).and_then(|veth| veth.ifname.clone());
             if let Some(held) = held.filter(|held| is_default_name(held))
-                && taken.insert((port.netns.clone(), held.clone()))
+                && taken.is_new((port.netns.clone(), held.clone()))
             {
                 port.ifname = held;
             }
@@ -195,7 +205,7 @@ impl<'a> Lowering<'a> {
                 if at == names.len() {
                     names.push(format!("eth{at}").into());
                 }
-                if taken.insert((port.netns.clone(), names[at].clone())) {
+                if taken.is_new((port.netns.clone(), names[at].clone())) {
                     port.ifname = names[at].clone();
                     break;
                 }

@@ -60,11 +60,11 @@ pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Reject
     for network in networks.values() {
         drivers::lower(network, &ports, &mut lowering);
     }
-    lowering.routes(&ports, &networks);
+    lowering.routes(&ports);
     lowering.firewall(&ports, &networks);
     lowering.settings(&ports, &networks);
-    lowering.isolation_notes(&ports, &networks);
-    lowering.taken_ports(&ports, &networks);
+    lowering.isolation_notes(&ports);
+    lowering.taken_ports(&ports);
     lowering.docker_user(&networks);
     lowering.neighbours_notes(&networks);
     lowering.finish()
@@ -149,8 +149,8 @@ pub struct Port<'a> {
     pub item: &'a Item<Endpoint>,
     /// The name that its own names are derived from ([`Label::born`](super::wire::Label)).
     pub born: Text,
-    /// Its network's name.
-    pub network: &'a str,
+    /// Its network.
+    pub network: &'a NetworkPlan<'a>,
     /// Its container's namespace.
     pub netns: Text,
     /// The link on the host's side.

@@ -7,14 +7,18 @@ use crate::model::values::Mac;
 /// Prefix of every interface name that netrec makes up; no user may begin one with it.
 pub(super) const PREFIX: &str = "nr-";
 
+fn made_up(hash: u64) -> Text {
+    [PREFIX, &short_name(hash)].concat().into()
+}
+
 /// The bridge of a network that names none.
 pub fn bridge_name(topology: &str, network: &str) -> Text {
-    format!("{PREFIX}{}", short_name(words(&[topology, "network", network]))).into()
+    made_up(words(&[topology, "network", network]))
 }
 
 /// The host's end of an endpoint.
 pub fn veth_name(topology: &str, endpoint: &str) -> Text {
-    format!("{PREFIX}{}", short_name(words(&[topology, "endpoint", endpoint]))).into()
+    made_up(words(&[topology, "endpoint", endpoint]))
 }
 
 /// The MAC of a network's bridge.

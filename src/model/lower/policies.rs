@@ -73,9 +73,8 @@ fn of(peer: &Peer, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) -> Ve
 
 /// Published at every address of the host, a port of an endpoint whose address is not translated on the way out is
 /// reached at the endpoint's own address, too.
-pub(super) fn reached_directly(publication: &Publication, networks: &[NetworkRules]) -> Option<Policy> {
+pub(super) fn reached_directly(publication: &Publication, network: &NetworkRules) -> Option<Policy> {
     let target = publication.target;
-    let network = networks.iter().find(|network| network.subnets.iter().any(|net| net.contains(&target)))?;
     let routed = match target {
         IpAddr::V4(_) => network.ipv4 == SourceNat::Keep,
         IpAddr::V6(_) => network.ipv6 == SourceNat::Keep,

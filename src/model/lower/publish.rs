@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use smallvec::smallvec;
 use toml::Spanned;
 
 use super::policies::reached_directly;
@@ -13,7 +14,7 @@ use crate::model::hash::words;
 use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
 use crate::model::kinds::user_rules::UserRules;
-use crate::model::resource::{Resource, host};
+use crate::model::resource::{Few, Resource, host};
 use crate::model::source::Span;
 use crate::model::values::{Cidr, Ports, Protocol, Publish};
 
@@ -28,14 +29,15 @@ const ALLOWED: usize = 65_536;
 /// found out before.
 type Claimed = BTreeSet<(Protocol, u16)>;
 
-impl<'a> Lowering<'a> {
+impl Lowering<'_> {
     /// Wants the firewall, if any network of the topology is netrec's to guard, or any endpoint or published port.
-    pub(super) fn firewall(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
-        let guarded: Vec<&NetworkPlan> = networks.values().filter(|plan| plan.is_bridged() && !plan.external).collect();
+    pub(super) fn firewall(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
+        let guarded = networks.values().filter(|plan| plan.is_bridged() && !plan.external);
+        let rules: BTreeMap<&str, NetworkRules> = guarded.map(|plan| (plan.name, network_rules(plan))).collect();
         let mut claimed = self.claimed();
-        let (mut publications, mut places, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
+        let (mut publications, mut direct, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
         for port in ports {
-            let network = &networks[port.network];
+            let (network, rules) = (port.network, rules.get(port.network.name));
             for (publish, own) in port.item.publishes() {
                 let Some(host) = self.host_ports(port, network, publish, &mut claimed) else { continue };
                 let allowed = own.or(network.item.allow_from.as_ref());
@@ -47,17 +49,17 @@ impl<'a> Lowering<'a> {
                     self.invalid.push(too_many_allowed(span, ipv6));
                     return;
                 }
-                places.extend(published.iter().map(|_| port.item.span(publish)));
+                let routed =
+                    rules.into_iter().flat_map(|rules| published.iter().filter_map(|it| reached_directly(it, rules)));
+                direct.extend(routed.map(|policy| (policy, port.item.span(publish))));
                 publications.extend(published);
             }
         }
         let guards = guards(ports);
-        if guarded.is_empty() && publications.is_empty() && guards.is_empty() {
+        if rules.is_empty() && publications.is_empty() && guards.is_empty() {
             return;
         }
-        let rules: Vec<NetworkRules> = guarded.into_iter().map(network_rules).collect();
-        let direct = publications.iter().zip(places);
-        let direct = direct.filter_map(|(it, place)| Some((reached_directly(it, &rules)?, place))).collect();
+        let rules: Vec<NetworkRules> = rules.into_values().collect();
         let policies = self.policies(direct, ports, networks);
         let firewall =
             Firewall::new(&self.topology.name, &rules, &publications).with(guards.into_iter().chain(policies));
@@ -172,12 +174,12 @@ fn publications_of(
 }
 
 /// Where a publish listens: whether in IPv6, and at which address; none: at every one of the family.
-pub(super) fn listens(network: &NetworkPlan, publish: &Publish) -> Vec<(bool, Option<IpAddr>)> {
-    let own = publish.address.map(|address| vec![address]);
+pub(super) fn listens(network: &NetworkPlan, publish: &Publish) -> Few<(bool, Option<IpAddr>)> {
+    let own: Option<Few<IpAddr>> = publish.address.map(|address| smallvec![address]);
     let addresses =
         own.unwrap_or_else(|| network.item.publish_address.iter().map(|address| *address.get_ref()).collect());
     if addresses.is_empty() {
-        return vec![(false, None), (true, None)];
+        return smallvec![(false, None), (true, None)];
     }
     let at = |address: IpAddr| (address.is_ipv6(), (!address.is_unspecified()).then_some(address));
     addresses.into_iter().map(at).collect()
@@ -226,9 +228,9 @@ fn network_rules(plan: &NetworkPlan) -> NetworkRules {
 impl Lowering<'_> {
     /// Says of which published ports neighbours on the same network are cut off against what `icc = false` promises:
     /// mapped within the bridge, their packets never reach the host, which alone could pass them on.
-    pub(super) fn isolation_notes(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
-        let isolated = |port: &&Port| !networks[port.network].icc && self.reflects(port);
-        let names: BTreeSet<&str> = ports.iter().filter(isolated).map(|port| port.network).collect();
+    pub(super) fn isolation_notes(&mut self, ports: &[Port]) {
+        let isolated = |port: &&Port| !port.network.icc && self.reflects(port);
+        let names: BTreeSet<&str> = ports.iter().filter(isolated).map(|port| port.network.name).collect();
         for name in names {
             self.note(format!(
                 "endpoints of network {name} do not reach its published ports: they are cut off from each other \

@@ -1,11 +1,11 @@
 //! Routes of containers: the default route by priority, the user's static routes, and for containers with several
 //! endpoints a table each, so that an answer leaves by the endpoint that was asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Lowering, NetworkPlan, Port};
+use super::{Lowering, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::KindName;
@@ -18,9 +18,9 @@ use crate::model::topology::StaticRoute;
 /// Tables of one container at most: the lowest byte of their number.
 pub(in crate::model) const TABLES: u32 = 256;
 
-impl<'a> Lowering<'a> {
+impl Lowering<'_> {
     /// Wants the routes and rules of every container.
-    pub(super) fn routes(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+    pub(super) fn routes(&mut self, ports: &[Port]) {
         let mut all: Vec<&Port> = ports.iter().collect();
         all.sort_by(|one, other| (&one.netns, one.rank()).cmp(&(&other.netns, other.rank())));
         for ports in all.chunk_by(|one, other| one.netns == other.netns) {
@@ -34,10 +34,10 @@ impl<'a> Lowering<'a> {
             }
             let mut several_ways = ports.len() > 1;
             for ipv6 in [false, true] {
-                several_ways |= self.default_route(ports, networks, ipv6);
+                several_ways |= self.default_route(ports, ipv6);
             }
             if several_ways {
-                self.reply_tables(ports, networks);
+                self.reply_tables(ports);
             }
         }
     }
@@ -69,15 +69,8 @@ impl<'a> Lowering<'a> {
     }
 
     /// Wants the default route; whether it is somebody else's, so that answers would go their way.
-    fn default_route(
-        &mut self,
-        ports: &[&Port<'a>],
-        networks: &BTreeMap<&'a str, NetworkPlan<'a>>,
-        ipv6: bool,
-    ) -> bool {
-        let way_out = ports
-            .iter()
-            .find_map(|port| default_via(port, &networks[port.network], ipv6, MAIN).map(|route| (port, route)));
+    fn default_route(&mut self, ports: &[&Port], ipv6: bool) -> bool {
+        let way_out = ports.iter().find_map(|port| default_via(port, ipv6, MAIN).map(|route| (port, route)));
         let Some((port, route)) = way_out else { return false };
         // The user's own, through an internal network.
         let mut own = ports.iter().flat_map(|port| port.item.routes.iter().map(|own| static_route(port, own, MAIN)));
@@ -105,7 +98,7 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    fn reply_tables(&mut self, ports: &[&Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+    fn reply_tables(&mut self, ports: &[&Port]) {
         let mut used = BTreeSet::new();
         let mut by_name = ports.to_vec();
         by_name.sort_by_key(|port| port.name);
@@ -115,11 +108,11 @@ impl<'a> Lowering<'a> {
                 .map(|step| self.owner.tables() + (hash.wrapping_add(step) % TABLES))
                 .find(|table| used.insert(*table));
             let Some(table) = free else { continue };
-            self.reply_table(port, &networks[port.network], table);
+            self.reply_table(port, table);
         }
     }
 
-    fn reply_table(&mut self, port: &Port<'a>, network: &NetworkPlan<'a>, table: u32) {
+    fn reply_table(&mut self, port: &Port, table: u32) {
         let origin: Span = port.item.name;
         let mut subnets = BTreeSet::new();
         for address in &port.addresses {
@@ -130,7 +123,7 @@ impl<'a> Lowering<'a> {
             }
         }
         for ipv6 in [false, true] {
-            if let Some(route) = default_via(port, network, ipv6, table) {
+            if let Some(route) = default_via(port, ipv6, table) {
                 self.want(route, origin);
             }
         }
@@ -152,9 +145,9 @@ fn on_link(port: &Port, destination: IpNet, table: u32) -> Route {
     }
 }
 
-fn default_via(port: &Port, network: &NetworkPlan, ipv6: bool, table: u32) -> Option<Route> {
-    let address = port.address(ipv6).filter(|_| !network.internal)?;
-    let via = network.gateway_of(address)?;
+fn default_via(port: &Port, ipv6: bool, table: u32) -> Option<Route> {
+    let address = port.address(ipv6).filter(|_| !port.network.internal)?;
+    let via = port.network.gateway_of(address)?;
     let all = if ipv6 { IPV6_DEFAULT } else { IPV4_DEFAULT };
     Some(Route { via: Some(via), ..on_link(port, all, table) })
 }

@@ -34,9 +34,9 @@ pub fn route_localnet(link: &str) -> Text {
 }
 
 /// Whether a port is published so that 127.0.0.1 leads to it: there, or on every IPv4 address of the host.
-fn on_loopback(port: &Port, network: &NetworkPlan) -> bool {
+fn on_loopback(port: &Port) -> bool {
     let publishes = port.item.publishes().map(|(publish, _)| publish.get_ref());
-    let mut listens = publishes.flat_map(|publish| super::publish::listens(network, publish));
+    let mut listens = publishes.flat_map(|publish| super::publish::listens(port.network, publish));
     let answers = |(ipv6, at): (bool, Option<IpAddr>)| !ipv6 && at.is_none_or(|address| address.is_loopback());
     port.address(false).is_some() && listens.any(answers)
 }
@@ -53,9 +53,9 @@ pub(super) fn bridged(ours: &State) -> [bool; 2] {
     })
 }
 
-impl<'a> Lowering<'a> {
+impl Lowering<'_> {
     /// Wants the settings that the networks need.
-    pub(super) fn settings(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+    pub(super) fn settings(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
         let routed = |network: &&NetworkPlan| !network.internal && !network.external;
         for ipv6 in [false, true] {
             let needs = networks.values().filter(routed).find(|network| {
@@ -69,7 +69,7 @@ impl<'a> Lowering<'a> {
         }
         self.enable_ipv6(ports, networks);
         for network in networks.values().filter(|network| !network.external) {
-            let answers = |port: &&Port| port.network == network.name && on_loopback(port, network);
+            let answers = |port: &&Port| std::ptr::eq(port.network, network) && on_loopback(port);
             let published = ports.iter().find(answers);
             if let Some(port) = published {
                 self.want_sysctl(route_localnet(&network.link), "1", port.item.name);
@@ -79,7 +79,7 @@ impl<'a> Lowering<'a> {
 
     /// Wants IPv6 switched on for links that are to have IPv6 addresses, where links are born without, or somebody
     /// switched it off.
-    fn enable_ipv6(&mut self, ports: &[Port<'a>], networks: &BTreeMap<&'a str, NetworkPlan<'a>>) {
+    fn enable_ipv6(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
         let host = host();
         let routes = |plan: &&NetworkPlan| {
             let gateways = plan.subnets.iter().filter_map(|subnet| subnet.gateway);
