@@ -3,9 +3,8 @@
 
 use nftables::schema::NfListObject;
 
-use super::compile;
 use super::rules::Skeleton;
-use crate::model::attribute;
+use crate::model::attribute::{self, Attr};
 use crate::model::wire::TableFacts;
 
 /// What the kernel says beyond what was asked for: handle, use and counters of a chain (`NFTA_CHAIN_*`).
@@ -29,9 +28,9 @@ pub(super) fn difference(skeleton: &Skeleton, table: &TableFacts) -> Option<Stri
         NfListObject::Chain(it) => Some(&*it.name),
         _ => None,
     });
-    let chain = named(skeleton, &chains, (&table.chains, CHAIN_NAME, OF_CHAIN));
+    let chain = named(&chains, (&table.chains, CHAIN_NAME, OF_CHAIN));
     let sets = objects(skeleton, set_name);
-    let set = || named(skeleton, &sets, (&table.sets, SET_NAME, OF_SET)).map(|name| format!("set {name}"));
+    let set = || named(&sets, (&table.sets, SET_NAME, OF_SET)).map(|name| format!("set {name}"));
     chain.map(|name| format!("chain {name}")).or_else(set).or_else(|| {
         chains.iter().find(|(name, _)| !same_rules(skeleton, name, table)).map(|(name, _)| format!("rules of {name}"))
     })
@@ -51,22 +50,17 @@ fn set_name<'a>(object: &'a NfListObject<'_>) -> Option<&'a str> {
     }
 }
 
-type Named<'a> = (&'a str, &'a NfListObject<'static>);
+type Named<'a> = (&'a str, &'a [Attr]);
 
 fn objects<'a>(skeleton: &'a Skeleton, name: impl Fn(&'a NfListObject<'static>) -> Option<&'a str>) -> Vec<Named<'a>> {
-    skeleton.objects.iter().filter_map(|object| Some((name(object)?, object))).collect()
+    skeleton.compiled().filter_map(|(object, sent)| Some((name(object)?, sent))).collect()
 }
 
 /// The name of the first object that the kernel has not, has differently, or has beside ours.
-fn named(
-    skeleton: &Skeleton,
-    ours: &[Named<'_>],
-    (dumped, name, ignored): (&[Vec<u8>], u16, &[u16]),
-) -> Option<String> {
-    for (own, object) in ours {
-        let sent = compile::object(skeleton, object)?;
+fn named(ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16])) -> Option<String> {
+    for (own, sent) in ours {
         let found = dumped.iter().find(|it| attribute::text(it, name) == *own);
-        if !found.is_some_and(|it| attribute::agrees(&sent, it, ignored)) {
+        if !found.is_some_and(|it| attribute::agrees(sent, it, ignored)) {
             return Some((*own).to_owned());
         }
     }
@@ -76,9 +70,7 @@ fn named(
 
 fn same_rules(skeleton: &Skeleton, chain: &str, table: &TableFacts) -> bool {
     let mut dumped = table.rules.iter().filter(|rule| attribute::text(rule, RULE_CHAIN) == chain);
-    let mut ours = skeleton.objects.iter().filter(|it| matches!(it, NfListObject::Rule(rule) if rule.chain == chain));
-    ours.all(|rule| {
-        let sent = compile::object(skeleton, rule).unwrap_or_default();
-        dumped.next().is_some_and(|it| attribute::agrees(&sent, it, OF_RULE))
-    }) && dumped.next().is_none()
+    let mut ours = skeleton.compiled().filter(|(it, _)| matches!(it, NfListObject::Rule(rule) if rule.chain == chain));
+    ours.all(|(_, sent)| dumped.next().is_some_and(|it| attribute::agrees(sent, it, OF_RULE)))
+        && dumped.next().is_none()
 }

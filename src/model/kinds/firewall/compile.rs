@@ -36,13 +36,13 @@ pub(super) fn family(family: NfFamily) -> u8 {
 }
 
 /// Attributes of an object of the skeleton other than the table itself.
-pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Option<Vec<Attr>> {
+pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<Attr> {
     match object {
-        NfListObject::Chain(it) => Some(chain(it)),
-        NfListObject::Rule(it) => Some(rule(it, skeleton)),
-        NfListObject::Set(it) => Some(set(it)),
-        NfListObject::Map(it) => Some(map(it)),
-        _ => None,
+        NfListObject::Chain(it) => chain(it),
+        NfListObject::Rule(it) => rule(it, skeleton),
+        NfListObject::Set(it) => set(it),
+        NfListObject::Map(it) => map(it),
+        other => unreachable!("the skeleton has no such object: {other:?}"),
     }
 }
 

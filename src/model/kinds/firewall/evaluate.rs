@@ -83,7 +83,7 @@ struct Chain {
 impl Ruleset {
     /// The rules of a firewall.
     pub fn new(firewall: &Firewall) -> Self {
-        Self { tables: Skeleton::of(&firewall.table).map(|skeleton| Table::new(&skeleton, firewall)) }
+        Self { tables: Skeleton::of(&firewall.table).each_ref().map(|skeleton| Table::new(skeleton, firewall)) }
     }
 
     /// The rules of a chain as nft lists them, in order.
@@ -129,9 +129,8 @@ impl Table {
         for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
             elements.entry(element.set()).or_default().push(element);
         }
-        for object in &skeleton.objects {
-            let Some(attributes) = compile::object(skeleton, object) else { continue };
-            let bytes = encode(&attributes);
+        for (object, attributes) in skeleton.compiled() {
+            let bytes = encode(attributes);
             match object {
                 NfListObject::Chain(_) => chains.push(Chain::new(&bytes)),
                 NfListObject::Rule(rule) => {

@@ -92,17 +92,17 @@ impl Firewall {
 
     fn observed(name: String, tables: &[&TableFacts]) -> Self {
         let (mut altered, mut found) = (None, Vec::new());
-        for skeleton in Skeleton::of(&name) {
+        for skeleton in Skeleton::of(&name).iter() {
             let family = compile::family(skeleton.family);
             let Some(table) = tables.iter().find(|table| table.family == family) else {
                 let gone = if family == 1 { "table inet is gone" } else { "table bridge is gone" };
                 altered.get_or_insert_with(|| gone.to_owned());
                 continue;
             };
-            if let Some(difference) = compare::difference(&skeleton, table) {
+            if let Some(difference) = compare::difference(skeleton, table) {
                 altered.get_or_insert(difference);
             }
-            for set in compare::sets(&skeleton) {
+            for set in compare::sets(skeleton) {
                 let lists = table.elements.iter().filter(|list| attribute::text(list, 2) == set);
                 match wire::decode(set, lists.map(Vec::as_slice)) {
                     Some(elements) => found.extend(elements),
@@ -159,17 +159,17 @@ impl Firewall {
     }
 
     fn delete(&self, out: &mut Vec<NftMessage>) {
-        for skeleton in Skeleton::of(&self.table) {
+        for skeleton in Skeleton::of(&self.table).iter() {
             // Adding what may be there makes the deletion sure to find something.
-            out.push(table(&skeleton, NEW_TABLE, CREATE));
-            out.push(table(&skeleton, DELETE_TABLE, 0));
+            out.push(table(skeleton, NEW_TABLE, CREATE));
+            out.push(table(skeleton, DELETE_TABLE, 0));
         }
     }
 
     fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
-        for skeleton in Skeleton::of(&self.table) {
-            out.push(table(&skeleton, NEW_TABLE, flags));
-            out.extend(objects(&skeleton));
+        for skeleton in Skeleton::of(&self.table).iter() {
+            out.push(table(skeleton, NEW_TABLE, flags));
+            out.extend(objects(skeleton));
         }
         out.extend(wire::messages(&self.table, wire::NEW_ELEMENTS, CREATE, self.elements.iter()));
     }
@@ -201,30 +201,28 @@ fn message(skeleton: &Skeleton, message: u16, flags: u16, attributes: &[Attr]) -
     NftMessage { message, family: compile::family(skeleton.family), flags, attributes: attribute::encode(attributes) }
 }
 
-/// The messages that make what is in a table.
+/// The messages that make what is in a table; the table itself is made before.
 fn objects(skeleton: &Skeleton) -> impl Iterator<Item = NftMessage> {
-    skeleton.objects.iter().enumerate().filter_map(|(at, it)| object(skeleton, it, at as u32))
+    skeleton.compiled().enumerate().map(|(at, (it, sent))| object(skeleton, (it, sent), 1 + at as u32))
 }
 
-/// The message that makes an object of the skeleton; the table itself is made before.
-fn object(skeleton: &Skeleton, object: &NfListObject<'_>, id: u32) -> Option<NftMessage> {
-    let mut sent = match object {
+/// The message that makes an object of the skeleton.
+fn object(skeleton: &Skeleton, (object, sent): (&NfListObject<'_>, &[Attr]), id: u32) -> NftMessage {
+    let (message, flags, id) = match object {
+        NfListObject::Chain(_) => (NEW_CHAIN, CREATE, None),
+        NfListObject::Rule(_) => (NEW_RULE, CREATE | APPEND, None),
+        _ => (NEW_SET, CREATE, Some(Attr::number(10, id))), // NFTA_SET_ID, for this transaction only
+    };
+    let mut said = match object {
         // Told a size, the kernel makes room for as many at once, a mebibyte. Not told, it makes room as packets fill the
         // set, up to just that many (`nft_dynset_init`), which is what is read back.
-        NfListObject::Set(set) if set.size == Some(rules::FLOWS) => {
-            definition::set(&Set { size: None, ..(**set).clone() })
+        NfListObject::Set(it) if it.size == Some(rules::FLOWS) => {
+            self::message(skeleton, message, flags, &definition::set(&Set { size: None, ..(**it).clone() }))
         }
-        object => compile::object(skeleton, object)?,
+        _ => self::message(skeleton, message, flags, sent),
     };
-    let (message, flags) = match object {
-        NfListObject::Chain(_) => (NEW_CHAIN, CREATE),
-        NfListObject::Rule(_) => (NEW_RULE, CREATE | APPEND),
-        _ => {
-            sent.push(Attr::number(10, id)); // NFTA_SET_ID, for this transaction only
-            (NEW_SET, CREATE)
-        }
-    };
-    Some(self::message(skeleton, message, flags, &sent))
+    said.attributes.extend(attribute::encode(id.as_slice()));
+    said
 }
 
 impl Kind for Firewall {

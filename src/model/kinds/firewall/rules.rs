@@ -4,12 +4,16 @@
 //! Base chains accept by policy and judge only what comes from, goes to or is mapped to a bridge of the topology.
 
 use std::borrow::Cow;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
 use nftables::expr::{Payload, PayloadField, Prefix};
 use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
 use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, SetOp, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::compile;
+use crate::model::attribute::Attr;
 
 /// Priorities as nft names them (nft(8), standard priority names); bridge chains have their own (`bridged`).
 const RAW: i32 = -300;
@@ -33,12 +37,25 @@ pub(super) struct Skeleton {
     pub(super) table: String,
     /// Sets and maps, chains and rules in the order in which they are made.
     pub(super) objects: Vec<Object>,
+    /// Their attributes, once somebody asked for them.
+    compiled: OnceLock<Vec<Vec<Attr>>>,
 }
 
 impl Skeleton {
-    /// Both tables of a topology.
-    pub(super) fn of(table: &str) -> [Self; 2] {
-        [Self::inet(table), Self::bridge(table)]
+    /// Both tables of a topology. Those that were asked for last are kept: what is made is compared with what is looked at.
+    pub(super) fn of(table: &str) -> Arc<[Self; 2]> {
+        static LAST: Mutex<Option<Arc<[Skeleton; 2]>>> = Mutex::new(None);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = last.as_ref().filter(|kept| kept[0].table == table) {
+            return Arc::clone(kept);
+        }
+        Arc::clone(last.insert(Arc::new([Self::inet(table), Self::bridge(table)])))
+    }
+
+    /// All objects but the table itself, each with the attributes that it is made of.
+    pub(super) fn compiled(&self) -> impl Iterator<Item = (&Object, &[Attr])> {
+        let compile = || self.objects[1..].iter().map(|object| compile::object(self, object)).collect();
+        self.objects[1..].iter().zip(self.compiled.get_or_init(compile)).map(|(object, sent)| (object, &**sent))
     }
 
     /// What is laid over both tables while they are replaced. Linux puts new rules in force before it fills their sets of
@@ -55,7 +72,7 @@ impl Skeleton {
 
     pub(super) fn new(family: NfFamily, table: &str) -> Self {
         let own = Table { family, name: table.to_owned().into(), handle: None };
-        Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)] }
+        Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)], compiled: OnceLock::new() }
     }
 
     /// Routing, NAT and filter.

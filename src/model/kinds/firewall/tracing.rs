@@ -6,7 +6,7 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::packet::{Packet, Service};
 use super::rules::{Expr, Said, Skeleton, any, assign, is, meta, payload};
-use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, object};
+use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, objects};
 use crate::model::attribute;
 use crate::model::values::Protocol;
 use crate::model::wire::NftMessage;
@@ -36,8 +36,7 @@ pub fn tracing(table: &str, packet: &Packet) -> Vec<NftMessage> {
             flags: CREATE | EXCLUSIVE,
             attributes: attribute::encode(&own),
         });
-        let objects = skeleton.objects.iter().enumerate();
-        messages.extend(objects.filter_map(|(at, it)| object(&skeleton, it, at as u32)));
+        messages.extend(objects(&skeleton));
     }
     messages
 }
