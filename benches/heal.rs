@@ -1,4 +1,9 @@
-//! How soon `netrec watch` heals, and what it costs when nothing happens: `cargo bench --bench heal [-- DRIFTS]`, as root.
+//! How soon `netrec watch` heals and follows, and what it costs when nothing happens:
+//! `cargo bench --bench heal [-- [contents] [drifts] [idle] [TIMES]]`, as root.
+//!
+//! Contents of the file, put in the place of the one before: a container added, a port changed, a container removed,
+//! each timed from the rename to the watcher's word that it was done, among 100 and 1,000 endpoints, a tenth as often as
+//! drifts; and what of that time went where, by the watcher's log.
 //!
 //! Random drifts on 100 endpoints, one after the other, each timed from before the command that makes it to the
 //! watcher's word that all is well, which it says after another look; `after it` is from the end of the command. The same
@@ -8,22 +13,20 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use netrec::apply::{Target, prepare};
-use netrec::kernel::linux::Linux;
 use netrec::model::hash;
 use netrec::model::lower::veth_name;
-use netrec::model::parse::parse;
-use netrec::model::source::Source;
-use netrec::model::topology::Topology;
 
+#[path = "heal/contents.rs"]
+mod contents;
+#[path = "watched/mod.rs"]
+mod watched;
 #[path = "workload/mod.rs"]
 mod workload;
+
+use watched::Watched;
 
 const DRIFTS: usize = 1_000;
 const ENDPOINTS: usize = 100;
@@ -33,8 +36,6 @@ const MANY: usize = 1_000;
 const TWOFOLD: usize = 20;
 /// Who undoes one object more often than that is fought with, which is another matter.
 const SPACING: Duration = Duration::from_secs(11);
-/// What takes longer was not healed.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() {
     if std::env::var_os("NETREC_BENCH_INSIDE").is_none() {
@@ -45,12 +46,27 @@ fn main() {
         std::process::exit(status.code().unwrap_or(1));
     }
     sh("mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up");
-    let drifts = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(DRIFTS);
-    heal(ENDPOINTS, drifts, &[]);
-    clear();
-    heal(MANY, drifts.min(1_000) / 5, &["address", "route", "link", "element"]);
-    clear();
-    idle();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let drifts = words.iter().find_map(|word| word.parse().ok()).unwrap_or(DRIFTS);
+    let wanted = |part: &str| {
+        let mut parts = words.iter().filter(|word| word.parse::<usize>().is_err()).peekable();
+        parts.peek().is_none() || parts.any(|word| word == part)
+    };
+    if wanted("contents") {
+        for endpoints in [ENDPOINTS, MANY] {
+            contents::follow(endpoints, drifts / 10);
+            clear();
+        }
+    }
+    if wanted("drifts") {
+        heal(ENDPOINTS, drifts, &[]);
+        clear();
+        heal(MANY, drifts.min(1_000) / 5, &["address", "route", "link", "element"]);
+        clear();
+    }
+    if wanted("idle") {
+        idle();
+    }
 }
 
 /// Containers with one endpoint each, and some with two, which have rules.
@@ -173,79 +189,6 @@ fn idle() {
     std::thread::sleep(TIME);
     let used = watched.cpu() - before;
     println!("idle at {MANY} endpoints: {:.3} % of a CPU, {}", used / TIME.as_secs_f64() * 100.0, watched.memory());
-}
-
-/// A watcher and what it says.
-struct Watched {
-    child: Child,
-    changes: Receiver<Instant>,
-    topology: Topology,
-    kernel: Linux,
-}
-
-impl Watched {
-    /// Starts one and waits until it has converged.
-    fn start(text: &str) -> Self {
-        fs::write("/run/w.toml", text).expect("/run is ours");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_netrec"))
-            .args(["watch", "--format", "json", "/run/w.toml"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("netrec starts");
-        let stdout = child.stdout.take().expect("a pipe");
-        let (tell, changes) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if line.contains("\"event\":\"changed\"") {
-                    let _ = tell.send(Instant::now());
-                } else if line.contains("contested") || line.contains("failed") {
-                    println!("{line}");
-                }
-            }
-        });
-        let topology = parse(&[Source::new("w.toml", text)]).expect("a valid topology");
-        let mut watched = Self { child, changes, topology, kernel: Linux::default() };
-        assert!(watched.changes.recv_timeout(Duration::from_mins(2)).is_ok() && watched.is_right(), "it converges");
-        watched
-    }
-
-    fn is_right(&mut self) -> bool {
-        prepare(&mut self.kernel, Target::Topology(&self.topology)).is_ok_and(|prepared| prepared.diff.is_empty())
-    }
-
-    /// When all was right again: the watcher's last word, once a look of ours confirms it.
-    fn healed(&mut self) -> Option<Instant> {
-        let until = Instant::now() + PATIENCE;
-        let mut said = self.changes.recv_timeout(PATIENCE).ok()?;
-        while !self.is_right() {
-            if Instant::now() > until {
-                return None;
-            }
-            said = self.changes.recv_timeout(Duration::from_millis(5)).unwrap_or(said);
-        }
-        Some(said)
-    }
-
-    /// Seconds of CPU time so far.
-    fn cpu(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: f64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<f64>().ok()).sum();
-        ticks / 100.0
-    }
-
-    fn memory(&self) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let lines = status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("Threads"));
-        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn sh(script: &str) -> String {

@@ -12,10 +12,12 @@
 mod workload;
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use netrec::apply::rails::Allowance;
+use netrec::apply::watch::round::Draft;
 use netrec::apply::{Target, execute, prepare_within};
 use netrec::kernel::Kernel;
 use netrec::kernel::linux::Linux;
@@ -163,6 +165,46 @@ fn what_is_healed_is_asked_for_where_it_was_announced() {
             assert_eq!((idle, said), (still, too), "{drift}");
             // Each port has a multicast route, which two looks see; its link they do not.
             assert!(like(more - seen, 2 * 50), "{drift}: {seen} and {more} objects");
+        }
+    });
+}
+
+/// What a watcher says to follow a file that has a container more, or one less.
+#[test]
+fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
+    alone(|| {
+        let follow = |endpoints: usize| {
+            let [few, more] = [endpoints, endpoints + 1]
+                .map(|endpoints| parse(&[Source::new("w.toml", workload::topology(endpoints))]).unwrap());
+            let (mut kernel, held) = (Linux::remembering(), BTreeSet::new());
+            kernel.disturb(&Disturbed::anywhere());
+            let set_up = Draft::new(&mut kernel, &few, &held, Target::Topology(&few)).unwrap();
+            assert!(set_up.carry_out(&mut kernel, None).unwrap().converged);
+            let seen = Draft::new(&mut kernel, &few, &held, Target::Topology(&few)).unwrap();
+            let mut known = seen.rest().known.expect("all is as wanted");
+            kernel.settle();
+            let said = [&more, &few].map(|topology| {
+                let before = counters();
+                let draft = Draft::new(&mut kernel, topology, &held, Target::Turned(topology, &known)).unwrap();
+                let round = draft.carry_out(&mut kernel, None).unwrap();
+                assert!(round.converged && round.fixes.len() > 5, "{:?}", round.fixes);
+                known = round.known.expect("only that was looked into");
+                kernel.settle();
+                let after = counters();
+                let said = (after.messages - before.messages, after.objects - before.objects);
+                let whole = prepare_within(&mut Linux::default(), Target::Topology(topology), &Allowance::granted());
+                assert!(whole.unwrap().diff.is_empty(), "a whole look agrees");
+                said
+            });
+            destroy();
+            said
+        };
+        let (few, many) = (follow(20), follow(160));
+        println!("{few:?}, {many:?}");
+        for ((said, seen), (too, more)) in few.into_iter().zip(many) {
+            assert_eq!(said, too);
+            // Each port has a multicast route, which the look after sees; its link it does not.
+            assert!((more - seen).abs_diff(140) <= 4, "{seen} and {more} objects");
         }
     });
 }

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{NoPlan, Prepared, proven};
-use crate::diff::{Change, diff};
-use crate::model::focus::{self, News};
+use crate::diff::{Change, Diff, diff, differing};
+use crate::model::focus::{self, Focus, News};
+use crate::model::lower;
 use crate::model::observed::{Foreign, Observed};
-use crate::model::resource::{HOST, KindName, Resource, ResourceId, Text, host};
+use crate::model::resource::{HOST, Kind, KindName, Resource, ResourceId, Text, host};
 use crate::model::state::{Desired, State};
+use crate::model::topology::Topology;
 use crate::model::wire::{Absent, Scope};
 
 /// Of its own things those that decide what is wanted, and how they are.
@@ -24,23 +26,29 @@ pub struct Known {
     absent: BTreeMap<Text, Absent>,
     present: BTreeSet<Text>,
     read: Read,
+    /// Of its own things those that nobody asks for: settings that are read.
+    unasked: Vec<Resource>,
     desired: Desired,
-    /// What of it stands in a namespace or leads into it.
-    within: BTreeMap<Text, Vec<ResourceId>>,
+    /// Pairs that lead into a namespace.
+    pairs: BTreeMap<Text, Vec<ResourceId>>,
+    /// Where no look has seen yet that all is as wanted.
+    open: Focus,
 }
 
 impl Known {
-    /// Keeps what was wanted of what was seen.
+    /// Keeps what was wanted of what was seen, when that is the same.
     pub fn new(scope: Scope, observed: Observed, desired: Desired) -> Self {
-        let read = read(&observed, &desired.state);
+        let unasked = observed.ours.iter().filter(|(id, _)| desired.state.get(id).is_none());
+        let unasked: Vec<Resource> = unasked.map(|(_, resource)| resource.clone()).collect();
         let Observed { foreign, absent, present, .. } = observed;
-        let mut within = BTreeMap::<Text, Vec<ResourceId>>::new();
-        for (id, resource) in desired.state.iter() {
-            for netns in focus::namespaces(resource).into_iter().filter(|netns| &**netns != HOST) {
-                within.entry(netns).or_default().push(id.clone());
+        let read = read(desired.state.resources().chain(&unasked), &present, &desired.state);
+        let mut pairs = BTreeMap::<Text, Vec<ResourceId>>::new();
+        for pair in desired.state.of_kind(HOST, KindName::Veth) {
+            for netns in focus::namespaces(pair).into_iter().filter(|netns| &**netns != HOST) {
+                pairs.entry(netns).or_default().push(pair.id());
             }
         }
-        Self { scope, foreign, absent, present, read, desired, within }
+        Self { scope, foreign, absent, present, read, unasked, desired, pairs, open: Focus::default() }
     }
 
     /// What is to be looked at for it.
@@ -48,34 +56,32 @@ impl Known {
         &self.scope
     }
 
-    /// What is to be done about news, if they leave what is wanted as it is and nothing goes for them; if not, all must be
-    /// looked at.
+    /// Where it is to be looked whether or not that is news.
+    pub(super) fn open(&self) -> &Focus {
+        &self.open
+    }
+
+    /// The same, now that a look has seen that all is as wanted.
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self { open: Focus::default(), ..self }
+    }
+
+    /// What is to be done about news, if they leave what is wanted as it is, and nothing goes for them that was to stay; if
+    /// not, all must be looked at.
     ///
     /// # Errors
     ///
     /// [`NoPlan::Flawed`].
     pub(super) fn follow(&self, news: News) -> Result<Option<Prepared>, NoPlan> {
         let News { focus, observed, .. } = &news;
-        let (was, is) = (&self.foreign, &observed.foreign);
-        let here = |(id, _): &(&ResourceId, &Text)| focus.namespaces.contains(&id.netns);
-        let read = read(observed, &self.desired.state);
-        if focus.namespaces.iter().any(|netns| !was.is_alike_in(netns, is))
-            || focus.links.iter().any(|link| !was.is_alike_at(&(host(), link.clone()), is))
-            || focus.netfilter && was.docker != is.docker
-            || !self.read.iter().filter(here).eq(read.iter().filter(here))
-        {
+        let same = self.absent == observed.absent && self.present == observed.present;
+        if !same || !self.decides_alike(focus, observed) {
             return Ok(None);
         }
-        let netfilter = self.desired.state.of_kinds(HOST, focus::NETFILTER);
-        let netfilter = netfilter.filter(|_| focus.netfilter).cloned();
-        let inside = focus.namespaces.iter().filter_map(|netns| self.within.get(netns)).flatten();
-        let state: State = inside.filter_map(|id| self.desired.state.get(id)).cloned().chain(netfilter).collect();
+        let state: State = self.within(focus).iter().filter_map(|id| self.desired.state.get(id)).cloned().collect();
         let diff = diff(&state, &observed.ours);
-        let local = |(id, change): (&ResourceId, &Change)| {
-            let stays = matches!(change, Change::Create { .. } | Change::Update { .. });
-            stays && (&*id.netns != HOST || id.kind == KindName::Veth || focus.holds_netfilter(id.kind))
-        };
-        if !diff.iter().all(local) {
+        if !diff.iter().all(|(id, change)| self.is_local(focus, id, change)) {
             return Ok(None);
         }
         tracing::debug!(?focus, "only news were looked into");
@@ -88,41 +94,168 @@ impl Known {
         let Desired { topology, pending, notes, .. } = &self.desired;
         let (topology, pending, notes) = (topology.clone(), pending.clone(), notes.clone());
         let desired = Desired { topology, state: Arc::new(state), origins, pending, notes };
-        Ok(Some(Prepared { observed: news.observed, desired, diff, plan, whole: Some(self.desired.state.clone()) }))
+        let whole = Some(self.desired.state.clone());
+        Ok(Some(Prepared { observed: news.observed, desired, diff, plan, whole, next: None }))
+    }
+
+    /// Whether all that a change leads to is in the focus. What stands on something that goes is of the same container,
+    /// where that is to go.
+    fn is_local(&self, focus: &Focus, id: &ResourceId, change: &Change) -> bool {
+        let goes = change.removes();
+        match id.kind {
+            kind if focus.holds_netfilter(kind) => !goes,
+            KindName::Veth => !goes || self.open.links.contains(&id.name),
+            KindName::Netns => self.open.namespaces.contains(&id.name),
+            _ => &*id.netns != HOST && (!goes || self.open.namespaces.contains(&id.netns)),
+        }
+    }
+
+    /// What another topology comes to; none if all must be looked at for it. What is there is what was wanted but for the
+    /// news. Then only what it wants otherwise is to be looked into, and what is news.
+    ///
+    /// # Errors
+    ///
+    /// Those of a topology that cannot be [lowered](lower::lower).
+    pub(super) fn turn(&self, topology: &Topology, scope: Scope, news: News) -> Result<Option<Turn>, NoPlan> {
+        let News { focus, observed: seen, .. } = news;
+        if !self.decides_alike(&focus, &seen) || !self.is_alike_beside(&scope, &seen) {
+            return Ok(None);
+        }
+        let Foreign { flushes, claims, .. } = seen.foreign;
+        let foreign = Foreign { flushes, claims, ..self.foreign.clone() };
+        let unasked = self.unasked.iter().cloned().collect();
+        let Observed { absent, present, looked, .. } = seen;
+        let beside = Observed { ours: unasked, foreign, absent, present, looked };
+        let mut ours = (*self.desired.state).clone();
+        self.within(&focus).iter().for_each(|id| drop(ours.remove(id)));
+        put(&mut ours, &beside.ours);
+        put(&mut ours, &seen.ours);
+        let observed = Observed { ours, ..beside.clone() };
+        let desired = lower::lower(topology, &observed)?;
+        tracing::debug!("lowered");
+        #[cfg(debug_assertions)]
+        {
+            let whole = lower::lower(topology, &news.whole).map(|desired| desired.state);
+            assert!(whole.is_ok_and(|whole| whole == desired.state), "the same is wanted of all that is there");
+        }
+        let open = Focus::of(differing(&self.desired.state, &desired.state));
+        Ok(open.map(|open| Turn { next: Self { open, ..Self::new(scope, beside, desired) }, observed }))
+    }
+
+    /// The same when that difference is gone, which a look is to see.
+    fn after(mut self, diff: &Diff) -> Self {
+        for (id, change) in diff.iter().filter(|(id, _)| id.kind == KindName::Netns) {
+            match change {
+                Change::Create { .. } => {
+                    self.absent.remove(&id.name);
+                    self.present.insert(id.name.clone());
+                    self.read.insert(id.clone(), Text::default());
+                }
+                Change::Delete { .. } => drop(self.present.remove(&id.name)),
+                Change::Update { .. } | Change::Replace { .. } => {}
+            }
+        }
+        self
+    }
+
+    /// What of it is in a focus.
+    fn within(&self, focus: &Focus) -> BTreeSet<ResourceId> {
+        let state = &self.desired.state;
+        let inside = focus.namespaces.iter().flat_map(|netns| state.of_netns(netns));
+        let pairs = focus.namespaces.iter().filter_map(|netns| self.pairs.get(netns)).flatten().cloned();
+        let names = focus.namespaces.iter().map(|netns| ResourceId::new(&host(), KindName::Netns, netns.clone()));
+        let netfilter = state.of_kinds(HOST, focus::NETFILTER).filter(|_| focus.netfilter);
+        let ids = inside.chain(netfilter).map(Kind::id).chain(pairs).chain(names);
+        ids.filter(|id| state.get(id).is_some()).collect()
+    }
+
+    /// Whether what decides what is wanted is as it was, as far as it is in the focus.
+    fn decides_alike(&self, focus: &Focus, observed: &Observed) -> bool {
+        let (was, is) = (&self.foreign, &observed.foreign);
+        let here = |(id, _): &(&ResourceId, &Text)| focus.namespaces.contains(&id.netns);
+        let read = read(observed.ours.resources(), &observed.present, &self.desired.state);
+        focus.namespaces.iter().all(|netns| was.is_alike_in(netns, is))
+            && focus.links.iter().all(|link| was.is_alike_at(&(host(), link.clone()), is))
+            && !(focus.netfilter && was.docker != is.docker)
+            && self.read.iter().filter(here).eq(read.iter().filter(here))
+    }
+
+    /// Whether the same containers are there as before, but for those that another topology has or has not.
+    fn is_alike_beside(&self, scope: &Scope, observed: &Observed) -> bool {
+        let both = |name: &Text| self.scope.containers.get(name) == scope.containers.get(name);
+        let absent = |all: &BTreeMap<Text, Absent>| -> Vec<_> {
+            all.iter().filter(|(name, _)| both(name)).map(|(name, why)| (name.clone(), why.clone())).collect()
+        };
+        absent(&self.absent) == absent(&observed.absent)
+            && self.present.symmetric_difference(&observed.present).all(|name| !both(name))
     }
 
     /// What is wanted still, if nothing else has changed.
     pub(super) fn still(&self, observed: &Observed) -> Option<&Desired> {
         let same =
             self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
-        (same && self.read == read(observed, &self.desired.state)).then_some(&self.desired)
+        let settled = self.open == Focus::default();
+        let read = || read(observed.ours.resources(), &observed.present, &self.desired.state);
+        (settled && same && self.read == read()).then_some(&self.desired)
     }
+}
+
+/// What another topology comes to where one is known.
+#[derive(Debug)]
+pub(super) struct Turn {
+    next: Known,
+    /// All that is there, as far as it is known.
+    observed: Observed,
+}
+
+impl Turn {
+    /// Where something is wanted otherwise.
+    pub(super) fn open(&self) -> &Focus {
+        &self.next.open
+    }
+
+    /// What is to be done for it, and for news; none if all must be looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`NoPlan::Flawed`].
+    pub(super) fn follow(self, news: News) -> Result<Option<Prepared>, NoPlan> {
+        let Self { next, mut observed } = self;
+        let Some(prepared) = next.follow(news)? else { return Ok(None) };
+        // Who is to say how much may go has to know how much there is.
+        put(&mut observed.ours, &prepared.observed.ours);
+        let next = Some(Box::new(next.after(&prepared.diff)));
+        Ok(Some(Prepared { observed, next, ..prepared }))
+    }
+}
+
+fn put(state: &mut State, others: &State) {
+    others.resources().for_each(|it| state.insert(it.clone()));
 }
 
 /// Which namespaces bear the mark, as under the same name may stand somebody else's next; and settings of namespaces that
 /// are not wanted in any way themselves.
-fn read(observed: &Observed, desired: &State) -> Read {
-    let counts = |(id, it): (&ResourceId, &Resource)| match it {
-        Resource::Netns(netns) => observed.present.contains(&netns.name).then(|| (id.clone(), Text::default())),
-        Resource::Sysctl(setting) if setting.link().is_none() && desired.get(id).is_none() => {
-            Some((id.clone(), setting.value.clone()))
+fn read<'a>(ours: impl Iterator<Item = &'a Resource>, present: &BTreeSet<Text>, desired: &State) -> Read {
+    let counts = |it: &Resource| match it {
+        Resource::Netns(netns) => present.contains(&netns.name).then(|| (it.id(), Text::default())),
+        Resource::Sysctl(setting) if setting.link().is_none() && desired.get(&it.id()).is_none() => {
+            Some((it.id(), setting.value.clone()))
         }
         _ => None,
     };
-    observed.ours.iter().filter_map(counts).collect()
+    ours.filter_map(counts).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::apply::{Target, decide};
-    use crate::model::focus::Focus;
     use crate::model::kinds::address::Address;
     use crate::model::kinds::firewall::Rules;
-    use crate::model::observed::ForeignLink;
+    use crate::model::observed::{Claim, ForeignLink};
     use crate::model::parse::parse;
-    use crate::model::resource::{Kind, KindName};
     use crate::model::source::Source;
+    use crate::model::values::{Ports, Protocol};
 
     const SHOP: &str = r#"
 topology = "shop"
@@ -133,7 +266,7 @@ subnets = ["10.10.0.0/24"]
 api.netns = "api"
 db.netns = "db"
 [endpoints]
-api = { container = "api", network = "front" }
+api = { container = "api", network = "front", publish = ["80:80"] }
 db = { container = "db", network = "front" }
 "#;
 
@@ -150,7 +283,8 @@ db = { container = "db", network = "front" }
             let present = ["api", "db"].map(Text::from).into();
             let Prepared { desired, .. } =
                 decide(target, Observed { present, looked: true, ..Observed::default() }).expect("a plan");
-            let observed = Observed { ours: (*desired.state).clone(), ..Observed::default() };
+            let present = ["api", "db"].map(Text::from).into();
+            let observed = Observed { ours: (*desired.state).clone(), present, ..Observed::default() };
             Self { known: Known::new(target.scope(), observed.clone(), desired), observed }
         }
 
@@ -158,19 +292,34 @@ db = { container = "db", network = "front" }
             self.observed.ours.of_kind(netns, kind).next().map(Kind::id).expect("wanted")
         }
 
-        /// What is to be done about it, if that is looked into where something happened.
-        fn follow(&self, netns: &[&str], netfilter: bool) -> Option<Vec<String>> {
-            let namespaces = netns.iter().map(|netns| Text::from(*netns)).collect();
-            let focus = Focus { namespaces, netfilter, ..Focus::default() };
+        /// How it is where something happened.
+        fn news(&self, focus: Focus) -> News {
             let mut observed = self.observed.clone();
             observed.ours = observed.ours.resources().filter(|it| focus.holds(it)).cloned().collect();
-            let news = News {
+            News {
                 focus,
                 observed,
                 #[cfg(debug_assertions)]
                 whole: self.observed.clone(),
-            };
-            let prepared = self.known.follow(news).expect("no flaw")?;
+            }
+        }
+
+        /// What is to be done where the file says something else, if that is looked into alone.
+        fn turn(&self, from: &str, to: &str) -> Result<Option<Vec<String>>, NoPlan> {
+            let topology = parse(&[Source::new("shop.toml", SHOP.replace(from, to))]).expect("a valid topology");
+            let turn = self.known.turn(&topology, lower::scope(&topology), self.news(Focus::default()))?;
+            let Some(turn) = turn else { return Ok(None) };
+            let news = self.news(turn.open().clone());
+            let Some(prepared) = turn.follow(news)? else { return Ok(None) };
+            assert_eq!(prepared.observed.ours, self.observed.ours, "all is known for the rails");
+            Ok(Some(prepared.diff.keys().map(ToString::to_string).collect()))
+        }
+
+        /// What is to be done about it, if that is looked into where something happened.
+        fn follow(&self, netns: &[&str], netfilter: bool) -> Option<Vec<String>> {
+            let namespaces = netns.iter().map(|netns| Text::from(*netns)).collect();
+            let prepared =
+                self.known.follow(self.news(Focus { namespaces, netfilter, ..Focus::default() })).expect("no flaw")?;
             assert_eq!(prepared.whole, Some(self.known.desired.state.clone()));
             assert!(prepared.diff.keys().all(|id| prepared.desired.origins.contains_key(id)), "each has its place");
             assert_eq!(prepared.plan.steps.len(), prepared.diff.len());
@@ -236,5 +385,31 @@ db = { container = "db", network = "front" }
         host.observed.foreign.docker.insert(false, Some(7));
         assert_eq!(host.follow(&["api"], false), Some(vec![]));
         assert_eq!(host.follow(&[], true), None, "accepts are put before another rule");
+    }
+
+    #[test]
+    fn what_another_topology_wants_otherwise_is_looked_into_alone() {
+        let host = Host::new();
+        let turn = |from: &str, to: &str| host.turn(from, to).expect("it may be");
+        assert_eq!(turn("", ""), Some(vec![]));
+        let db = "db = { container = \"db\", network = \"front\"";
+        let published = format!("{db}, publish = [\"8080:80\"]");
+        assert_eq!(turn(db, &published), Some(vec!["host/firewall/netrec-shop".into()]));
+        let gone = turn(&format!("{db} }}"), "").expect("it goes with what stands on it");
+        assert!(gone.len() > 3 && gone.iter().all(|id| id.starts_with("db/") || id.starts_with("host/")), "{gone:?}");
+        let front = "driver = \"bridge\"";
+        assert_eq!(turn(front, "driver = \"bridge\"\nmtu = 1400"), None, "everything hangs on a bridge");
+    }
+
+    #[test]
+    fn what_others_have_by_now_counts_for_another_topology() {
+        let mut host = Host::new();
+        let db = "db = { container = \"db\", network = \"front\"";
+        let published = format!("{db}, publish = [\"8080:80\"]");
+        let ports = Ports { first: 8080, last: 8080 };
+        let holder = "a process".to_owned();
+        let claim = Claim { protocol: Protocol::Tcp, ipv6: None, address: None, ports, holder };
+        host.observed.foreign.claims.push(claim);
+        assert!(matches!(host.turn(db, &published), Err(NoPlan::Refused(_))), "the port is taken");
     }
 }

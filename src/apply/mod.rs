@@ -23,6 +23,7 @@ use crate::diff::plan::{Flaw, Plan, plan};
 use crate::diff::{Diff, diff};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::diagnostic::Diagnostics;
+use crate::model::focus::Focus;
 use crate::model::lower::{self, Rejection};
 use crate::model::observed::Observed;
 use crate::model::resource::{Kind, ResourceId, Step};
@@ -44,6 +45,8 @@ pub enum Target<'a> {
     State(&'a Before),
     /// What a topology asks for; as long as of the host nothing but its own things has changed, that is known already.
     Known(&'a Topology, &'a Known),
+    /// What a topology asks for, where another one's was known.
+    Turned(&'a Topology, &'a Known),
     /// What a topology asks for, but these are left as they are for now, and so is what cannot be without them.
     Except(&'a Topology, &'a BTreeSet<ResourceId>),
 }
@@ -52,7 +55,7 @@ impl Target<'_> {
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Topology(topology) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Topology(topology) | Self::Turned(topology, _) | Self::Except(topology, _) => lower::scope(topology),
             Self::Known(_, known) => known.scope().clone(),
             Self::Nothing(name, topology) => {
                 let owner = Owner::new(name);
@@ -68,7 +71,9 @@ impl Target<'_> {
 
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
         match self {
-            Self::Topology(topology) | Self::Except(topology, _) => lower::lower(topology, observed),
+            Self::Topology(topology) | Self::Turned(topology, _) | Self::Except(topology, _) => {
+                lower::lower(topology, observed)
+            }
             Self::Known(topology, known) => match known.still(observed) {
                 Some(desired) => Ok(desired.clone()),
                 None => lower::lower(topology, observed),
@@ -117,6 +122,15 @@ pub fn able(kernel: &mut impl Kernel, prepared: &Prepared) -> Result<(), NoPlan>
     if prepared.plan.is_empty() { Ok(()) } else { kernel.able(&prepared.plan.steps).map_err(NoPlan::Unseen) }
 }
 
+impl From<Rejection> for NoPlan {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Invalid(findings) => Self::Invalid(findings),
+            Rejection::Refused(findings) => Self::Refused(findings),
+        }
+    }
+}
+
 impl std::fmt::Display for NoPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -143,6 +157,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// All that is wanted, if the rest of this is only of what is otherwise than when all was so.
     pub whole: Option<Arc<State>>,
+    /// What is known when all of this is done, if it was prepared from what was known before.
+    pub next: Option<Box<Known>>,
 }
 
 /// Looks, plans what is to be done, and asks the rails whether it may.
@@ -172,9 +188,19 @@ pub fn prepare_within(kernel: &mut impl Kernel, target: Target, allowance: &Allo
 /// See [`NoPlan`]; nothing was touched.
 pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan> {
     let scope = target.scope();
+    let nowhere = Focus::default();
+    let mut news = |open: &Focus, anew| kernel.news(&scope, open, anew).map_err(NoPlan::Unseen);
     if let Target::Known(_, known) = target
-        && let Some(news) = kernel.news(&scope).map_err(NoPlan::Unseen)?
+        && let Some(news) = news(known.open(), false)?
         && let Some(prepared) = known.follow(news)?
+    {
+        return Ok(prepared);
+    }
+    if let Target::Turned(topology, known) = target
+        && let Some(before) = news(&nowhere, true)?
+        && let Some(turn) = known.turn(topology, scope.clone(), before)?
+        && let Some(news) = news(turn.open(), false)?
+        && let Some(prepared) = turn.follow(news)?
     {
         return Ok(prepared);
     }
@@ -187,16 +213,14 @@ pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan
 ///
 /// See [`NoPlan`].
 pub fn decide(target: Target, mut observed: Observed) -> Result<Prepared, NoPlan> {
-    let mut desired = target.desired(&observed).map_err(|rejection| match rejection {
-        Rejection::Invalid(findings) => NoPlan::Invalid(findings),
-        Rejection::Refused(findings) => NoPlan::Refused(findings),
-    })?;
+    let mut desired = target.desired(&observed)?;
+    tracing::debug!("lowered");
     if let Target::Except(_, held) = target {
         watch::hold::leave(Arc::make_mut(&mut desired.state), &mut observed.ours, held);
     }
     let diff = diff(&desired.state, &observed.ours);
     let plan = proven(&diff, &desired.state, &observed.ours)?;
-    Ok(Prepared { observed, desired, diff, plan, whole: None })
+    Ok(Prepared { observed, desired, diff, plan, whole: None, next: None })
 }
 
 /// A plan that has proved itself, and a word about it.
@@ -248,8 +272,8 @@ pub fn execute(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Report, NoPlan> {
     // What was seen and wanted is let go before it is seen and wanted anew: at large sizes it is most of the memory.
-    let Prepared { mut plan, observed, desired, diff, whole } = prepared;
-    drop((observed, desired, diff, whole));
+    let Prepared { mut plan, observed, desired, diff, whole, next } = prepared;
+    drop((observed, desired, diff, whole, next));
     let mut done = 0;
     for round in 1..=ROUNDS_MAX {
         let (mut failed, count) = (Vec::new(), plan.steps.len());

@@ -71,7 +71,8 @@ pub(super) struct Watch {
     /// Read the files that often, even if nothing happens to them.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     poll_every: Duration,
-    /// Read the files when nothing has happened to them for so long, or when something did for ten times as long.
+    /// Read the files when nothing has happened to them for so long, or when something did for ten times as long. A single
+    /// file that another is renamed into the place of is read at once.
     #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = duration)]
     debounce: Duration,
     /// Answer GET /metrics (Prometheus) and /healthz there: a loopback ADDRESS:PORT, or unix:PATH.
@@ -146,12 +147,15 @@ struct Service {
     /// Whoever waits for a round that is ordered after that time.
     waiting: Vec<(Clock, oneshot::Sender<Answer>)>,
     reloading: bool,
+    /// Whether the containers are others than those whose signs of life are waited for.
+    turned: bool,
 }
 
 /// Something that happened.
 enum Happening {
     Announced(Result<Heard, KernelError>),
-    Files,
+    /// To the files; whether nothing but that one was put in the place of another.
+    Files(bool),
     Namespaces,
     Mounts,
     /// What waits to be confirmed began to wait, or was decided.
@@ -213,6 +217,7 @@ impl Service {
             },
             waiting: Vec::new(),
             reloading: false,
+            turned: false,
             topology,
             start,
         };
@@ -233,9 +238,15 @@ impl Service {
             let wake = self.advance();
             match self.ears.next(&mut self.looker, self.start + wake).await {
                 Happening::Announced(heard) => self.announced(&heard?),
-                Happening::Files => {
+                Happening::Files(replaced) => {
+                    tracing::debug!(replaced, "something happened to the files");
+                    // Of several the others may follow.
+                    if replaced && self.paths.len() == 1 && !self.paths[0].is_dir() {
+                        self.reading.replaced(self.now());
+                    } else {
+                        self.reading.disturbed(self.now());
+                    }
                     self.listen_to_files();
-                    self.reading.disturbed(self.now());
                 }
                 Happening::Namespaces => {
                     self.ears.namespaces.watch(self.vigil.signs().into_iter());
@@ -279,6 +290,11 @@ impl Service {
             }
             Next::Wait(at) => at,
         };
+        if std::mem::take(&mut self.turned) {
+            // Nobody waits for it: what happens unheard before is seen by the glance after.
+            self.ears.namespaces.watch(self.vigil.signs().into_iter());
+            self.vigil.wake(self.now());
+        }
         self.tell();
         let entry = self.mouth.tally.due();
         if entry.is_some_and(|at| at <= self.now()) {
@@ -306,6 +322,7 @@ impl Service {
     /// Reads the files, and follows what they say if it stays.
     fn read(&mut self) {
         let text = load::read_all(&self.paths);
+        tracing::debug!("the files were read");
         if self.reading.read(fingerprint(&text), self.now()) == Finding::New {
             self.understand(text, false);
         }
@@ -315,6 +332,7 @@ impl Service {
     fn understand(&mut self, text: Result<Sources, Failure>, asked: bool) {
         match text.and_then(load::understand) {
             Ok(loaded) if loaded.topology.name == self.topology => {
+                tracing::debug!("the files were understood");
                 let content = Content::new(loaded.topology, loaded.sources);
                 let known = self.watcher.content().filter(|_| !asked);
                 let cut_off = known.is_some_and(|known| is_cut_off(&content.sources, &known.sources));
@@ -339,7 +357,7 @@ impl Service {
 
     fn follow(&mut self, content: Content) {
         self.vigil.turn_to(&content);
-        self.ears.namespaces.watch(self.vigil.signs().into_iter());
+        self.turned = true;
         self.watcher.accept(content, self.now());
     }
 
@@ -444,10 +462,10 @@ impl Ears {
             sight = looker.sight() => Happening::Seen(sight),
             heard = hear(&mut self.route) => Happening::Announced(heard),
             heard = hear(&mut self.netfilter) => Happening::Announced(heard),
-            () = self.files.woken() => Happening::Files,
-            () = self.namespaces.woken() => Happening::Namespaces,
+            replaced = self.files.woken() => Happening::Files(replaced),
+            _ = self.namespaces.woken() => Happening::Namespaces,
             () = self.mounts.changed() => Happening::Mounts,
-            () = self.decisions.woken() => Happening::Decided,
+            _ = self.decisions.woken() => Happening::Decided,
             Some(asked) = self.questions.recv() => Happening::Asked(asked),
             _ = self.hang_up.recv() => Happening::Reload,
             _ = self.terminate.recv() => Happening::End,

@@ -99,7 +99,7 @@ impl Change {
     }
 
     /// Whether what is there goes, for good or for a moment.
-    fn removes(&self) -> bool {
+    pub fn removes(&self) -> bool {
         matches!(self, Self::Replace { .. } | Self::Delete { .. })
     }
 
@@ -122,6 +122,12 @@ pub fn diff(desired: &State, observed: &State) -> Diff {
         Spread::new(desired, observed).run(&mut diff);
     }
     diff
+}
+
+/// What two states have otherwise: of each id what the one has of it and what the other has.
+pub fn differing<'a>(one: &'a State, other: &'a State) -> impl Iterator<Item = &'a Resource> {
+    let different = side_by_side(one, other).filter(|(_, one, other)| one != other);
+    different.flat_map(|(_, one, other)| one.into_iter().chain(other))
 }
 
 /// Both states in the order of ids: each id once, what the one has of it and what the other has.

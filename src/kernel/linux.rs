@@ -39,7 +39,7 @@ pub struct Linux {
     memory: Memory,
     /// The last look's, if looks are remembered.
     seen: Option<Facts>,
-    /// A look's that found all as it is wanted.
+    /// Those of the look that news are told against.
     settled: Option<Facts>,
     /// Left open: closed right after a transaction it would wait for a grace period.
     nft: Option<Nft>,
@@ -54,16 +54,24 @@ impl Kernel for Linux {
         Ok(Observed::new(facts, &scope.owner))
     }
 
-    fn news(&mut self, scope: &Scope) -> Result<Option<News>, KernelError> {
+    fn news(&mut self, scope: &Scope, open: &Focus, anew: bool) -> Result<Option<News>, KernelError> {
         let Some(settled) = self.settled.take() else { return Ok(None) };
         let mut facts = self.look(scope)?;
-        // Who listens where is of interest to what is decided anew.
-        facts.listeners.clone_from(&settled.listeners);
-        facts.rulesets.clone_from(&settled.rulesets);
+        if anew {
+            facts.listeners = listeners::all()?;
+            facts.rulesets = neighbours::rulesets();
+        } else {
+            facts.listeners.clone_from(&settled.listeners);
+            facts.rulesets.clone_from(&settled.rulesets);
+        }
         self.seen = Some(facts.clone());
-        let focus = Focus::between(&settled, &facts);
+        let focus = Focus::between(&settled, &facts, open);
         self.settled = Some(settled).filter(|_| focus.is_some());
-        Ok(focus.map(|focus| News::new(focus, &facts, &scope.owner)))
+        Ok(focus.map(|focus| News::new(focus, &facts, &scope.owner, anew)))
+    }
+
+    fn settle(&mut self) {
+        self.settled = self.seen.take();
     }
 
     fn able(&mut self, steps: &[Step]) -> Result<(), KernelError> {
@@ -100,6 +108,7 @@ impl Kernel for Linux {
         run.last();
         let Run { results, nft, .. } = run;
         self.nft = nft;
+        tracing::debug!("written");
         results
     }
 }
@@ -109,12 +118,6 @@ impl Linux {
     /// ([`disturb`](Self::disturb)).
     pub fn remembering() -> Self {
         Self { disturbed: Some(Disturbed::default()), ..Self::default() }
-    }
-
-    /// What was seen last is as it is wanted, so that from here on only what is otherwise is looked into
-    /// ([`Kernel::news`]).
-    pub fn settle(&mut self) {
-        self.settled = self.seen.take();
     }
 
     /// What was seen is not as it is wanted, or for another reason than before.
@@ -142,6 +145,7 @@ impl Linux {
         let found = facts.namespaces.iter();
         self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
         self.owner = Some(scope.owner.clone());
+        tracing::debug!("looked");
         Ok(facts)
     }
 

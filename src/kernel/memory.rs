@@ -61,8 +61,8 @@ pub(super) struct Memory {
     namespaces: BTreeMap<NetnsRef, (Identity, Seen)>,
     /// What all of it came to.
     gathered: Option<Facts>,
-    /// What of it is to be asked again.
-    forgotten: BTreeMap<NetnsRef, Identity>,
+    /// What of it is to be asked again, or for the first time: nobody has been there, or nothing stood there.
+    forgotten: BTreeMap<NetnsRef, Option<Identity>>,
 }
 
 /// The host's namespace and its settings.
@@ -98,9 +98,18 @@ impl Memory {
         // What is seen of a namespace depends on whose it is said to be.
         if self.scope.as_ref().is_some_and(|last| last.containers != scope.containers) {
             let asked: BTreeSet<&NetnsRef> = scope.containers.values().collect();
-            let before: BTreeSet<&NetnsRef> = self.scope.iter().flat_map(|last| last.containers.values()).collect();
+            let last = self.scope.take().map(|last| last.containers).unwrap_or_default();
+            let before: BTreeSet<&NetnsRef> = last.values().collect();
+            let kept = self.namespaces.len();
             self.namespaces.retain(|netns, _| asked.contains(netns) == before.contains(netns));
-            self.gathered = None;
+            // Those that came along may be asked by themselves.
+            let stay = last.iter().all(|(name, netns)| scope.containers.get(name) == Some(netns));
+            if stay && self.namespaces.len() == kept {
+                let new = asked.difference(&before);
+                self.forgotten.extend(new.map(|netns| ((*netns).clone(), None)));
+            } else {
+                self.gathered = None;
+            }
         }
         if self.scope.as_ref() != Some(scope) {
             self.scope = Some(scope.clone());
@@ -109,15 +118,18 @@ impl Memory {
 
     fn forget(&mut self, netns: &NetnsRef) {
         match self.namespaces.remove(netns) {
-            Some((identity, _)) => drop(self.forgotten.insert(netns.clone(), identity)),
-            None if self.forgotten.contains_key(netns) => {}
-            // Nobody has been there, so it is new.
-            None => self.gathered = None,
+            Some((identity, _)) => drop(self.forgotten.insert(netns.clone(), Some(identity))),
+            None => drop(self.forgotten.entry(netns.clone()).or_default()),
         }
     }
 
+    /// Whether that namespace was seen by another name.
+    pub(super) fn has_met(&self, identity: Identity, netns: &NetnsRef) -> bool {
+        self.namespaces.iter().any(|(other, (met, _))| *met == identity && other != netns)
+    }
+
     /// What the last look came to, and the namespaces of it to be asked again, if that is all there is to ask.
-    pub(super) fn take_gathered(&mut self) -> Option<(Facts, BTreeMap<NetnsRef, Identity>)> {
+    pub(super) fn take_gathered(&mut self) -> Option<(Facts, BTreeMap<NetnsRef, Option<Identity>>)> {
         let forgotten = std::mem::take(&mut self.forgotten);
         let gathered = self.gathered.take().filter(|_| self.host.is_some());
         gathered.map(|gathered| (gathered, forgotten))
@@ -150,6 +162,18 @@ impl Memory {
 
     /// Forgets where steps write, and where the kernel does more than is written: the far end of a pair.
     pub(super) fn written(&mut self, steps: &[Step], reference: impl Fn(&Text) -> NetnsRef) {
+        let (mut far, mut others) = (BTreeSet::new(), false);
+        for step in steps {
+            // The far ends of what is inside go with it.
+            if let Op::Delete(Resource::Netns(netns)) = &step.op {
+                match self.namespaces.get(&reference(&netns.name)) {
+                    Some((_, Seen::Namespace(_, inside, _))) => {
+                        far.extend(inside.ends().filter_map(|(_, link, _)| link));
+                    }
+                    _ => others = true,
+                }
+            }
+        }
         let mut forget = |netns: &Text| {
             if &**netns == HOST {
                 self.host_again.get_or_insert_default();
@@ -157,7 +181,7 @@ impl Memory {
                 self.forget(&reference(netns));
             }
         };
-        let (mut names, mut others) = (BTreeSet::new(), false);
+        let mut names = BTreeSet::new();
         for step in steps {
             for (_, place) in &step.parts {
                 match place {
@@ -182,18 +206,28 @@ impl Memory {
                     Resource::Sysctl(setting) if &*setting.netns == HOST => names.extend(setting.link()),
                     // Its ports are changed with it.
                     Resource::Bridge(_) => others = true,
-                    // The far ends of what is inside go with it.
-                    Resource::Netns(_) => others |= matches!(step.op, Op::Delete(_)),
                     _ => {}
                 }
             }
         }
         if others {
             self.host = None;
-        } else if !names.is_empty() {
-            self.host_again.get_or_insert_default().names.append(&mut names);
+        } else if !names.is_empty() || !far.is_empty() {
+            let again = self.host_again.get_or_insert_default();
+            again.names.append(&mut names);
+            again.indexes.append(&mut far);
         }
     }
+}
+
+/// Puts in what was seen of a namespace; whether a link of it came or went, or has another end than before.
+pub(super) fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Text, Text)>) -> bool {
+    let before = facts.namespaces.get(name);
+    let moved = before.is_none_or(|before| !before.ends().eq(inside.ends()));
+    facts.sysctls.retain(|(netns, _), _| netns != name);
+    facts.sysctls.extend(sysctls.into_iter().map(|(key, value)| ((name.clone(), key), value)));
+    facts.namespaces.insert(name.clone(), inside);
+    moved
 }
 
 #[cfg(test)]
@@ -241,12 +275,18 @@ mod tests {
         };
         assert_eq!(asked_of(&of(&[])), Some(vec![]));
         assert_eq!(asked_of(&of(&["db", "api"])), Some(vec![named("api"), named("db")]));
-        assert_eq!(asked_of(&of(&["api", "new"])), None, "nobody has been there");
+        assert_eq!(asked_of(&of(&["api", "new"])), Some(vec![named("api"), named("new")]), "nobody has been there");
         for elsewhere in [Disturbed::anywhere(), Disturbed { names: true, ..Disturbed::default() }] {
             assert_eq!(asked_of(&elsewhere), None, "{elsewhere:?}");
         }
         let fewer = Scope { containers: [("api".into(), named("api"))].into(), ..scope() };
         assert_eq!(asked(&mut memory(), &fewer, &of(&[])), None, "a namespace is somebody else's now");
+        let with = |name: &str| {
+            let more = [(name.into(), named(name))].into_iter().chain(scope().containers).collect();
+            asked(&mut memory(), &Scope { containers: more, ..scope() }, &of(&[]))
+        };
+        assert_eq!(with("web"), Some(vec![named("web")]));
+        assert_eq!(with("others"), None, "it was somebody else's");
     }
 
     #[test]

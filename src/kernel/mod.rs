@@ -15,7 +15,7 @@
 
 use nix::errno::Errno;
 
-use crate::model::focus::News;
+use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::Step;
 use crate::model::wire::Scope;
@@ -55,16 +55,20 @@ pub trait Kernel {
     /// When any part could not be read completely: nothing is decided from part of a look.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError>;
 
-    /// Looks as well, and tells what is otherwise than at a look that found all as it was wanted, if such a look is known
-    /// and that is little. None says nothing: [`observe`](Self::observe) does.
+    /// Looks as well, and tells what is otherwise than at the look that was [settled](Self::settle) on, and how it is where
+    /// that was `open`, if that is little. None says nothing: [`observe`](Self::observe) does. `anew`: with all that is of
+    /// interest only to who decides anew what is wanted.
     ///
     /// # Errors
     ///
     /// Those of [`observe`](Self::observe).
-    fn news(&mut self, scope: &Scope) -> Result<Option<News>, KernelError> {
-        let _ = scope;
+    fn news(&mut self, scope: &Scope, open: &Focus, anew: bool) -> Result<Option<News>, KernelError> {
+        let _ = (scope, open, anew);
         Ok(None)
     }
+
+    /// From here on what is otherwise than at the last look is [news](Self::news).
+    fn settle(&mut self) {}
 
     /// Whether this kernel has what the steps need, asked before the first of them is taken.
     ///

@@ -14,12 +14,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
 use super::ask::{self, MAIN, QUESTIONS, addresses, all, links, loopback, nsid};
-use super::memory::{Again, Host, Memory};
+use super::memory::{Again, Host, Memory, put};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
+use crate::model::observed::KERNEL;
 use crate::model::resource::{self, HOST, Text};
 use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, RouteFacts, Scope};
 
@@ -108,12 +109,18 @@ impl<'a> Look<'a> {
             return Ok(None);
         }
         let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
-        for ((name, job, identity), seen) in jobs.iter().zip(seen) {
-            let Seen::Namespace(found, inside, values) = job.remember(seen?, memory) else { return Ok(None) };
-            if found != **identity {
-                return Ok(None);
+        for ((name, job, before), seen) in jobs.iter().zip(seen) {
+            match (before, job.remember(seen?, memory)) {
+                (Some(before), Seen::Namespace(found, ..)) if found != *before => return Ok(None),
+                (None, _) if facts.namespaces.contains_key(*name) => return Ok(None),
+                (None, Seen::Namespace(found, ..)) if memory.has_met(found, job.reference()) => return Ok(None),
+                (_, Seen::Namespace(_, inside, values)) => {
+                    facts.absent.remove(*name);
+                    ends_moved |= put(&mut facts, name, inside, values);
+                }
+                (None, Seen::Absent(why @ Absent::Missing(_))) => drop(facts.absent.insert((*name).clone(), why)),
+                _ => return Ok(None),
             }
-            ends_moved |= put(&mut facts, name, inside, values);
         }
         let Host { facts: host, sysctls } = self.remembered_host(memory)?;
         ends_moved |= put(&mut facts, &resource::host(), host, sysctls);
@@ -398,16 +405,6 @@ fn add_others(
     Ok(())
 }
 
-/// Puts in what was seen of a namespace; whether a link of it came or went, or has another end than before.
-fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Text, Text)>) -> bool {
-    let before = facts.namespaces.get(name);
-    let moved = before.is_none_or(|before| !before.ends().eq(inside.ends()));
-    facts.sysctls.retain(|(netns, _), _| netns != name);
-    facts.sysctls.extend(sysctls.into_iter().map(|(key, value)| ((name.clone(), key), value)));
-    facts.namespaces.insert(name.clone(), inside);
-    moved
-}
-
 /// The host's links with some asked again.
 fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<Vec<LinkFacts>, KernelError> {
     let named = host.links.iter().filter(|link| again.names.contains(&link.name)).map(|link| link.index);
@@ -445,10 +442,11 @@ fn with_masters(
     Ok(())
 }
 
-/// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and no subnet contains
-/// them.
+/// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and the one for
+/// multicast, and no subnet contains them.
 pub(super) fn sees_host(route: &RouteFacts) -> bool {
-    !matches!(route.destination.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local())
+    !matches!(route.destination.addr(), IpAddr::V6(ip)
+        if ip.is_unicast_link_local() || (ip.is_multicast() && route.protocol == KERNEL))
 }
 
 /// Whether a look at a container keeps that route: it is of the main table, or ours in whatever table.

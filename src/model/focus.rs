@@ -1,7 +1,8 @@
 //! Where something is otherwise than it was when all was as wanted: what a watcher looks into, and nothing else.
 //!
 //! A drift is an address of one container, its pair, or an element of a set, and what thousands of other resources are is
-//! known. What else stands on the host is tied to everything, so a change there is looked at as a whole.
+//! known. So it is with what the files want otherwise than before. What else stands on the host is tied to everything, so a
+//! change there is looked at as a whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use super::facts::{Facts, LinkFacts, NetnsFacts};
 use super::kinds::Resource;
-use super::observed::Observed;
+use super::observed::{self, Observed};
 use super::resource::{HOST, Kind, KindName, Text, Thing};
 use super::wire::Owner;
 
@@ -31,29 +32,39 @@ pub struct Focus {
 }
 
 impl Focus {
-    /// Where facts are otherwise than those before; none if that is anywhere else as well.
-    pub fn between<'a>(before: &'a Facts, after: &'a Facts) -> Option<Self> {
-        // In full, so that whoever adds a fact says here where it belongs.
-        let Facts { namespaces, sysctls, tables, user_rules, docker, absent, chains, rulesets, listeners, topologies } =
-            before;
-        let beside = *absent == after.absent
-            && *chains == after.chains
-            && *rulesets == after.rulesets
-            && *listeners == after.listeners
-            && *topologies == after.topologies;
-        if !beside || !namespaces.keys().eq(after.namespaces.keys()) {
+    /// Where facts are otherwise than those before, and `open`; none if that is anywhere else as well.
+    pub fn between<'a>(before: &'a Facts, after: &'a Facts, open: &Self) -> Option<Self> {
+        // In full, so that whoever adds a fact says here where it belongs. Who is absent, what listens and what rules are
+        // in files is told with any news.
+        let Facts {
+            namespaces: _,
+            sysctls,
+            tables,
+            user_rules,
+            docker,
+            absent: _,
+            chains,
+            rulesets: _,
+            listeners: _,
+            topologies,
+        } = before;
+        if *chains != after.chains || *topologies != after.topologies {
             return None;
         }
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
         let changed = changed_links(before.host(), after.host())?;
-        let both = namespaces.iter().zip(after.namespaces.values()).filter(|((name, _), _)| &***name != HOST);
-        let different = both.filter(|((_, was), is)| was != is).map(|((name, _), _)| name.clone());
+        let different = |one: &'a Facts, other: &'a Facts| {
+            let all = one.namespaces.iter().filter(|(name, _)| &***name != HOST);
+            all.filter(|(name, inside)| other.namespaces.get(*name) != Some(*inside)).map(|(name, _)| name.clone())
+        };
+        let different = different(before, after).chain(different(after, before));
         let mut namespaces: BTreeSet<Text> = different.chain(ends(&changed, [before, after])?).collect();
+        namespaces.extend(open.namespaces.iter().cloned());
         for (one, other) in [(sysctls, &after.sysctls), (&after.sysctls, sysctls)] {
             let changed = one.iter().filter(|(key, value)| other.get(key) != Some(value));
             namespaces.extend(changed.map(|((netns, _), _)| netns.clone()));
         }
-        if namespaces.len() > CONTAINERS || namespaces.contains(HOST) {
+        if namespaces.contains(HOST) {
             return None;
         }
         let inside = |facts: &'a Facts| namespaces.iter().filter_map(|netns| facts.namespaces.get(netns));
@@ -61,8 +72,40 @@ impl Focus {
         let pairs = pairs(ends.map(|(index, link, _)| (index, link)));
         let leads_there = |link: &&LinkFacts| pairs.contains(&(Some(link.index), link.link));
         let theirs = [before, after].into_iter().flat_map(|facts| facts.host().links.iter().filter(leads_there));
-        let links = theirs.map(|link| link.name.clone()).collect();
-        Some(Self { namespaces, links, netfilter })
+        let links = theirs.map(|link| link.name.clone()).chain(open.links.iter().cloned()).collect();
+        let netfilter = netfilter || open.netfilter;
+        Some(Self { namespaces, links, netfilter }).filter(Self::is_small)
+    }
+
+    /// Where these stand; none if one is of the host in another way than by leading into a container.
+    pub fn of<'a>(resources: impl Iterator<Item = &'a Resource>) -> Option<Self> {
+        let mut focus = Self::default();
+        for resource in resources {
+            let id = resource.id();
+            match resource {
+                _ if NETFILTER.contains(&id.kind) => focus.netfilter = true,
+                _ if &*id.netns != HOST => drop(focus.namespaces.insert(id.netns)),
+                Resource::Netns(_) => drop(focus.namespaces.insert(id.name)),
+                Resource::Veth(veth) => {
+                    focus.namespaces.insert(veth.netns.clone());
+                    focus.links.insert(id.name);
+                }
+                _ => return None,
+            }
+        }
+        Some(focus)
+    }
+
+    /// Adds another one.
+    pub fn extend(&mut self, other: Self) {
+        self.namespaces.extend(other.namespaces);
+        self.links.extend(other.links);
+        self.netfilter |= other.netfilter;
+    }
+
+    /// Whether it is worth being told from everything.
+    pub fn is_small(&self) -> bool {
+        self.namespaces.len() <= CONTAINERS
     }
 
     /// Whether a resource of that part of the facts stands there, or leads there.
@@ -105,7 +148,8 @@ impl Focus {
 pub struct News {
     /// Where.
     pub focus: Focus,
-    /// What is there now, sorted by whose it is; of others' things those in the containers.
+    /// What is there now, sorted by whose it is; of others' things those in the containers. Which containers are there is
+    /// told of all.
     pub observed: Observed,
     /// All of it, of which that is a part: tests compare what follows from either.
     #[cfg(debug_assertions)]
@@ -153,9 +197,16 @@ fn ends(links: &[&LinkFacts], looks: [&Facts; 2]) -> Option<BTreeSet<Text>> {
 }
 
 impl News {
-    /// Sorts what is in the focus.
-    pub fn new(focus: Focus, facts: &Facts, owner: &Owner) -> Self {
-        let mut observed = Observed::new(focus.part(facts), owner);
+    /// Sorts what is in the focus; for what is decided `anew` also which ports others have, and what they would flush.
+    pub fn new(focus: Focus, facts: &Facts, owner: &Owner, anew: bool) -> Self {
+        let mut part = focus.part(facts);
+        if anew {
+            part.rulesets.clone_from(&facts.rulesets);
+            part.listeners.clone_from(&facts.listeners);
+            (part.chains, part.topologies) = (facts.chains.clone(), facts.topologies.clone());
+        }
+        let mut observed = Observed::new(part, owner);
+        (observed.absent, observed.present) = (facts.absent.clone(), observed::present(facts));
         observed.ours = observed.ours.resources().filter(|it| focus.holds(it)).cloned().collect();
         Self {
             focus,
@@ -179,10 +230,7 @@ pub fn namespaces(resource: &Resource) -> BTreeSet<Text> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::facts::{
-        Absent, ChainFacts, DockerFacts, LinkFacts, ListenerFacts, RuleFacts, RulesetFacts, TableFacts,
-    };
-    use crate::model::values::Protocol;
+    use crate::model::facts::{ChainFacts, DockerFacts, LinkFacts, RuleFacts, TableFacts};
 
     fn host() -> Facts {
         let mut facts = Facts::default();
@@ -218,12 +266,16 @@ mod tests {
         Arc::make_mut(inside).rules.push(rule);
     }
 
+    fn between(before: &Facts, after: &Facts) -> Option<Focus> {
+        Focus::between(before, after, &Focus::default())
+    }
+
     /// Where a change is: the containers, and whether nftables.
     fn seen(change: impl FnOnce(&mut Facts)) -> Option<(Vec<String>, bool)> {
         let (before, mut after) = (host(), host());
         change(&mut after);
-        let focus = Focus::between(&before, &after);
-        assert_eq!(focus, Focus::between(&after, &before), "the way back is in the same places");
+        let focus = between(&before, &after);
+        assert_eq!(focus, between(&after, &before), "the way back is in the same places");
         focus.map(|focus| (focus.namespaces.iter().map(ToString::to_string).collect(), focus.netfilter))
     }
 
@@ -253,13 +305,13 @@ mod tests {
         let here = Focus { namespaces: ["db".into()].into(), links: ["v".into()].into(), netfilter: false };
         let (before, mut after) = (host(), host());
         pair(&mut after, "db", 5, 3);
-        assert_eq!(Focus::between(&before, &after), Some(here.clone()), "it came");
-        assert_eq!(Focus::between(&after, &before), Some(here.clone()), "it went");
+        assert_eq!(between(&before, &after), Some(here.clone()), "it came");
+        assert_eq!(between(&after, &before), Some(here.clone()), "it went");
         let mut down = after.clone();
         Arc::make_mut(down.namespaces.get_mut(HOST).expect("it is there")).links[0].up = true;
-        assert_eq!(Focus::between(&after, &down), Some(here), "only its end in the host is otherwise");
+        assert_eq!(between(&after, &down), Some(here), "only its end in the host is otherwise");
         let part = |facts: &Facts| {
-            let focus = Focus::between(&after, &down).expect("news");
+            let focus = between(&after, &down).expect("news");
             focus.part(facts).host().links.len()
         };
         assert_eq!((part(&after), part(&before)), (1, 0));
@@ -269,7 +321,7 @@ mod tests {
     fn what_happens_elsewhere_as_well_is_looked_at_as_a_whole() {
         assert_eq!(seen(|facts| link(facts, HOST)), None);
         assert_eq!(seen(|facts| facts.sysctls.clear()), None);
-        assert_eq!(seen(|facts| link(facts, "new")), None);
+        assert_eq!(seen(|facts| link(facts, "new")), Some((vec!["new".into()], false)), "it came");
         assert_eq!(seen(|facts| pair(facts, "api", 5, 3)), Some((vec!["api".into()], false)));
         assert_eq!(seen(|facts| (pair(facts, "api", 5, 3), link(facts, HOST)).1), None, "it leads nowhere");
         let beside = |facts: &mut Facts| {
@@ -277,16 +329,8 @@ mod tests {
             rule(facts, HOST);
         };
         assert_eq!(seen(beside), None);
-        assert_eq!(seen(|facts| drop(facts.absent.insert("web".into(), Absent::Host))), None);
         assert_eq!(seen(|facts| facts.chains = vec![chain()].into()), None);
         assert_eq!(seen(|facts| facts.topologies = vec![TableFacts::default()].into()), None);
-        let ruleset = RulesetFacts { unit: "nftables.service", path: "/etc/nftables.conf", text: String::new() };
-        assert_eq!(seen(|facts| facts.rulesets.push(ruleset)), None);
-        let address = [127, 0, 0, 1].into();
-        assert_eq!(
-            seen(|facts| facts.listeners.push(ListenerFacts { protocol: Protocol::Tcp, address, port: 1 })),
-            None
-        );
     }
 
     #[test]
@@ -296,7 +340,7 @@ mod tests {
             names.clone().for_each(|name| drop(before.namespaces.insert(name.into(), Arc::default())));
             let mut after = before.clone();
             names.by_ref().take(changed).for_each(|name| rule(&mut after, &name));
-            Focus::between(&before, &after).is_some()
+            between(&before, &after).is_some()
         };
         assert!(many(CONTAINERS + 1, CONTAINERS));
         assert!(!many(CONTAINERS + 1, CONTAINERS + 1));

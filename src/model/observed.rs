@@ -18,7 +18,7 @@ use super::wire::{
 /// `RTPROT_RA` (linux/rtnetlink.h): learnt from a router advertisement.
 const LEARNT: u8 = 9;
 /// `RTPROT_KERNEL` (linux/rtnetlink.h): made by the kernel for an address.
-const KERNEL: u8 = 2;
+pub const KERNEL: u8 = 2;
 /// `IFA_F_PERMANENT` (`linux/if_addr.h`): not learnt, and without a lifetime.
 const PERMANENT: u32 = 0x80;
 
@@ -190,11 +190,16 @@ impl Observed {
         foreign.flushes = facts.rulesets.iter().filter_map(Flush::of).collect();
         foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
         foreign.users = users(facts.host(), owner);
-        let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
-        let present = facts.namespaces.iter().filter(|(_, inside)| there(&inside.origin));
-        let present = present.map(|(netns, _)| netns.clone()).collect();
+        let present = present(&facts);
         Self { ours, foreign, absent: facts.absent, present, looked: true }
     }
+}
+
+/// Namespaces of containers that are there.
+pub fn present(facts: &Facts) -> BTreeSet<Text> {
+    let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
+    let present = facts.namespaces.iter().filter(|(_, inside)| there(&inside.origin));
+    present.map(|(netns, _)| netns.clone()).collect()
 }
 
 /// Who stands on links of ours without being ours.

@@ -46,6 +46,12 @@ impl State {
         self.of_kinds(netns, kind..=kind)
     }
 
+    /// All in a namespace.
+    pub fn of_netns<'a>(&'a self, netns: &str) -> impl Iterator<Item = &'a Resource> + use<'a> {
+        let [first, .., last] = KindName::ALL else { unreachable!("there are several kinds") };
+        self.of_kinds(netns, *first..=*last)
+    }
+
     /// All of some kinds in a namespace.
     pub fn of_kinds<'a>(
         &'a self,

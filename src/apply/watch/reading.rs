@@ -4,6 +4,9 @@
 //! quiet; only then is anything read, and only what reads alike twice is looked into. A content that cannot be read
 //! counts like any other: a moment without the file is not reported, a file that is gone is. Where there is no quiet,
 //! because somebody writes all the time, the file is read after some times of quiet nevertheless.
+//!
+//! Who puts a whole file in the place of another does so in order that nobody reads a part of it: that is read and believed
+//! at once, unless something else happened within a time of quiet before.
 
 use std::time::Duration;
 
@@ -37,6 +40,10 @@ pub struct Reading {
     next: Clock,
     /// The first event since the files were last known.
     disturbed: Option<Clock>,
+    /// The last event.
+    stirred: Option<Clock>,
+    /// Whether the next reading is of a file that came whole.
+    whole: bool,
     /// What the last reading said, if it is not known to stay.
     unsettled: Option<Fingerprint>,
     /// What was looked into last.
@@ -60,11 +67,30 @@ impl Reading {
     /// Starts at that time with a content that was looked into.
     pub fn new(patience: Patience, known: Fingerprint, now: Clock) -> Self {
         let next = now + patience.poll;
-        Self { patience, next, disturbed: None, unsettled: None, known: Some(known), doubted: None }
+        Self {
+            patience,
+            next,
+            disturbed: None,
+            stirred: None,
+            whole: false,
+            unsettled: None,
+            known: Some(known),
+            doubted: None,
+        }
+    }
+
+    /// The only file was put in the place of another, and nothing else happened.
+    pub fn replaced(&mut self, now: Clock) {
+        let rested = self.stirred.is_none_or(|last| last + self.patience.quiet <= now);
+        self.disturbed(now);
+        if rested {
+            (self.whole, self.next) = (true, now);
+        }
     }
 
     /// Something happened where the files are.
     pub fn disturbed(&mut self, now: Clock) {
+        (self.stirred, self.whole) = (Some(now), false);
         let storm = *self.disturbed.get_or_insert(now) + self.patience.quiet * STORM;
         if now < storm {
             self.unsettled = None;
@@ -89,9 +115,10 @@ impl Reading {
 
     /// What a reading at that time said.
     pub fn read(&mut self, fingerprint: Fingerprint, now: Clock) -> Finding {
+        let whole = std::mem::take(&mut self.whole);
         let finding = match Some(fingerprint) {
             same if same == self.known => Finding::Known,
-            same if same == self.unsettled => Finding::New,
+            same if whole || same == self.unsettled => Finding::New,
             _ => Finding::Unsettled,
         };
         if finding != Finding::Unsettled {
@@ -127,4 +154,55 @@ pub fn is_cut_off(files: &[Source], before: &[Source]) -> bool {
         new.len() < all.len() && all.starts_with(new)
     };
     files.iter().any(|new| before.iter().any(|old| new.path == old.path && cut(new, old)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(ms: u64) -> Clock {
+        Duration::from_millis(ms)
+    }
+
+    /// A reader that knows content 1.
+    fn reading() -> Reading {
+        let patience =
+            Patience { quiet: millis(200), settle: millis(100), poll: millis(30_000), doubt: millis(60_000) };
+        Reading::new(patience, 1, Clock::ZERO)
+    }
+
+    #[test]
+    fn a_file_that_comes_whole_is_read_and_believed_at_once() {
+        let mut reading = reading();
+        reading.replaced(millis(1_000));
+        assert_eq!(reading.next(), millis(1_000));
+        assert_eq!(reading.read(2, millis(1_000)), Finding::New);
+        reading.disturbed(millis(2_000));
+        assert_eq!(reading.next(), millis(2_200), "what comes in pieces is waited for");
+        assert_eq!(reading.read(3, millis(2_200)), Finding::Unsettled);
+    }
+
+    #[test]
+    fn it_is_not_believed_when_something_else_happens_to_it_as_well() {
+        let mut reading = reading();
+        reading.replaced(millis(1_000));
+        reading.disturbed(millis(1_001));
+        assert_eq!((reading.next(), reading.read(2, millis(1_201))), (millis(1_201), Finding::Unsettled));
+        assert_eq!(reading.read(2, millis(1_301)), Finding::New);
+        reading.disturbed(millis(2_000));
+        reading.replaced(millis(2_001));
+        assert_eq!((reading.next(), reading.read(3, millis(2_201))), (millis(2_201), Finding::Unsettled));
+    }
+
+    #[test]
+    fn of_many_that_come_one_after_the_other_only_the_first_is_read_at_once() {
+        let (mut reading, mut believed) = (reading(), Vec::new());
+        for ms in (1_000..11_000).step_by(10) {
+            reading.replaced(millis(ms));
+            if reading.next() <= millis(ms) && reading.read(ms, millis(ms)) == Finding::New {
+                believed.push(ms);
+            }
+        }
+        assert_eq!(believed, [1_000]);
+    }
 }

@@ -21,6 +21,8 @@ pub struct Draft<'a> {
     wanted: Arc<State>,
     /// Whether only what is otherwise than before was looked into.
     news: bool,
+    /// What is known when this is done, if another topology was known before.
+    next: Option<Box<Known>>,
     /// Differs and is left as it is.
     left: BTreeSet<ResourceId>,
     /// Whether the firewall was not there, or had others' rules.
@@ -64,7 +66,7 @@ pub struct Fix {
 }
 
 impl<'a> Draft<'a> {
-    /// Looks and plans. `known` is what an earlier round of the same topology knew.
+    /// Looks and plans. `target` is the topology, with what an earlier round knew if there was one.
     ///
     /// # Errors
     ///
@@ -73,9 +75,8 @@ impl<'a> Draft<'a> {
         kernel: &mut impl Kernel,
         topology: &'a Topology,
         held: &'a BTreeSet<ResourceId>,
-        known: Option<&'a Known>,
+        target: Target<'a>,
     ) -> Result<Self, NoPlan> {
-        let target = known.map_or(Target::Topology(topology), |known| Target::Known(topology, known));
         let mut prepared = prepare(kernel, target)?;
         if prepared.whole.is_some() && prepared.diff.keys().any(|id| held.contains(id)) {
             // What hangs on what is held is not only among the news.
@@ -86,15 +87,16 @@ impl<'a> Draft<'a> {
         let wanted = prepared.whole.take().unwrap_or_else(|| prepared.desired.state.clone());
         let unguarded = prepared.diff.values().any(unguards);
         let left: BTreeSet<ResourceId> = prepared.diff.keys().filter(|id| held.contains(*id)).cloned().collect();
+        let next = prepared.next.take();
         if left.is_empty() {
-            return Ok(Self { target, prepared, wanted, news, left, unguarded });
+            return Ok(Self { target, prepared, wanted, news, next, left, unguarded });
         }
         let all: BTreeSet<ResourceId> = prepared.diff.keys().cloned().collect();
         let target = Target::Except(topology, held);
         let prepared = decide(target, prepared.observed)?;
         rails::check(&prepared, target, &Allowance::default()).map_err(NoPlan::Refused)?;
         let left = all.into_iter().filter(|id| !prepared.diff.contains_key(id)).collect();
-        Ok(Self { target, prepared, wanted, news, left, unguarded })
+        Ok(Self { target, prepared, wanted, news, next: None, left, unguarded })
     }
 
     /// Whether there is something to be done.
@@ -108,8 +110,12 @@ impl<'a> Draft<'a> {
         let Prepared { observed, desired, diff, .. } = self.prepared;
         left.extend(diff.into_keys());
         let (pending, settled) = (desired.pending.clone(), left.is_empty());
-        let known = (settled && !self.news)
-            .then(|| Box::new(Known::new(self.target.scope(), observed, Desired { state: wanted.clone(), ..desired })));
+        let known = match self.next {
+            Some(next) => Some(next.settled()),
+            None if self.news => None,
+            None => Some(Known::new(self.target.scope(), observed, Desired { state: wanted.clone(), ..desired })),
+        };
+        let known = known.filter(|_| settled).map(Box::new);
         let settled = settled && self.news;
         Round { converged: true, left, pending, wanted, known, settled, unguarded, ..Round::default() }
     }
@@ -121,7 +127,14 @@ impl<'a> Draft<'a> {
     /// See [`execute`].
     pub fn carry_out(self, kernel: &mut impl Kernel, before: Option<&State>) -> Result<Round, NoPlan> {
         let fixes = fixes(&self.prepared.diff, before);
-        let report = execute(kernel, self.target, self.prepared, &mut |_, _| {})?;
+        let target = match (self.target, &self.next) {
+            (Target::Turned(topology, _), Some(next)) => {
+                kernel.settle();
+                Target::Known(topology, next)
+            }
+            (target, _) => target,
+        };
+        let report = execute(kernel, target, self.prepared, &mut |_, _| {})?;
         let (converged, pending) = (report.is_converged(), report.desired.pending);
         // A step may fail because what it is for has happened already: only what still differs counts.
         let mut failed = report.failed;
@@ -129,7 +142,8 @@ impl<'a> Draft<'a> {
         let (left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
         // A whole look may have found that something else is wanted.
         let settled = self.news && report.news && converged && left.is_empty();
-        Ok(Round { fixes, failed, left, converged, pending, wanted, unguarded, known: None, settled })
+        let known = self.next.filter(|_| settled).map(|next| Box::new(next.settled()));
+        Ok(Round { fixes, failed, left, converged, pending, wanted, known, settled, unguarded })
     }
 }
 

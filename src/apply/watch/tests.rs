@@ -9,7 +9,7 @@ use super::round::{Draft, Round};
 use super::standing::State;
 use super::tally::Tally;
 use super::{Clock, Content, Limits, Next, Order, Sight, Watcher};
-use crate::apply::NoPlan;
+use crate::apply::{NoPlan, Target};
 use crate::kernel::events::{Author, Heard};
 use crate::kernel::simulated::Simulated;
 use crate::model::parse::parse;
@@ -75,7 +75,12 @@ impl Host {
 
     fn look(&mut self, order: &Order) {
         let began = self.now;
-        let drawn = Draft::new(&mut self.kernel, &order.content.topology, &order.held, None);
+        let drawn = Draft::new(
+            &mut self.kernel,
+            &order.content.topology,
+            &order.held,
+            Target::Topology(&order.content.topology),
+        );
         let result = drawn.and_then(|draft| {
             if draft.is_idle() || !order.write {
                 return Ok(draft.rest());

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
@@ -36,6 +36,8 @@ pub(super) struct Directories {
 #[derive(Default)]
 struct Shared {
     woken: Notify,
+    /// Whether something else happened than that an entry was put in the place of another.
+    otherwise: AtomicBool,
     /// A watch may have died with its directory, or events were dropped.
     stale: AtomicBool,
     wanted: Mutex<Wanted>,
@@ -65,9 +67,10 @@ impl Directories {
         Self { watcher, watched: BTreeMap::new(), shared }
     }
 
-    /// Waits until something happens.
-    pub(super) async fn woken(&self) {
+    /// Waits until something happens; whether that is all: an entry was put, whole, in the place of another (rename(2)).
+    pub(super) async fn woken(&self) -> bool {
         self.shared.woken.notified().await;
+        !self.shared.otherwise.swap(false, Ordering::Relaxed)
     }
 
     /// Waits for these from now on.
@@ -118,7 +121,11 @@ impl Shared {
         match event {
             Ok(event) if event.need_rescan() => self.stale.store(true, Ordering::Relaxed),
             Ok(event) if !event.paths.iter().any(|path| wanted.has(path)) => return,
-            Ok(event) if is_reading(event.kind) => return,
+            Ok(event) if is_reading(event.kind) || event.kind == renamed(RenameMode::Both) => return,
+            Ok(event) if event.kind == renamed(RenameMode::To) => {
+                self.woken.notify_one();
+                return;
+            }
             Ok(event) => {
                 let died =
                     event.kind.is_remove() && event.paths.iter().any(|path| wanted.directories.contains_key(path));
@@ -126,8 +133,14 @@ impl Shared {
             }
             Err(_) => self.stale.store(true, Ordering::Relaxed),
         }
+        self.otherwise.store(true, Ordering::Relaxed);
         self.woken.notify_one();
     }
+}
+
+/// One that is within a directory that is watched is told as of each of its ends, and of both.
+fn renamed(end: RenameMode) -> EventKind {
+    EventKind::Modify(ModifyKind::Name(end))
 }
 
 /// Our own reading, among others.

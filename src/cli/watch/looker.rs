@@ -1,5 +1,6 @@
 //! The thread that looks and writes: netlink calls block, and the watcher has to answer meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,17 @@ use tokio::sync::mpsc;
 
 use crate::apply::watch::round::{Draft, Round};
 use crate::apply::watch::{Content, Order, Sight};
-use crate::apply::{Known, NoPlan};
+use crate::apply::{Known, NoPlan, Target};
 use crate::cli::confirm;
 use crate::cli::failure::Failure;
 use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
 use crate::kernel::memory::Disturbed;
-use crate::kernel::{KernelError, lock};
+use crate::kernel::{Kernel, KernelError, lock};
 use crate::model::lower;
-use crate::model::resource::KindName;
+use crate::model::resource::{KindName, Text};
 use crate::model::state::State;
+use crate::model::wire::NetnsRef;
 
 /// How long another netrec may write before a round is given up and tried again.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -44,6 +46,7 @@ impl Looker {
             listening: None,
             before: None,
             known: None,
+            bygone: None,
         };
         std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
         Ok(Self { orders, sights, heard })
@@ -76,12 +79,14 @@ struct Hand {
     linux: Linux,
     nsids: Nsids,
     heard: Arc<Mutex<Heard>>,
-    /// The digest of the content whose containers are heard.
-    listening: Option<String>,
+    /// The digest of the content whose containers are heard, and these.
+    listening: Option<(String, BTreeMap<Text, NetnsRef>)>,
     /// What the last round wanted.
     before: Option<Arc<State>>,
     /// What the topology of that digest came to.
     known: Option<(String, Box<Known>)>,
+    /// What was known of the one before.
+    bygone: Option<(String, Box<Known>)>,
 }
 
 impl Hand {
@@ -90,30 +95,42 @@ impl Hand {
             if done.blocking_send(self.carry_out(&order)).is_err() {
                 return;
             }
+            // Thousands of objects, for which nobody has to wait.
+            self.bygone = None;
         }
     }
 
     fn carry_out(&mut self, order: &Order) -> Sight {
         let began = self.start.elapsed();
+        tracing::debug!("the look begins");
         let heard = std::mem::take(&mut *self.heard.lock().expect("nobody panics with it"));
         let mut disturbed = self.nsids.disturbed(&heard);
         disturbed.anywhere |= order.whole;
         disturbed.names |= order.glance;
-        // A content may have been waiting since it was told of, and calls what is there otherwise.
-        disturbed.names |= self.listening.as_ref() != Some(&order.content.digest);
         let names = disturbed.names || disturbed.anywhere;
         self.linux.disturb(&disturbed);
         // Before the look, so that nothing happens unheard between the two.
-        if names {
-            self.listen(&order.content);
+        if names || self.listening.as_ref().is_none_or(|(digest, _)| *digest != order.content.digest) {
+            self.listen(&order.content, names);
         }
-        // What was known is looked into at the whole look only: that one is the judge.
-        let same = |(digest, _): &(String, Box<Known>)| *digest == order.content.digest && !order.whole;
-        let known = self.known.take().filter(same);
-        let result = round(&mut self.linux, order, known.as_ref().map(|(_, known)| &**known), self.before.as_deref());
-        self.known = known;
-        let made = |round: &Round| round.fixes.iter().any(|fix| fix.id.kind == KindName::Netns);
-        let deaf = (names || result.as_ref().is_ok_and(made)) && self.listen(&order.content);
+        // A whole look is the judge, and is not to be told what is known.
+        let known = self.known.take().filter(|_| !order.whole);
+        let topology = &order.content.topology;
+        let same = |digest: &str| digest == order.content.digest;
+        let target = match &known {
+            Some((digest, known)) if same(digest) => Target::Known(topology, known),
+            Some((_, known)) => Target::Turned(topology, known),
+            None => Target::Topology(topology),
+        };
+        let result = round(&mut self.linux, order, target, self.before.as_deref());
+        (self.known, self.bygone) = match known {
+            Some((digest, known)) if same(&digest) => (Some((digest, known)), None),
+            other => (None, other),
+        };
+        tracing::debug!("the look ends");
+        let made = result.iter().flat_map(|round| &round.fixes).filter(|fix| fix.id.kind == KindName::Netns);
+        let made: Vec<NetnsRef> = made.map(|fix| NetnsRef::Named(fix.id.name.clone())).collect();
+        let deaf = if names { self.listen(&order.content, true) } else { self.hear(made.iter()) };
         let result = match result {
             Ok(mut round) => {
                 match round.known.take() {
@@ -143,22 +160,31 @@ impl Hand {
         }
     }
 
+    /// Turns to the containers of a content, `all` of them or those that were not heard before: what stands behind their
+    /// names is not known. Whether one was there that is to be looked at.
+    fn listen(&mut self, content: &Content, all: bool) -> bool {
+        let containers = lower::scope(&content.topology).containers;
+        let before = self.listening.take().map(|(_, before)| before).unwrap_or_default();
+        let new = containers.iter().filter(|(name, netns)| all || before.get(*name) != Some(netns));
+        let there = self.hear(new.map(|(_, netns)| netns));
+        self.listening = Some((content.digest.clone(), containers));
+        there
+    }
+
     /// Gives nsids to namespaces that have none; whether there were such, which are to be looked at.
-    fn listen(&mut self, content: &Content) -> bool {
-        let scope = lower::scope(&content.topology);
-        let new = self.nsids.assign(scope.containers.values()).unwrap_or_else(|error| {
+    fn hear<'a>(&mut self, containers: impl Iterator<Item = &'a NetnsRef>) -> bool {
+        let new = self.nsids.assign(containers).unwrap_or_else(|error| {
             tracing::warn!(%error, "not all namespaces are heard; the slow look sees them");
             Disturbed::default()
         });
         self.linux.disturb(&new);
-        self.listening = Some(content.digest.clone());
         !new.is_nowhere()
     }
 }
 
-fn round(kernel: &mut Linux, order: &Order, known: Option<&Known>, before: Option<&State>) -> Result<Round, NoPlan> {
+fn round(kernel: &mut Linux, order: &Order, target: Target, before: Option<&State>) -> Result<Round, NoPlan> {
     let topology = &order.content.topology;
-    let draft = Draft::new(kernel, topology, &order.held, known)?;
+    let draft = Draft::new(kernel, topology, &order.held, target)?;
     if draft.is_idle() || !order.write {
         return Ok(draft.rest());
     }
@@ -171,7 +197,7 @@ fn round(kernel: &mut Linux, order: &Order, known: Option<&Known>, before: Optio
     let busy = || NoPlan::Unseen(KernelError::Lost(Errno::EWOULDBLOCK));
     let _lock = lock::acquire(LOCK_PATIENCE).map_err(NoPlan::Unseen)?.ok_or_else(busy)?;
     may_write(&order.content)?;
-    Draft::new(kernel, topology, &order.held, known)?.carry_out(kernel, before)
+    Draft::new(kernel, topology, &order.held, target)?.carry_out(kernel, before)
 }
 
 /// Under the lock: nobody decides meanwhile. What waits to be confirmed is left to whoever confirms it, and what never was

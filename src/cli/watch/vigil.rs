@@ -32,11 +32,16 @@ pub(super) struct Vigil {
 }
 
 impl Vigil {
-    /// Turns to the containers of a topology.
+    /// Turns to the containers of a topology. What stood for those that it has in common with the one before is kept in
+    /// mind: whoever gave a sign of life is not passed over.
     pub(super) fn turn_to(&mut self, content: &Content) {
-        self.containers = lower::scope(&content.topology).containers;
-        self.there = self.glance();
-        self.next = self.missing_in_proc().then_some(Clock::ZERO);
+        let before = std::mem::replace(&mut self.containers, lower::scope(&content.topology).containers);
+        self.there.retain(|name, _| before.get(name) == self.containers.get(name));
+        let new = self.containers.iter().filter(|(name, netns)| before.get(*name) != Some(netns));
+        self.there.extend(new.filter_map(|(name, netns)| Some((name.clone(), netns::glance(netns)?))));
+        if self.missing_in_proc() {
+            self.next = Some(Clock::ZERO);
+        }
     }
 
     /// Signs of life, where directories give them.
@@ -44,8 +49,13 @@ impl Vigil {
         let named = PathBuf::from(netns::DIRECTORY);
         let mut signs = around(&named);
         signs.push(Sign::In(named, |_| true));
-        let files = self.containers.values().filter_map(netns::file_of);
-        signs.extend(files.filter(|file| !file.starts_with("/proc")).flat_map(|file| around(&file)));
+        let files = self.containers.values().filter_map(|netns| {
+            let file = netns::file_of(netns)?;
+            // The directory of names is heard as a whole; a name that is a link leads out of it.
+            let heard = matches!(netns, NetnsRef::Named(_)) && !file.is_symlink();
+            (!heard && !file.starts_with("/proc")).then_some(file)
+        });
+        signs.extend(files.flat_map(|file| around(&file)));
         signs
     }
 
