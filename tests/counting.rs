@@ -26,7 +26,7 @@ use netrec::kernel::netlink::{Counters, counters};
 use netrec::model::lower::{self, veth_name};
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
-use netrec::model::wire::NetnsRef;
+use netrec::model::wire::{NetnsRef, Scope};
 use world::{Process, sh};
 
 /// The counters are one for the process.
@@ -215,7 +215,7 @@ fn what_is_asked_again_fits_into_what_was_seen() {
     alone(|| {
         let text = workload::topology(3);
         apply(&text);
-        let scope = lower::scope(&parse(&[Source::new("w.toml", text)]).unwrap());
+        let scope = scope(&text);
         let mut kernel = Linux::remembering();
         kernel.disturb(&Disturbed::anywhere());
         kernel.observe(&scope).unwrap();
@@ -229,15 +229,52 @@ fn what_is_asked_again_fits_into_what_was_seen() {
             ("ip netns add other; mount --bind /run/netns/other /run/netns/c1", &["c1"]),
             ("ip -n c1 link add d0 type bridge", &["c1"]),
         ] {
-            sh(what);
-            let namespaces = announced.iter().map(|name| NetnsRef::Named((*name).into())).collect();
-            kernel.disturb(&Disturbed { namespaces, ..Disturbed::default() });
-            let (again, whole) = (kernel.observe(&scope).unwrap(), Linux::default().observe(&scope).unwrap());
-            assert!(again.ours == whole.ours, "{what}: {:?}, {:?}", again.ours, whole.ours);
-            assert_eq!(again.foreign, whole.foreign, "{what}");
-            assert_eq!((again.absent, again.present), (whole.absent, whole.present), "{what}");
+            fits(&mut kernel, &scope, what, announced);
         }
     });
+}
+
+/// The same where containers come along, in the topology or on the host.
+#[test]
+fn what_is_asked_for_the_first_time_fits_into_what_was_seen() {
+    alone(|| {
+        let text = workload::topology(3);
+        apply(&text);
+        let mut kernel = Linux::remembering();
+        kernel.disturb(&Disturbed::anywhere());
+        kernel.observe(&scope(&text)).unwrap();
+        for (containers, what, announced) in [
+            (&["gone"] as &[_], "true", &[] as &[_]),
+            (&[], "true", &[]),
+            (&["none"], "true", &[]),
+            (&["none", "fresh"], "ip netns add fresh; ip -n fresh link add d0 type bridge", &[]),
+            (&["none", "fresh"], "ip netns add none", &["none"]),
+            (&["none", "fresh", "late"], "ip netns add late; ip -n c0 route delete default", &["late", "c0"]),
+            (
+                &["none", "fresh", "late", "twice"],
+                "touch /run/netns/twice; mount --bind /run/netns/fresh /run/netns/twice",
+                &[],
+            ),
+        ] {
+            let more = containers.iter().map(|name| format!("[containers.{name}]\nnetns = \"{name}\"\n"));
+            fits(&mut kernel, &scope(&(text.clone() + &more.collect::<String>())), what, announced);
+        }
+    });
+}
+
+fn scope(text: &str) -> Scope {
+    lower::scope(&parse(&[Source::new("w.toml", text)]).unwrap())
+}
+
+/// After that, which was announced of namespaces of these names, what is asked again and what was seen are all there is.
+fn fits(kernel: &mut Linux, scope: &Scope, what: &str, announced: &[&str]) {
+    sh(what);
+    let namespaces = announced.iter().map(|name| NetnsRef::Named((*name).into())).collect();
+    kernel.disturb(&Disturbed { namespaces, ..Disturbed::default() });
+    let (again, whole) = (kernel.observe(scope).unwrap(), Linux::default().observe(scope).unwrap());
+    assert!(again.ours == whole.ours, "{what}: {:?}, {:?}", again.ours, whole.ours);
+    assert_eq!(again.foreign, whole.foreign, "{what}");
+    assert_eq!((again.absent, again.present), (whole.absent, whole.present), "{what}");
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Known {
     /// Those of a topology that cannot be [lowered](lower::lower).
     pub(super) fn turn(&self, topology: &Topology, scope: Scope, news: News) -> Result<Option<Turn>, NoPlan> {
         let News { focus, observed: seen, .. } = news;
-        if !self.decides_alike(&focus, &seen) || !self.is_alike_beside(&scope, &seen) {
+        if !self.decides_alike(&focus, &seen) {
             return Ok(None);
         }
         let Foreign { flushes, claims, .. } = seen.foreign;
@@ -178,16 +178,6 @@ impl Known {
             && focus.links.iter().all(|link| was.is_alike_at(&(host(), link.clone()), is))
             && !(focus.netfilter && was.docker != is.docker)
             && self.read.iter().filter(here).eq(read.iter().filter(here))
-    }
-
-    /// Whether the same containers are there as before, but for those that another topology has or has not.
-    fn is_alike_beside(&self, scope: &Scope, observed: &Observed) -> bool {
-        let both = |name: &Text| self.scope.containers.get(name) == scope.containers.get(name);
-        let absent = |all: &BTreeMap<Text, Absent>| -> Vec<_> {
-            all.iter().filter(|(name, _)| both(name)).map(|(name, why)| (name.clone(), why.clone())).collect()
-        };
-        absent(&self.absent) == absent(&observed.absent)
-            && self.present.symmetric_difference(&observed.present).all(|name| !both(name))
     }
 
     /// What is wanted still, if nothing else has changed.
