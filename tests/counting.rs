@@ -255,6 +255,13 @@ fn what_is_asked_for_the_first_time_fits_into_what_was_seen() {
                 "touch /run/netns/twice; mount --bind /run/netns/fresh /run/netns/twice",
                 &[],
             ),
+            (&["none", "fresh", "late", "twice"], "ip -n fresh link set d0 up", &["twice"]),
+            (&["none", "fresh", "late", "twice"], "ip -n fresh link set d0 down", &["fresh", "twice"]),
+            (
+                &["none", "fresh", "late", "early"],
+                "touch /run/netns/early; mount --bind /run/netns/fresh /run/netns/early",
+                &["fresh"],
+            ),
         ] {
             let more = containers.iter().map(|name| format!("[containers.{name}]\nnetns = \"{name}\"\n"));
             fits(&mut kernel, &scope(&(text.clone() + &more.collect::<String>())), what, announced);

@@ -33,6 +33,8 @@ pub struct Known {
     pairs: BTreeMap<Text, Vec<ResourceId>>,
     /// Where no look has seen yet that all is as wanted.
     open: Focus,
+    /// Where something was otherwise when that was planned, and perhaps still is.
+    adrift: Focus,
 }
 
 impl Known {
@@ -48,7 +50,18 @@ impl Known {
                 pairs.entry(netns).or_default().push(pair.id());
             }
         }
-        Self { scope, foreign, absent, present, read, unasked, desired, pairs, open: Focus::default() }
+        Self {
+            scope,
+            foreign,
+            absent,
+            present,
+            read,
+            unasked,
+            desired,
+            pairs,
+            open: Focus::default(),
+            adrift: Focus::default(),
+        }
     }
 
     /// What is to be looked at for it.
@@ -57,14 +70,16 @@ impl Known {
     }
 
     /// Where it is to be looked whether or not that is news.
-    pub(super) fn open(&self) -> &Focus {
-        &self.open
+    pub(super) fn uncertain(&self) -> Focus {
+        let mut all = self.open.clone();
+        all.extend(&self.adrift);
+        all
     }
 
     /// The same, now that a look has seen that all is as wanted.
     #[must_use]
     pub fn settled(self) -> Self {
-        Self { open: Focus::default(), ..self }
+        Self { open: Focus::default(), adrift: Focus::default(), ..self }
     }
 
     /// What is to be done about news, if they leave what is wanted as it is, and nothing goes for them that was to stay; if
@@ -184,7 +199,7 @@ impl Known {
     pub(super) fn still(&self, observed: &Observed) -> Option<&Desired> {
         let same =
             self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
-        let settled = self.open == Focus::default();
+        let settled = self.uncertain() == Focus::default();
         let read = || read(observed.ours.resources(), &observed.present, &self.desired.state);
         (settled && same && self.read == read()).then_some(&self.desired)
     }
@@ -211,10 +226,11 @@ impl Turn {
     /// [`NoPlan::Flawed`].
     pub(super) fn follow(self, news: News) -> Result<Option<Prepared>, NoPlan> {
         let Self { next, mut observed } = self;
+        let adrift = news.focus.clone();
         let Some(prepared) = next.follow(news)? else { return Ok(None) };
         // Who is to say how much may go has to know how much there is.
         put(&mut observed.ours, &prepared.observed.ours);
-        let next = Some(Box::new(next.after(&prepared.diff)));
+        let next = Some(Box::new(Known { adrift, ..next.after(&prepared.diff) }));
         Ok(Some(Prepared { observed, next, ..prepared }))
     }
 }
@@ -375,6 +391,28 @@ db = { container = "db", network = "front" }
         host.observed.foreign.docker.insert(false, Some(7));
         assert_eq!(host.follow(&["api"], false), Some(vec![]));
         assert_eq!(host.follow(&[], true), None, "accepts are put before another rule");
+    }
+
+    #[test]
+    fn what_drifted_while_another_topology_came_is_looked_at_until_it_is_seen_to_be_right() {
+        let mut host = Host::new();
+        let route = host.id("api", KindName::Route);
+        host.observed.ours.remove(&route);
+        let published = SHOP.replace("network = \"front\" }\n", "network = \"front\", publish = [\"8080:80\"] }\n");
+        let topology = parse(&[Source::new("shop.toml", published)]).expect("a valid topology");
+        let api = Focus { namespaces: ["api".into()].into(), ..Focus::default() };
+        let turn = host.known.turn(&topology, lower::scope(&topology), host.news(api.clone())).expect("it may be");
+        let turn = turn.expect("it is looked into alone");
+        let mut both = turn.open().clone();
+        both.extend(&api);
+        let prepared = turn.follow(host.news(both.clone())).expect("no flaw").expect("it is looked into alone");
+        assert_eq!(
+            prepared.diff.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            [route.to_string(), "host/firewall/netrec-shop".into()]
+        );
+        let next = prepared.next.expect("what is known when that is done");
+        assert_eq!(next.uncertain(), both);
+        assert_eq!(next.settled().uncertain(), Focus::default());
     }
 
     #[test]

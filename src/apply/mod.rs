@@ -191,7 +191,7 @@ pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan
     let nowhere = Focus::default();
     let mut news = |open: &Focus, anew| kernel.news(&scope, open, anew).map_err(NoPlan::Unseen);
     if let Target::Known(_, known) = target
-        && let Some(news) = news(known.open(), false)?
+        && let Some(news) = news(&known.uncertain(), false)?
         && let Some(prepared) = known.follow(news)?
     {
         return Ok(prepared);

@@ -123,9 +123,10 @@ impl Memory {
         }
     }
 
-    /// Whether that namespace was seen by another name.
-    pub(super) fn has_met(&self, identity: Identity, netns: &NetnsRef) -> bool {
-        self.namespaces.iter().any(|(other, (met, _))| *met == identity && other != netns)
+    /// Namespaces that were seen by more than one name.
+    pub(super) fn met_twice(&self) -> BTreeSet<Identity> {
+        let mut met = BTreeSet::new();
+        self.namespaces.values().map(|(identity, _)| *identity).filter(|identity| !met.insert(*identity)).collect()
     }
 
     /// What the last look came to, and the namespaces of it to be asked again, if that is all there is to ask.

@@ -98,7 +98,8 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    /// The last look with what was forgotten of it asked again, if no namespace came or went and all ends are in sight.
+    /// The last look with what was forgotten of it asked again, if no namespace went or is another one, and all ends are in
+    /// sight. Containers that came along are asked as well.
     fn refresh(&self, memory: &mut Memory) -> Result<Option<Facts>, KernelError> {
         let Some((mut facts, forgotten)) = memory.take_gathered() else { return Ok(None) };
         let mut ends_moved = false;
@@ -109,11 +110,16 @@ impl<'a> Look<'a> {
             return Ok(None);
         }
         let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
-        for ((name, job, before), seen) in jobs.iter().zip(seen) {
-            match (before, job.remember(seen?, memory)) {
+        let seen = jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory)));
+        let seen = seen.collect::<Result<Vec<Seen>, KernelError>>()?;
+        let twice = if jobs.iter().any(|(.., before)| before.is_none()) { memory.met_twice() } else { BTreeSet::new() };
+        for ((name, _, before), seen) in jobs.iter().zip(seen) {
+            match (before, seen) {
                 (Some(before), Seen::Namespace(found, ..)) if found != *before => return Ok(None),
+                // Behind two names of the scope stands one namespace.
+                (_, Seen::Namespace(found, ..)) if twice.contains(&found) => return Ok(None),
+                (Some(_), _) if facts.absent.contains_key(*name) => return Ok(None),
                 (None, _) if facts.namespaces.contains_key(*name) => return Ok(None),
-                (None, Seen::Namespace(found, ..)) if memory.has_met(found, job.reference()) => return Ok(None),
                 (_, Seen::Namespace(_, inside, values)) => {
                     facts.absent.remove(*name);
                     ends_moved |= put(&mut facts, name, inside, values);

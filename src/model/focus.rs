@@ -97,9 +97,9 @@ impl Focus {
     }
 
     /// Adds another one.
-    pub fn extend(&mut self, other: Self) {
-        self.namespaces.extend(other.namespaces);
-        self.links.extend(other.links);
+    pub fn extend(&mut self, other: &Self) {
+        self.namespaces.extend(other.namespaces.iter().cloned());
+        self.links.extend(other.links.iter().cloned());
         self.netfilter |= other.netfilter;
     }
 

@@ -146,6 +146,9 @@ impl Hand {
                 Ok(round)
             }
             Err(no_plan) => {
+                if self.known.is_none() {
+                    self.linux.unsettle();
+                }
                 let text = describe(&no_plan, order);
                 Err((no_plan, text))
             }
