@@ -323,7 +323,7 @@ impl Service {
     fn read(&mut self) {
         let text = load::read_all(&self.paths);
         tracing::debug!("the files were read");
-        if self.reading.read(fingerprint(&text), self.now()) == Finding::New {
+        if self.reading.read((fingerprint(&text), text.is_ok()), self.now()) == Finding::New {
             self.understand(text, false);
         }
     }

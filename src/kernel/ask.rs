@@ -1,5 +1,6 @@
 //! Questions to the rtnetlink of one namespace.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use nix::errno::Errno;
@@ -71,6 +72,24 @@ pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
         rules: ask(Ask::GetRule(RuleMessage::default())),
     }
 });
+
+/// Asks for links, and for those that they are or were ports of: a bridge that goes says so after its ports did, and one
+/// without the other is what never was.
+pub fn with_masters(
+    socket: &mut Socket,
+    mut wanted: Vec<u32>,
+    asked: &mut BTreeSet<u32>,
+    all: &mut BTreeMap<u32, LinkFacts>,
+) -> Result<(), KernelError> {
+    while let Some(index) = wanted.pop() {
+        if asked.insert(index) {
+            let (was, is) = (all.remove(&index), link(socket, index)?);
+            wanted.extend([&was, &is].into_iter().flatten().filter_map(|link| link.master));
+            all.extend(is.map(|link| (link.index, link)));
+        }
+    }
+    Ok(())
+}
 
 /// Statistics are most of a link's answer and of its time.
 fn link_question(mut message: LinkMessage) -> Request {

@@ -88,7 +88,7 @@ impl<'a> Lane<'a> {
 
     /// Deletes links in one request, as each request waits for a grace period: those that are still what was planned for
     /// are put into the doomed group, which is empty but for them, and the group is deleted. If they are all there is in the
-    /// group they were born into, that one is.
+    /// group they were born into, that one is; what others put into either between the question and the request goes with it.
     fn delete_links(&mut self) {
         let doomed = std::mem::take(&mut self.doomed);
         if doomed.is_empty() {

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_is_put_together_anew_where_more_than_known_namespaces_may_be_otherwise() {
+    fn a_look_is_put_together_anew_where_more_than_namespaces_of_the_scope_may_be_otherwise() {
         let asked_of = |disturbed: &Disturbed| asked(&mut memory(), &scope(), disturbed);
         let of = |names: &[&str]| Disturbed {
             namespaces: names.iter().map(|name| named(name)).collect(),

@@ -103,17 +103,18 @@ impl<'a> Look<'a> {
     fn refresh(&self, memory: &mut Memory) -> Result<Option<Facts>, KernelError> {
         let Some((mut facts, forgotten)) = memory.take_gathered() else { return Ok(None) };
         let mut ends_moved = false;
-        let again = self.scope.containers.iter();
-        let again = again.filter_map(|(name, netns)| Some((name, Job::Container(name, netns), forgotten.get(netns)?)));
-        let jobs: Vec<_> = again.collect();
-        if jobs.len() != forgotten.len() {
+        let job =
+            |(name, netns): (&'a Text, &'a NetnsRef)| Some((name, Job::Container(name, netns), forgotten.get(netns)?));
+        let jobs: Vec<_> = self.scope.containers.iter().filter_map(job).collect();
+        let new = jobs.iter().filter(|(.., before)| before.is_none()).count();
+        if jobs.len() != forgotten.len() || new >= PARALLEL_FROM {
             return Ok(None);
         }
         let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
-        let seen = jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory)));
-        let seen = seen.collect::<Result<Vec<Seen>, KernelError>>()?;
-        let twice = if jobs.iter().any(|(.., before)| before.is_none()) { memory.met_twice() } else { BTreeSet::new() };
-        for ((name, _, before), seen) in jobs.iter().zip(seen) {
+        let seen: Result<Vec<Seen>, KernelError> =
+            jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory))).collect();
+        let twice = if new > 0 { memory.met_twice() } else { BTreeSet::new() };
+        for ((name, _, before), seen) in jobs.iter().zip(seen?) {
             match (before, seen) {
                 (Some(before), Seen::Namespace(found, ..)) if found != *before => return Ok(None),
                 // Behind two names of the scope stands one namespace.
@@ -421,31 +422,15 @@ fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<
     }
     let mut all: BTreeMap<u32, LinkFacts> = host.links.iter().map(|link| (link.index, link.clone())).collect();
     let mut asked = BTreeSet::new();
-    with_masters(socket, indexes.into_iter().collect(), &mut asked, &mut all)?;
+    ask::with_masters(socket, indexes.into_iter().collect(), &mut asked, &mut all)?;
     let known: BTreeSet<Text> = all.values().map(|link| link.name.clone()).collect();
     for name in again.names.difference(&known) {
-        let index = ask::link_named(socket, name)?.map(|link| link.index);
-        with_masters(socket, index.into_iter().collect(), &mut asked, &mut all)?;
+        let link = ask::link_named(socket, name)?.filter(|link| asked.insert(link.index));
+        let masters = link.iter().filter_map(|link| link.master).collect();
+        all.extend(link.map(|link| (link.index, link)));
+        ask::with_masters(socket, masters, &mut asked, &mut all)?;
     }
     Ok(all.into_values().collect())
-}
-
-/// Asks for links, and for those that they are or were ports of: a bridge that goes says so after its ports did, and one
-/// without the other is what never was.
-fn with_masters(
-    socket: &mut Socket,
-    mut wanted: Vec<u32>,
-    asked: &mut BTreeSet<u32>,
-    all: &mut BTreeMap<u32, LinkFacts>,
-) -> Result<(), KernelError> {
-    while let Some(index) = wanted.pop() {
-        if asked.insert(index) {
-            let (was, is) = (all.remove(&index), ask::link(socket, index)?);
-            wanted.extend([&was, &is].into_iter().flatten().filter_map(|link| link.master));
-            all.extend(is.map(|link| (link.index, link)));
-        }
-    }
-    Ok(())
 }
 
 /// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and the one for

@@ -427,15 +427,15 @@ fn contents_count_once_they_stay() {
         reading.disturbed(second(at));
         assert!(reading.next() > second(at + 1), "not read while it is written");
     }
-    assert_eq!(reading.read(2, second(21)), Finding::Unsettled);
-    assert_eq!(reading.read(3, second(22)), Finding::Unsettled, "it grew meanwhile");
+    assert_eq!(reading.read((2, true), second(21)), Finding::Unsettled);
+    assert_eq!(reading.read((3, true), second(22)), Finding::Unsettled, "it grew meanwhile");
     assert_eq!(reading.next(), second(23));
-    assert_eq!(reading.read(3, second(23)), Finding::New);
-    assert_eq!(reading.read(3, second(53)), Finding::Known);
+    assert_eq!(reading.read((3, true), second(23)), Finding::New);
+    assert_eq!(reading.read((3, true), second(53)), Finding::Known);
     // Gone for a moment between delete and create.
     reading.disturbed(second(60));
-    assert_eq!(reading.read(0, second(62)), Finding::Unsettled);
-    assert_eq!(reading.read(3, second(63)), Finding::Known);
+    assert_eq!(reading.read((0, true), second(62)), Finding::Unsettled);
+    assert_eq!(reading.read((3, true), second(63)), Finding::Known);
 }
 
 #[test]
@@ -452,8 +452,8 @@ fn what_looks_cut_off_has_to_stay_so() {
     let patience = Patience { quiet: second(2), settle: second(1), poll: second(30), doubt: second(60) };
     let mut reading = Reading::new(patience, 1, second(0));
     let settled = |reading: &mut Reading, at| {
-        reading.read(2, second(at));
-        assert_eq!(reading.read(2, second(at + 1)), Finding::New);
+        reading.read((2, true), second(at));
+        assert_eq!(reading.read((2, true), second(at + 1)), Finding::New);
         reading.believes(second(at + 1))
     };
     assert!(!settled(&mut reading, 10));
@@ -461,7 +461,7 @@ fn what_looks_cut_off_has_to_stay_so() {
     assert!(!settled(&mut reading, 52), "touched, and no longer than before");
     assert_eq!(reading.next(), second(71));
     assert!(settled(&mut reading, 71));
-    assert_eq!(reading.read(2, second(110)), Finding::Known);
+    assert_eq!(reading.read((2, true), second(110)), Finding::Known);
 }
 
 #[test]

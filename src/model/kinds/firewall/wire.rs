@@ -201,7 +201,7 @@ pub(super) fn decode<'a>(set: &str, lists: impl Iterator<Item = &'a [u8]>) -> Op
     for node in nodes {
         found.push(node?.element(set)?);
     }
-    if found.iter().any(|it| matches!(it, Element::Stale(Stale::Forgotten { .. }))) {
+    if set.starts_with("stale") && found.iter().any(|it| matches!(it, Element::Stale(Stale::Forgotten { .. }))) {
         found.clear();
     }
     Some(found)
