@@ -255,7 +255,7 @@ fn what_is_asked_for_the_first_time_fits_into_what_was_seen() {
                 "touch /run/netns/twice; mount --bind /run/netns/fresh /run/netns/twice",
                 &[],
             ),
-            (&["none", "fresh", "late", "twice"], "ip -n fresh link set d0 mtu 1400", &["twice"]),
+            (&["none", "fresh", "late", "twice"], "true", &["twice"]),
             (&["none", "fresh", "late", "twice"], "ip -n fresh link set d0 mtu 1300", &["fresh", "twice"]),
             (
                 &["none", "fresh", "late", "early"],
