@@ -15,6 +15,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use lab::world::without_forgotten;
 use lab::{PATIENCE, SILENCE, attempt, in_private_namespaces, inside, run};
 use nix::errno::Errno;
 use nix::libc::SIGKILL;
@@ -326,14 +327,8 @@ fn mended(fate: Fate) {
         fs::write("/run/a.toml", CLOSED).unwrap();
         let line = "apply --yes /run/a.toml";
         must(line);
-        // Notes of flows that are forgotten stay until there are others.
-        let forgotten = |set: &&str| {
-            set.contains("set stale") && (set.contains("255.255.255.255") || set.contains("ffff:ffff:ffff:ffff"))
-        };
-        let tables = || {
-            let listed = run("for f in inet bridge; do nft -s list table $f netrec-crash || true; done");
-            listed.split("\n\n").filter(|set| !forgotten(set)).collect::<Vec<_>>().join("\n\n")
-        };
+        let tables =
+            || without_forgotten(&run("for f in inet bridge; do nft -s list table $f netrec-crash || true; done"));
         let intact = tables();
         let alter = || {
             run(

@@ -1,6 +1,7 @@
 //! What else guards a host: rules of users, the service of nftables, firewalld, ufw.
 
 use super::*;
+use crate::world::without_forgotten;
 use watched::Watcher;
 
 #[test]
@@ -64,7 +65,8 @@ fn a_service_that_flushes_the_ruleset_is_told_of() {
         };
         fs::write("/etc/nftables.conf", file("flush ruleset")).unwrap();
         let shop = topology("shop", 10, r#""8080:80""#);
-        let tables = || run("nft -s list table inet netrec-shop; nft -s list table bridge netrec-shop");
+        let tables =
+            || without_forgotten(&run("nft -s list table inet netrec-shop; nft -s list table bridge netrec-shop"));
         let silent =
             |why: &str| assert_eq!(netrec("plan --exit-code", &shop), (0, "nothing to do\n".to_owned()), "{why}");
         let warns = |verb: &str| {
@@ -124,7 +126,8 @@ fn firewalld_rejects_what_is_forwarded_and_is_told_of() {
         let rejects = "chain filter_FORWARD of table inet firewalld drops what its rules do not accept";
 
         // With the handles of all that is in them: nothing was made anew.
-        let ours = || run("nft -sa list table inet netrec-shop; nft -sa list table bridge netrec-shop");
+        let ours =
+            || without_forgotten(&run("nft -sa list table inet netrec-shop; nft -sa list table bridge netrec-shop"));
         let watcher = Watcher::start("/run/t.toml", "shop", &["--look-every", "1h"]);
         watcher.until(|standing| standing["state"] == "in_sync");
         let before = ours();
@@ -187,7 +190,8 @@ fn ufw_drops_what_is_forwarded_and_is_told_of() {
             }
         };
         forwarded(true);
-        let ours = || run("nft -sa list table inet netrec-shop; nft -sa list table bridge netrec-shop");
+        let ours =
+            || without_forgotten(&run("nft -sa list table inet netrec-shop; nft -sa list table bridge netrec-shop"));
         let before = ours();
 
         run("ufw --force reset; ufw default deny routed; ufw --force enable");

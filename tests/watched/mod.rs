@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::world::sh;
+use crate::world::{sh, without_forgotten};
 
 pub(crate) const NETREC: &str = env!("CARGO_BIN_EXE_netrec");
 pub(crate) const FILE: &str = "/run/files/shop.toml";
@@ -151,14 +151,14 @@ pub(crate) fn wait_for(mut there: impl FnMut() -> bool) -> Option<()> {
 
 /// What people see of the host, as far as it is ours, whatever is missing of it.
 pub(crate) fn picture() -> String {
-    sh("exec 2>&1; set +e
+    without_forgotten(&sh("exec 2>&1; set +e
         ip -br link show type bridge | awk '{print $1}'; ip -br link show type veth | awk '{print $1}' | sed 's/@.*//' | sort
         ip -br address show br-front | tr -s ' '; ip route show proto 78; cat /proc/sys/net/ipv4/ip_forward
         bridge link | sed 's/^[0-9]*: //; s/@[^:]*//' | sort
         for n in api db; do
             ip -n $n -br address show eth0 | sed 's/@if[0-9]*//' | tr -s ' '; ip -n $n route; ip -n $n -6 route
         done
-        nft list tables | sort | while read table; do nft list $table; done | sed 's/ counter packets [0-9]* bytes [0-9]*//'; true")
+        nft list tables | sort | while read table; do nft list $table; done | sed 's/ counter packets [0-9]* bytes [0-9]*//'; true"))
 }
 
 /// The same once all links have carrier, which Linux finds out a little later.

@@ -153,3 +153,10 @@ pub(crate) fn add_address(address: [u8; 4], prefix: u8, link: u32) -> (RouteNetl
     message.attributes.push(AddressAttribute::Local(address.into()));
     (RouteNetlinkMessage::NewAddress(message), (nix::libc::NLM_F_CREATE | nix::libc::NLM_F_EXCL) as u16)
 }
+
+/// A listing by nft without notes of flows that are forgotten: they stay until others take their place.
+pub(crate) fn without_forgotten(listed: &str) -> String {
+    let word = |set: &str| set.contains("255.255.255.255") || set.contains("ffff:ffff:ffff:ffff");
+    let counts = |set: &&str| !(set.contains("\tset stale") && word(set));
+    listed.split("\n\n").filter(counts).collect::<Vec<_>>().join("\n\n")
+}
