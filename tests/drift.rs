@@ -11,6 +11,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use watched::{FILE, NETREC, SHOP, Watcher, wait_for};
 use world::sh;
@@ -137,33 +138,44 @@ struct File {
     port: usize,
     policy: bool,
     icc: bool,
+    mtu: usize,
     edits: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Container {
     there: bool,
-    path: bool,
+    /// Its namespace is given by `netns` or by `path`.
+    by: &'static str,
     back: bool,
+    /// Whether its addresses and its port are left to netrec.
+    chosen: bool,
+    /// Which port it publishes, and which container's endpoint it has: two may change places.
+    port: usize,
     name: &'static str,
 }
 
 impl File {
     fn new() -> Self {
-        let container = Container { there: true, path: false, back: false, name: "c" };
-        Self { containers: [container; CONTAINERS], port: 8080, policy: false, icc: true, edits: 0 }
+        let container = |port| Container { there: true, by: "netns", back: false, chosen: false, port, name: "c" };
+        let containers = std::array::from_fn(container);
+        Self { containers, port: 8080, policy: false, icc: true, mtu: 1500, edits: 0 }
     }
 
     fn edit(&mut self, dice: &mut Dice) {
-        let at = dice.below(CONTAINERS);
+        let (at, other) = (dice.below(CONTAINERS), dice.below(CONTAINERS));
+        let ports = self.containers.map(|it| it.port);
         let container = &mut self.containers[at];
-        match dice.below(9) {
+        match dice.below(13) {
             0 | 1 => container.there = !container.there,
-            2 | 3 => container.path = !container.path,
+            2 | 3 => container.by = dice.of(&["netns", "path"]),
             4 => container.back = !container.back,
             5 => container.name = dice.of(&["a", "c", "x"]),
             6 => self.port = 8080 + dice.below(3),
             7 => self.policy = !self.policy,
+            8 => container.chosen = !container.chosen,
+            9 | 10 => (container.port, self.containers[other].port) = (ports[other], ports[at]),
+            11 => self.mtu = 2900 - self.mtu,
             _ => self.icc = !self.icc,
         }
         self.containers[0].there = true;
@@ -171,21 +183,26 @@ impl File {
 
     fn write(&mut self) {
         self.edits += 1;
-        let (icc, port, edits) = (self.icc, self.port, self.edits);
+        let (icc, port, mtu, edits) = (self.icc, self.port, self.mtu, self.edits);
         let mut text = format!(
             "# {edits}\ntopology = \"shop\"\nallow_deletes = 100\n[networks.front]\ndriver = \"bridge\"\nicc = {icc}\n\
-             subnets = [\"10.10.0.0/24\", \"fd10::/64\"]\nmtu = 1500\nbridge.name = \"br-front\"\n\
+             subnets = [\"10.10.0.0/24\", \"fd10::/64\"]\nmtu = {mtu}\nbridge.name = \"br-front\"\n\
              [networks.back]\ndriver = \"bridge\"\nsubnets = [\"10.20.0.0/24\", \"fd20::/64\"]\nbridge.name = \"br-back\"\n"
         );
         for (at, it) in self.containers.iter().enumerate().filter(|(_, it)| it.there) {
             let name = it.name;
-            let place = if it.path { format!("path = \"/run/netns/n{at}\"") } else { format!("netns = \"n{at}\"") };
+            let (by, directory) = (it.by, if it.by == "path" { "/run/netns/" } else { "" });
             let _ = write!(
                 text,
-                "[containers.{name}{at}]\n{place}\n[endpoints.front{at}]\ncontainer = \"{name}{at}\"\nnetwork = \"front\"\n\
-                 addresses = [\"10.10.0.1{at}\", \"fd10::1{at}\"]\npublish = [\"{}:80\"]\n",
-                port + 10 * at
+                "[containers.{name}{at}]\n{by} = \"{directory}n{at}\"\n[endpoints.front{}]\ncontainer = \"{name}{at}\"\nnetwork = \"front\"\n",
+                it.port
             );
+            text += &if it.chosen {
+                "publish = [\"80\"]\n".to_owned()
+            } else {
+                let publish = port + 10 * it.port;
+                format!("addresses = [\"10.10.0.1{at}\", \"fd10::1{at}\"]\npublish = [\"{publish}:80\"]\n")
+            };
             if it.back {
                 let _ = write!(text, "[endpoints.back{at}]\ncontainer = \"{name}{at}\"\nnetwork = \"back\"\n");
             }
@@ -254,12 +271,25 @@ fn nothing_that_is_announced_is_missed() {
             if suspended {
                 watcher.ask(r#"{"version":1,"do":"suspend"}"#);
             }
-            if dice.below(4) == 0 {
-                file.edit(&mut dice);
+            let script = script(&mut dice);
+            // A new content, or two, may come before what somebody does or after it, and be looked at together with it.
+            let (edits, before, together) = (dice.below(4), dice.below(2) == 0, dice.below(2) == 0);
+            if together {
+                watcher.signal(Signal::SIGSTOP);
+            }
+            if !before {
+                sh(&script);
+            }
+            for _ in 1..edits {
+                (0..=dice.below(3)).for_each(|_| file.edit(&mut dice));
                 file.write();
             }
-            let script = script(&mut dice);
-            sh(&script);
+            if before {
+                sh(&script);
+            }
+            if together {
+                watcher.signal(Signal::SIGCONT);
+            }
             if suspended {
                 watcher.ask(r#"{"version":1,"do":"resume"}"#);
             }
