@@ -372,11 +372,15 @@ impl Run<'_> {
             }
             self.results[at] = match body {
                 Body::Nft(messages) if messages.is_empty() => Ok(()),
-                // What follows the first transaction of a step only says what has become of it.
                 Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
+                // What follows the first transaction of a step only says what has become of it. Who took away meanwhile
+                // what it made has undone it, which the next look sees: the step did not fail.
                 Body::Nft(messages) => {
                     generation = generation.map(nft::next);
-                    self.commit(&messages, &mut None)
+                    match self.commit(&messages, &mut None) {
+                        Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+                        other => other,
+                    }
                 }
                 Body::Forget(flows) => conntrack::forget(&flows).map(drop),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
