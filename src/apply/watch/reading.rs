@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_whole_is_read_and_believed_at_once() {
+    fn a_file_that_comes_whole_is_read_soon_and_believed_at_once() {
         let mut reading = reading();
         reading.replaced(millis(1_000));
         assert_eq!(reading.next(), millis(1_025));
