@@ -5,7 +5,7 @@
 //! The transaction that changes a mapping, or makes the rules tighter, notes in the sets `stale4` and `stale6` where such
 //! flows may be; they are forgotten, and that is noted beside. What a kill leaves without that word is found by the next
 //! look. The notes of before go with the first transaction that leaves new ones: whoever has deleted an element waits for
-//! a grace period when it closes its socket, and most runs that forget flows have nothing else to delete.
+//! a grace period when it closes its socket, and a set-up has nothing else to delete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
