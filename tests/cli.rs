@@ -317,6 +317,28 @@ fn a_signal_ends_an_apply_between_steps_and_the_next_one_finishes() {
     });
 }
 
+#[test]
+fn who_flushes_the_rules_while_they_are_made_has_undone_them_and_they_are_made_again() {
+    with_shop(|| {
+        let flush = "timeout 20 sh -c 'until nft list table inet netrec-shop; do sleep 0.01; done' >/run/none 2>&1
+                     nft flush ruleset";
+        let mut flusher = Command::new("sh").args(["-c", flush]).spawn().expect("sh starts");
+        // The word that flows are forgotten comes a tenth of a second after the rules.
+        let slow = "strace -qqo /dev/null -e inject=sendto:delay_exit=100000";
+        let applied = run(&format!("RUST_LOG=netrec=info {slow} {NETREC} apply /run/shop.toml")).ends(0);
+        assert!(flusher.wait().expect("it ends").success());
+        assert!(
+            applied.err.contains("netrec-shop error=our tables went again while they were made\n"),
+            "{}",
+            applied.err
+        );
+        // Nothing is forwarded meanwhile.
+        let waits = "host/sysctl/net.ipv4.ip_forward error=not tried, as host/firewall/netrec-shop failed\n";
+        assert!(applied.err.contains(waits), "{}", applied.err);
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+    });
+}
+
 /// Whether a traced netlink request only asks: strace spells out its type, or shows its bytes. Types of rtnetlink come
 /// in fours: new, del, get, set (linux/rtnetlink.h).
 fn asks(request: &str) -> bool {

@@ -9,11 +9,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use watched::{FILE, NETREC, SHOP, Watcher, has_bridge, is_as, picture, settled, wait_for};
+use watched::{FILE, Fighter, NETREC, SHOP, Watcher, has_bridge, is_as, picture, settled, wait_for};
 use world::{full_size, sh, within};
 
 #[test]
@@ -52,23 +52,6 @@ fn every_drift_is_healed() {
         }
         watcher.end();
     });
-}
-
-/// Somebody who does the same every 100 ms, until dropped: also when the test fails.
-struct Fighter(Child);
-
-impl Fighter {
-    fn start(command: &str) -> Self {
-        let script = format!("while :; do {command}; sleep 0.1; done");
-        Self(Command::new("sh").args(["-c", &script]).spawn().expect("sh is there"))
-    }
-}
-
-impl Drop for Fighter {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Seconds of a fight; `NETREC_FIGHT=60 cargo test --test watch a_fighter -- --nocapture` is the full size, in which what

@@ -373,12 +373,14 @@ impl Run<'_> {
             self.results[at] = match body {
                 Body::Nft(messages) if messages.is_empty() => Ok(()),
                 Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
-                // What follows the first transaction of a step only says what has become of it. Who took away meanwhile
-                // what it made has undone it, which the next look sees: the step did not fail.
+                // What follows the first transaction of a step only says what has become of it. What stands behind the
+                // rules is not to be done without them.
                 Body::Nft(messages) => {
                     generation = generation.map(nft::next);
                     match self.commit(&messages, &mut None) {
-                        Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => Ok(()),
+                        Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => {
+                            Err(KernelError::Undone("our tables"))
+                        }
                         other => other,
                     }
                 }

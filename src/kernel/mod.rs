@@ -120,6 +120,9 @@ pub enum KernelError {
     /// What was to be deleted is no longer what was looked at.
     #[error("{0} changed since it was looked at: left alone")]
     Changed(String),
+    /// Somebody took away what a step had made before the step had ended.
+    #[error("{0} went again while they were made")]
+    Undone(&'static str),
     /// A step that this one waits for failed.
     #[error("not tried, as {0} failed")]
     Skipped(String),

@@ -1,8 +1,10 @@
 //! What else guards a host: rules of users, the service of nftables, firewalld, ufw.
 
+use std::process::Command;
+
 use super::*;
 use crate::world::without_forgotten;
-use watched::Watcher;
+use watched::{Fighter, Watcher};
 
 #[test]
 fn what_users_drop_is_lost_and_what_they_accept_is_judged_as_ever() {
@@ -292,5 +294,24 @@ fn frames_within_a_bridge_that_a_table_for_packets_drops_are_told_of() {
         );
         says("");
         talk(true);
+    });
+}
+
+/// Whoever flushes as soon as the rules stand never lets the step that makes them end; it is a fight like any other.
+#[test]
+fn who_flushes_the_rules_before_they_are_done_is_not_taken_for_a_failure() {
+    in_private_namespaces(|| {
+        fs::write("/run/t.toml", topology("shop", 10, r#""8080:80""#)).unwrap();
+        let mut slow = Command::new("strace");
+        slow.args(["-D", "-qqf", "-o", "/dev/null", "-e", "trace=sendto", "-e", "inject=sendto:delay_exit=30000"]);
+        slow.arg(env!("CARGO_BIN_EXE_netrec"));
+        let watcher = Watcher::start_as(slow, "/run/t.toml", "shop", &["--look-every", "1h"]);
+        watcher.until(|standing| standing["state"] == "in_sync");
+        let flush = "until nft list table inet netrec-shop >/run/none 2>&1; do :; done; nft flush ruleset";
+        let fighter = Fighter::start(flush);
+        watcher.until(|standing| standing["contested"].to_string().contains("host/firewall/netrec-shop"));
+        drop(fighter);
+        let events = watcher.events();
+        assert!(!events.contains("\"failed\",\"id\":\"host/firewall"), "{events}");
     });
 }

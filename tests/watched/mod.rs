@@ -184,3 +184,20 @@ pub(crate) fn is_as(before: &str) {
     })
     .unwrap_or_else(|| panic!("{}", similar::TextDiff::from_lines(before, &last).unified_diff()));
 }
+
+/// Somebody who does the same every 100 ms, until dropped: also when the test fails.
+pub(crate) struct Fighter(Child);
+
+impl Fighter {
+    pub(crate) fn start(command: &str) -> Self {
+        let script = format!("while :; do {command}; sleep 0.1; done");
+        Self(Command::new("sh").args(["-c", &script]).spawn().expect("sh is there"))
+    }
+}
+
+impl Drop for Fighter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

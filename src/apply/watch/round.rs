@@ -136,9 +136,10 @@ impl<'a> Draft<'a> {
         };
         let report = execute(kernel, target, self.prepared, &mut |_, _| {})?;
         let (converged, pending) = (report.is_converged(), report.desired.pending);
-        // A step may fail because what it is for has happened already: only what still differs counts.
+        // A step may fail because what it is for has happened already: only what still differs counts. What was done and
+        // undone before the step had ended is no different from what is undone after it.
         let mut failed = report.failed;
-        failed.retain(|(id, _)| report.residual.contains_key(id));
+        failed.retain(|(id, error)| report.residual.contains_key(id) && !matches!(error, KernelError::Undone(_)));
         let (left, wanted, unguarded) = (self.left, self.wanted, self.unguarded);
         // A whole look may have found that something else is wanted.
         let settled = self.news && report.news && converged && left.is_empty();
