@@ -173,15 +173,14 @@ impl Known {
         self
     }
 
-    /// What of it is in a focus.
+    /// What is in a focus, whether or not it is wanted.
     fn within(&self, focus: &Focus) -> BTreeSet<ResourceId> {
         let state = &self.desired.state;
         let inside = focus.namespaces.iter().flat_map(|netns| state.of_netns(netns));
         let pairs = focus.namespaces.iter().filter_map(|netns| self.pairs.get(netns)).flatten().cloned();
         let names = focus.namespaces.iter().map(|netns| ResourceId::new(&host(), KindName::Netns, netns.clone()));
         let netfilter = state.of_kinds(HOST, focus::NETFILTER).filter(|_| focus.netfilter);
-        let ids = inside.chain(netfilter).map(Kind::id).chain(pairs).chain(names);
-        ids.filter(|id| state.get(id).is_some()).collect()
+        inside.chain(netfilter).map(Kind::id).chain(pairs).chain(names).collect()
     }
 
     /// Whether what decides what is wanted is as it was, as far as it is in the focus.
@@ -380,12 +379,28 @@ db = { container = "db", network = "front" }
     }
 
     #[test]
+    fn who_comes_or_goes_by_itself_is_for_a_whole_look() {
+        let mut host = Host::new();
+        host.observed.absent.insert("web".into(), Absent::Host);
+        assert_eq!(host.follow(&["api"], false), None);
+        let mut host = Host::new();
+        host.observed.present.remove("db");
+        assert_eq!(host.follow(&["api"], false), None);
+    }
+
+    #[test]
     fn what_others_do_there_is_for_a_whole_look() {
         let link = ForeignLink { kind: "dummy".into(), mtu: 1500, ports: 0, topology: None };
         let mut host = Host::new();
         host.observed.foreign.links.insert(("db".into(), "d0".into()), link);
         assert_eq!(host.follow(&["api"], false), Some(vec![]), "not there");
         assert_eq!(host.follow(&["db"], false), None);
+        let topology = parse(&[Source::new("shop.toml", SHOP)]).expect("a valid topology");
+        let turns = |netns: &str| {
+            let there = Focus { namespaces: [netns.into()].into(), ..Focus::default() };
+            host.known.turn(&topology, lower::scope(&topology), host.news(there)).expect("it may be").is_some()
+        };
+        assert_eq!((turns("api"), turns("db")), (true, false), "also for another topology");
 
         let mut host = Host::new();
         host.observed.foreign.docker.insert(false, Some(7));
