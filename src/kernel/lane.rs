@@ -1,5 +1,7 @@
 //! What is said to the rtnetlink of one namespace, in order, in as few batches as order allows.
 
+use std::collections::BTreeSet;
+
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
@@ -114,8 +116,9 @@ impl<'a> Lane<'a> {
             }
         }
         let born = links.iter().filter(|link| link.group == self.owner.group).map(|link| link.index);
+        let alone = indexes.len() > 1 && born.collect::<BTreeSet<u32>>() == indexes.iter().copied().collect();
         let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
-        let results = if indexes.len() > 1 && born.eq(sorted(&indexes)) {
+        let results = if alone {
             let deleted = self.delete_group(self.owner.group);
             vec![deleted; indexes.len()]
         } else if foreign || indexes.len() < 2 {
@@ -196,12 +199,6 @@ fn gone_is_good(result: Result<(), KernelError>) -> Result<(), KernelError> {
         Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(()),
         other => other,
     }
-}
-
-fn sorted(indexes: &[u32]) -> Vec<u32> {
-    let mut sorted = indexes.to_vec();
-    sorted.sort_unstable();
-    sorted
 }
 
 fn with_group(index: u32, group: u32) -> LinkMessage {

@@ -221,16 +221,6 @@ impl Memory {
     }
 }
 
-/// Puts in what was seen of a namespace; whether a link of it came or went, or has another end than before.
-pub(super) fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Text, Text)>) -> bool {
-    let before = facts.namespaces.get(name);
-    let moved = before.is_none_or(|before| !before.ends().eq(inside.ends()));
-    facts.sysctls.retain(|(netns, _), _| netns != name);
-    facts.sysctls.extend(sysctls.into_iter().map(|(key, value)| ((name.clone(), key), value)));
-    facts.namespaces.insert(name.clone(), inside);
-    moved
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

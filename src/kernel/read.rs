@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
 use super::ask::{self, MAIN, QUESTIONS, addresses, all, links, loopback, nsid};
-use super::memory::{Again, Host, Memory, put};
+use super::memory::{Again, Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
@@ -410,6 +410,16 @@ fn add_others(
         }
     }
     Ok(())
+}
+
+/// Puts in what was seen of a namespace; whether a link of it came or went, or has another end than before.
+fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Text, Text)>) -> bool {
+    let before = facts.namespaces.get(name);
+    let moved = before.is_none_or(|before| !before.ends().eq(inside.ends()));
+    facts.sysctls.retain(|(netns, _), _| netns != name);
+    facts.sysctls.extend(sysctls.into_iter().map(|(key, value)| ((name.clone(), key), value)));
+    facts.namespaces.insert(name.clone(), inside);
+    moved
 }
 
 /// The host's links with some asked again.

@@ -22,8 +22,6 @@ mod tracing;
 mod wanted;
 mod wire;
 
-use std::collections::BTreeSet;
-
 use nftables::schema::{NfListObject, Set};
 
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
@@ -119,8 +117,8 @@ impl Firewall {
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
         let notes = flows::stale(from, &to.elements);
         let flows = Flows::new(&notes, to);
-        let sets: BTreeSet<&str> = notes.iter().map(Stale::set).collect();
-        let forgotten: BTreeSet<bool> = notes.iter().map(Stale::is_ipv6).collect();
+        let forgotten = notes.iter().map(|note| Element::Stale(Stale::Forgotten { ipv6: note.is_ipv6() }));
+        let forgotten: Elements = forgotten.collect();
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let elements: Elements = to.elements.iter().chain(notes.iter()).cloned().collect();
         let with_notes = Self { elements, ..to.clone() };
@@ -140,7 +138,7 @@ impl Firewall {
             }
             Some(from) => {
                 // What was noted before is in the notes again, or forgotten, and then nobody sees it any more.
-                rules.extend(sets.iter().map(|set| wire::flush(&to.table, set)));
+                rules.extend(forgotten.iter().map(|word| wire::flush(&to.table, word.set())));
                 let gone = from.elements.without(&with_notes.elements);
                 rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
                 let new = to.elements.without(&from.elements).chain(notes.iter());
@@ -149,10 +147,8 @@ impl Firewall {
         }
         let mut said = vec![Body::Nft(rules)];
         said.extend((!open.is_empty()).then_some(Body::Nft(open)));
-        if !forgotten.is_empty() {
+        if notes.iter().next().is_some() {
             said.push(Body::Forget(flows));
-            let forgotten: Elements =
-                forgotten.into_iter().map(|ipv6| Element::Stale(Stale::Forgotten { ipv6 })).collect();
             said.push(Body::Nft(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, forgotten.iter())));
         }
         said.into_iter().map(|body| Message { place: Place::Netfilter, body }).collect()
