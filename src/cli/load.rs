@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use crate::model::diagnostic::Diagnostic;
-use crate::model::parse::parse;
+use crate::model::parse::parse_again;
 use crate::model::source::{Source, Sources};
 use crate::model::topology::Topology;
 
@@ -24,7 +24,7 @@ pub(super) struct Loaded {
 
 /// Reads files, and the `*.toml` of directories in the order of their names, as one topology.
 pub(super) fn load(paths: &[PathBuf]) -> Result<Loaded, Failure> {
-    understand(read_all(paths)?)
+    understand(read_all(paths)?, None)
 }
 
 /// The text of all files, complete or not at all.
@@ -51,9 +51,9 @@ pub(super) fn read_all(paths: &[PathBuf]) -> Result<Sources, Failure> {
     if findings.is_empty() { Ok(sources) } else { Err(Failure::invalid(findings.into(), &sources)) }
 }
 
-/// What the text says.
-pub(super) fn understand(sources: Sources) -> Result<Loaded, Failure> {
-    match parse(&sources) {
+/// What the text says; `before`: what was read before, which is shared where it says the same.
+pub(super) fn understand(sources: Sources, before: Option<(&Topology, &[Source])>) -> Result<Loaded, Failure> {
+    match parse_again(&sources, before) {
         Ok(topology) => Ok(Loaded { topology, sources }),
         Err(findings) => Err(Failure::invalid(findings, &sources)),
     }

@@ -1,6 +1,7 @@
 //! `netrec rehearse`: apply, verify, apply again and destroy on a host to throw away.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -170,7 +171,7 @@ fn stand_in(topology: &mut Topology) -> Result<Vec<String>, KernelError> {
         if on_host.contains(name) {
             let span = container.name;
             let own = Spanned::new(span.start as usize..span.end as usize, "/proc/self/ns/net".to_owned());
-            container.value = Container { path: Some(own), ..Container::default() };
+            container.value = Arc::new(Container { path: Some(own), ..Container::default() });
             made.push(format!("the throw-away host for container {name}"));
         } else if let Some(netns) = awaited(name, container) {
             throwaway::namespace(&netns)?;
@@ -189,7 +190,7 @@ fn awaited(name: &str, container: &mut Item<Container>) -> Option<String> {
     }
     let span = container.name;
     let named = Spanned::new(span.start as usize..span.end as usize, name.to_owned());
-    container.value = Container { netns: Some(named), ..Container::default() };
+    container.value = Arc::new(Container { netns: Some(named), ..Container::default() });
     Some(name.to_owned())
 }
 

@@ -330,7 +330,8 @@ impl Service {
 
     /// Follows what the files say if that can be; `asked`: because somebody says so, and not just the files.
     fn understand(&mut self, text: Result<Sources, Failure>, asked: bool) {
-        match text.and_then(load::understand) {
+        let before = self.watcher.content().map(|before| (&before.topology, &before.sources[..]));
+        match text.and_then(|text| load::understand(text, before)) {
             Ok(loaded) if loaded.topology.name == self.topology => {
                 tracing::debug!("the files were understood");
                 let content = Content::new(loaded.topology, loaded.sources);

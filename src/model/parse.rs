@@ -3,9 +3,12 @@
 //! A right file is read by serde in one go. Of a wrong one every named table is read by itself; what serde refuses is
 //! noted and taken out, and the table is read again, so that one wrong key does not hide the next.
 
+mod pieces;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Spanned;
@@ -14,7 +17,7 @@ use toml::de::{DeTable, DeValue, Error};
 use super::check::check;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Source, Span};
-use super::topology::{Container, Endpoint, File, Item, Network, Tables, Topology};
+use super::topology::{Container, Endpoint, File, Item, Moved, Network, Policy, Pools, Tables, Topology};
 
 /// Findings in one named table at most.
 const FINDINGS: usize = 100;
@@ -44,15 +47,82 @@ impl Broken {
 ///
 /// All that is wrong: in the TOML, in its tables, and between those tables that could be read.
 pub fn parse(sources: &[Source]) -> Result<Topology, Diagnostics> {
+    parse_again(sources, None)
+}
+
+/// The same, where something like it was read before: what is written as it was is shared.
+///
+/// # Errors
+///
+/// See [`parse`].
+pub fn parse_again(sources: &[Source], before: Option<(&Topology, &[Source])>) -> Result<Topology, Diagnostics> {
     let mut merge = Merge::default();
-    for (file, source) in sources.iter().enumerate() {
-        let file = file as u32;
-        match toml::from_str::<File>(&source.text) {
-            Ok(found) => merge.file(file, found),
-            Err(_) => merge.damaged(file, source),
+    for (file, source) in (0..).zip(sources) {
+        match pieces::read(file, source, before).or_else(|| whole(file, source)) {
+            Some(found) => merge.file(found),
+            None => merge.damaged(file, source),
         }
     }
     merge.finish(sources)
+}
+
+/// What the file says, if all of it is right.
+fn whole(file: u32, source: &Source) -> Option<Found> {
+    let said: File = toml::from_str(&source.text).ok()?;
+    let mut found = Found::default();
+    found.add(all(file, source), said);
+    Some(found)
+}
+
+fn all(file: u32, source: &Source) -> Span {
+    Span { file, start: 0, end: source.text.len() as u32 }
+}
+
+/// The sections of a file that hold named tables.
+const SECTIONS: [&str; 3] = ["networks", "containers", "endpoints"];
+
+/// Named tables; of one file none twice.
+type Named<T> = Vec<(String, Item<T>)>;
+
+/// What a file says, each with its place.
+#[derive(Default, Debug)]
+struct Found {
+    topology: Option<(String, Span)>,
+    pools: Option<Item<Pools>>,
+    allow_deletes: Option<Item<u32>>,
+    docker_user: Option<Item<bool>>,
+    moved: Vec<Item<Moved>>,
+    networks: Named<Network>,
+    containers: Named<Container>,
+    endpoints: Named<Endpoint>,
+    policies: Vec<Item<Policy>>,
+}
+
+impl Found {
+    /// Takes what that part of a file says.
+    fn add(&mut self, part: Span, said: File) {
+        fn item<T>(part: Span, value: Spanned<T>) -> Item<T> {
+            let name = part.at(value.span());
+            Item { value: Arc::new(value.into_inner()), part, name }
+        }
+        fn named<T>(part: Span, tables: Option<Tables<T>>) -> impl Iterator<Item = (String, Item<T>)> {
+            let named = move |(name, value): (Spanned<String>, T)| {
+                let place = part.at(name.span());
+                (name.into_inner(), Item { value: Arc::new(value), part, name: place })
+            };
+            tables.into_iter().flatten().map(named)
+        }
+        let name = said.topology.map(|name| (part.at(name.span()), name.into_inner()));
+        self.topology = name.map(|(span, name)| (name, span)).or(self.topology.take());
+        self.pools = said.pools.map(|pools| item(part, pools)).or(self.pools.take());
+        self.allow_deletes = said.allow_deletes.map(|number| item(part, number)).or(self.allow_deletes.take());
+        self.docker_user = said.docker_user.map(|on| item(part, on)).or(self.docker_user.take());
+        self.moved.extend(said.moved.into_iter().flatten().map(|moved| item(part, moved)));
+        self.policies.extend(said.policies.into_iter().flatten().map(|policy| item(part, policy)));
+        self.networks.extend(named(part, said.networks));
+        self.containers.extend(named(part, said.containers));
+        self.endpoints.extend(named(part, said.endpoints));
+    }
 }
 
 #[derive(Default)]
@@ -68,62 +138,43 @@ fn place(file: u32, range: Range<usize>) -> Span {
 }
 
 /// Puts a file's tables among those of the files before.
-fn merge<T>(
-    into: &mut BTreeMap<String, Item<T>>,
-    (word, file): (&str, u32),
-    from: Tables<T>,
-    findings: &mut Vec<Diagnostic>,
-) {
-    let new = from.into_iter().filter_map(|(name, value)| {
-        let item = Item { value, file, name: place(file, name.span()) };
-        if let Some(other) = into.get(name.get_ref()) {
-            let message = format!("{word} `{}` is declared twice", name.get_ref());
-            findings.push(Diagnostic::at(item.name, message).label("again here").related(other.name, "first here"));
-            return None;
-        }
-        Some((name.into_inner(), item))
+fn merge<T>(word: &str, into: &mut BTreeMap<String, Item<T>>, from: Named<T>, findings: &mut Vec<Diagnostic>) {
+    let new = from.into_iter().filter(|(name, item)| {
+        let Some(other) = into.get(name) else { return true };
+        let finding = Diagnostic::at(item.name, format!("{word} `{name}` is declared twice")).label("again here");
+        findings.push(finding.related(other.name, "first here"));
+        false
     });
     let mut new = new.collect();
     into.append(&mut new);
 }
 
 /// Takes what all files together may say once.
-fn once<T>(key: &str, into: &mut Option<Item<T>>, file: u32, value: Spanned<T>, findings: &mut Vec<Diagnostic>) {
-    let name = place(file, value.span());
-    if let Some(other) = into {
-        let finding = Diagnostic::at(name, format!("`{key}` is there twice")).label("again here");
-        findings.push(finding.related(other.name, "first here"));
-        return;
+fn once<T>(key: &str, into: &mut Option<Item<T>>, value: Option<Item<T>>, findings: &mut Vec<Diagnostic>) {
+    match (&into, value) {
+        (Some(other), Some(value)) => {
+            let finding = Diagnostic::at(value.name, format!("`{key}` is there twice")).label("again here");
+            findings.push(finding.related(other.name, "first here"));
+        }
+        (None, Some(value)) => *into = Some(value),
+        (_, None) => {}
     }
-    *into = Some(Item { value: value.into_inner(), file, name });
 }
 
 impl Merge {
-    fn file(&mut self, file: u32, found: File) {
-        if let Some(name) = found.topology {
-            self.name(name.get_ref(), place(file, name.span()));
+    fn file(&mut self, found: Found) {
+        if let Some((name, span)) = found.topology {
+            self.name(&name, span);
         }
-        if let Some(pools) = found.pools {
-            once("pools", &mut self.topology.pools, file, pools, &mut self.findings);
-        }
-        if let Some(number) = found.allow_deletes {
-            once("allow_deletes", &mut self.topology.allow_deletes, file, number, &mut self.findings);
-        }
-        if let Some(on) = found.docker_user {
-            once("docker_user", &mut self.topology.docker_user, file, on, &mut self.findings);
-        }
-        let moved = found.moved.into_iter().map(|moved| {
-            let name = place(file, moved.span());
-            Item { value: moved.into_inner(), file, name }
-        });
-        self.topology.moved.extend(moved);
-        merge(&mut self.topology.networks, ("network", file), found.networks, &mut self.findings);
-        merge(&mut self.topology.containers, ("container", file), found.containers, &mut self.findings);
-        merge(&mut self.topology.endpoints, ("endpoint", file), found.endpoints, &mut self.findings);
-        self.topology.policies.extend(found.policies.into_iter().map(|policy| {
-            let name = place(file, policy.span());
-            Item { value: policy.into_inner(), file, name }
-        }));
+        let Self { topology, findings, .. } = self;
+        once("pools", &mut topology.pools, found.pools, findings);
+        once("allow_deletes", &mut topology.allow_deletes, found.allow_deletes, findings);
+        once("docker_user", &mut topology.docker_user, found.docker_user, findings);
+        topology.moved.extend(found.moved);
+        merge("network", &mut topology.networks, found.networks, findings);
+        merge("container", &mut topology.containers, found.containers, findings);
+        merge("endpoint", &mut topology.endpoints, found.endpoints, findings);
+        topology.policies.extend(found.policies);
     }
 
     fn name(&mut self, name: &str, span: Span) {
@@ -162,7 +213,7 @@ impl Merge {
                     found.allow_deletes = self.value("allow_deletes", (file, source), value).ok();
                 }
                 "docker_user" => found.docker_user = self.value("docker_user", (file, source), value).ok(),
-                "moved" => found.moved = self.list("moved", (file, source), value),
+                "moved" => found.moved = Some(self.list("moved", (file, source), value)),
                 "networks" => {
                     (found.networks, left.networks) = self.tables("networks", (file, source), value);
                 }
@@ -172,20 +223,10 @@ impl Merge {
                 "endpoints" => {
                     (found.endpoints, left.endpoints) = self.tables("endpoints", (file, source), value);
                 }
-                "policies" => found.policies = self.list("policies", (file, source), value),
+                "policies" => found.policies = Some(self.list("policies", (file, source), value)),
                 _ if !errors.is_empty() => {}
                 unknown => {
-                    let known = [
-                        "topology",
-                        "pools",
-                        "allow_deletes",
-                        "docker_user",
-                        "moved",
-                        "networks",
-                        "containers",
-                        "endpoints",
-                        "policies",
-                    ];
+                    let known = found.keys().map(|(key, _)| key);
                     let finding = Diagnostic::at(place(file, key.span()), format!("unknown key `{unknown}`"));
                     self.findings.push(finding.label("not a key of a topology").nearest(unknown, known));
                 }
@@ -198,12 +239,14 @@ impl Merge {
         } else {
             // What a torn file seems to say is not worth complaints; its names are known all the same.
             let broken = &mut self.broken.names;
-            broken.extend(found.networks.into_iter().map(|(name, _)| ("networks", name.into_inner())));
-            broken.extend(found.containers.into_iter().map(|(name, _)| ("containers", name.into_inner())));
-            broken.extend(found.endpoints.into_iter().map(|(name, _)| ("endpoints", name.into_inner())));
+            broken.extend(found.networks.into_iter().flatten().map(|(name, _)| ("networks", name.into_inner())));
+            broken.extend(found.containers.into_iter().flatten().map(|(name, _)| ("containers", name.into_inner())));
+            broken.extend(found.endpoints.into_iter().flatten().map(|(name, _)| ("endpoints", name.into_inner())));
             found = File { topology: found.topology, ..File::default() };
         }
-        self.file(file, found);
+        let mut placed = Found::default();
+        placed.add(all(file, source), found);
+        self.file(placed);
     }
 
     /// Tables by name, and what is left of those that are wrong.
@@ -212,13 +255,13 @@ impl Merge {
         word: &'static str,
         (file, source): (u32, &Source),
         value: Spanned<DeValue>,
-    ) -> (Tables<T>, Vec<Item<T>>) {
+    ) -> (Option<Tables<T>>, Vec<Item<T>>) {
         let span = value.span();
         let DeValue::Table(tables) = value.into_inner() else {
             let example = word.trim_end_matches('s');
             let finding = Diagnostic::at(place(file, span), format!("`{word}` is a table of tables"));
             self.findings.push(finding.label("not a table").hint(format!("write `[{word}.NAME]` for each {example}")));
-            return (Vec::new(), Vec::new());
+            return (None, Vec::new());
         };
         let (mut found, mut left) = (Vec::new(), Vec::new());
         for (name, value) in tables {
@@ -226,12 +269,16 @@ impl Merge {
             match self.value(word, (file, source), value) {
                 Ok(value) => found.push((key, value)),
                 Err(part) => {
-                    left.extend(part.map(|value| Item { value, file, name: place(file, key.span()) }));
+                    left.extend(part.map(|value| Item {
+                        value: Arc::new(value),
+                        part: all(file, source),
+                        name: place(file, key.span()),
+                    }));
                     self.broken.names.insert((word, key.into_inner()));
                 }
             }
         }
-        (found, left)
+        (Some(found), left)
     }
 
     fn list<T: DeserializeOwned>(

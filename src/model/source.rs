@@ -1,5 +1,6 @@
 //! The user's files as text, and places in them.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// One file.
@@ -51,6 +52,12 @@ pub struct Origin {
 }
 
 impl Span {
+    /// A place within this one, counted from its start.
+    #[must_use]
+    pub fn at(self, range: Range<usize>) -> Self {
+        Self { start: self.start + range.start as u32, end: self.start + range.end as u32, ..self }
+    }
+
     /// The text at the place; empty outside of the sources.
     pub fn text(self, sources: &[Source]) -> &str {
         let text = sources.get(self.file as usize).map_or("", |source| &source.text);

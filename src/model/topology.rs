@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::de::{MapAccess, Visitor};
@@ -83,9 +84,9 @@ impl Topology {
 #[derive(Clone, Debug)]
 pub struct Item<T> {
     /// What stands in the table.
-    pub value: T,
-    /// The file it stands in; spans of its values are within that file.
-    pub file: u32,
+    pub value: Arc<T>,
+    /// What it was read from, by itself: a part of a file, or all of it. The spans of its values count from there.
+    pub part: Span,
     /// The table's own name in its header.
     pub name: Span,
 }
@@ -93,8 +94,7 @@ pub struct Item<T> {
 impl<T> Item<T> {
     /// The place of one of the item's values.
     pub fn span<V>(&self, value: &Spanned<V>) -> Span {
-        let range = value.span();
-        Span { file: self.file, start: range.start as u32, end: range.end as u32 }
+        self.part.at(value.span())
     }
 }
 
@@ -109,7 +109,7 @@ impl<T> std::ops::Deref for Item<T> {
 pub type Tables<T> = Vec<(Spanned<String>, T)>;
 
 /// Reads named tables as they come: the parser has sorted them, and finds what is there twice.
-fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Tables<T>, D::Error> {
+fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tables<T>>, D::Error> {
     struct Visit<T>(PhantomData<T>);
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
@@ -127,10 +127,10 @@ fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Re
             Ok(tables)
         }
     }
-    deserializer.deserialize_map(Visit(PhantomData))
+    deserializer.deserialize_map(Visit(PhantomData)).map(Some)
 }
 
-/// One file as it stands.
+/// One file as it stands, or a part of one.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "netrec topology")]
@@ -152,25 +152,50 @@ pub struct File {
     pub docker_user: Option<Spanned<bool>>,
     /// What was renamed since it was made: it lives on under its new name. An entry can go once it was applied.
     #[schemars(with = "Vec<Moved>")]
-    pub moved: Vec<Spanned<Moved>>,
+    pub moved: Option<Vec<Spanned<Moved>>>,
     /// Networks by name.
     #[serde(deserialize_with = "tables")]
     #[schemars(with = "BTreeMap<String, Network>")]
-    pub networks: Tables<Network>,
+    pub networks: Option<Tables<Network>>,
     /// Containers (sandboxes) by name.
     #[serde(deserialize_with = "tables")]
     #[schemars(with = "BTreeMap<String, Container>")]
-    pub containers: Tables<Container>,
+    pub containers: Option<Tables<Container>>,
     /// Endpoints by name: each joins one container to one network.
     #[serde(deserialize_with = "tables")]
     #[schemars(with = "BTreeMap<String, Endpoint>")]
-    pub endpoints: Tables<Endpoint>,
+    pub endpoints: Option<Tables<Endpoint>>,
     /// Who may talk to whom, beyond or against the defaults. In order, over all files as given: the first policy that
     /// matches a packet wins. What none matches: endpoints of a network reach each other (unless `icc = false`), and the
     /// outside (unless `internal`); endpoints of different networks do not, and from outside only published ports are
     /// reached.
     #[schemars(with = "Vec<Policy>")]
-    pub policies: Vec<Spanned<Policy>>,
+    pub policies: Option<Vec<Spanned<Policy>>>,
+}
+
+impl File {
+    /// All keys, and whether each is there.
+    pub fn keys(&self) -> [(&'static str, bool); 9] {
+        [
+            ("topology", self.topology.is_some()),
+            ("pools", self.pools.is_some()),
+            ("allow_deletes", self.allow_deletes.is_some()),
+            ("docker_user", self.docker_user.is_some()),
+            ("moved", self.moved.is_some()),
+            ("networks", self.networks.is_some()),
+            ("containers", self.containers.is_some()),
+            ("endpoints", self.endpoints.is_some()),
+            ("policies", self.policies.is_some()),
+        ]
+    }
+
+    /// How many named tables there are.
+    pub fn tables(&self) -> usize {
+        fn count<T>(tables: Option<&Tables<T>>) -> usize {
+            tables.map_or(0, Vec::len)
+        }
+        count(self.networks.as_ref()) + count(self.containers.as_ref()) + count(self.endpoints.as_ref())
+    }
 }
 
 /// Where networks without `subnets` take theirs from: the first free block, upwards from a hash of the network's name.

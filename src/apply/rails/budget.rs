@@ -35,7 +35,7 @@ pub(super) fn check(prepared: &Prepared, topology: &Topology, allowed: Option<us
         return None;
     }
     let all = parts(prepared).count();
-    let marker = topology.allow_deletes.as_ref().map(|number| number.value as usize);
+    let marker = topology.allow_deletes.as_ref().map(|number| **number as usize);
     let why = match allowed.or(marker) {
         Some(allowed) if gone.len() > allowed => format!("more than the {allowed} that are allowed"),
         Some(_) => return None,

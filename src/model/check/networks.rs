@@ -105,8 +105,6 @@ impl Checking<'_> {
     /// The keys that only a bridge network has a use for.
     fn bridge_keys(&mut self, item: &Item<Network>) {
         let Network { driver, .. } = &**item;
-        let place =
-            |span: std::ops::Range<usize>| Span { file: item.file, start: span.start as u32, end: span.end as u32 };
         let first = |list: &[Spanned<IpAddr>]| list.first().map(Spanned::span);
         let keys = [
             ("subnets", item.subnets.iter().flatten().next().map(Spanned::span)),
@@ -129,7 +127,7 @@ impl Checking<'_> {
         ];
         for (key, span) in keys.into_iter().filter_map(|(key, span)| Some((key, span?))) {
             let finding =
-                Diagnostic::at(place(span), format!("`{key}` means nothing for driver `{}`", driver.get_ref()));
+                Diagnostic::at(item.part.at(span), format!("`{key}` means nothing for driver `{}`", driver.get_ref()));
             self.say(
                 finding.related(item.span(driver), "the driver").hint("leave it out, or use `driver = \"bridge\"`"),
             );

@@ -49,7 +49,7 @@ impl Lowering<'_> {
     /// what our own table lets come to its networks, and for what leaves by a default route; while `br_netfilter` shows
     /// it there, for what stays within an internal network. Nothing is accepted from them to docker's own networks.
     pub(super) fn docker_user(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
-        let Some(asked) = self.topology.docker_user.as_ref().filter(|asked| asked.value) else { return };
+        let Some(asked) = self.topology.docker_user.as_ref().filter(|asked| ***asked) else { return };
         let observed = self.observed;
         for (ipv6, family) in [(false, "ip"), (true, "ip6")] {
             let links = forwarded(family, networks);

@@ -1,0 +1,275 @@
+//! A file in pieces that can be read by themselves: the table of each network, container and endpoint, and what stands
+//! between those. Read so, what the TOML parser works on stays in the processor's cache, however long the file is, and
+//! a piece that is as it was when the file was read before need not be read again.
+//!
+//! Whatever is not plainly right is for those who read the file as a whole: a piece that cannot be read (as one that ends
+//! within a string, a line of which looks like a header), and what is declared in several.
+
+use std::collections::BTreeMap;
+
+use super::{Found, Named};
+use crate::model::source::{Source, Span};
+use crate::model::topology::{File, Item, Topology};
+
+/// What the file says, if each of its pieces says so by itself. What was read `before`, of whichever files, is taken from
+/// there where the text is the same.
+pub(super) fn read(file: u32, source: &Source, before: Option<(&Topology, &[Source])>) -> Option<Found> {
+    let mut found = Found::default();
+    // The sections that have tables in pieces of their own, and the keys that are in others: no list, and no table of
+    // tables, can be declared in several.
+    let (mut apart, mut keys) = (Vec::new(), Vec::new());
+    for Piece { start, text, table } in pieces(&source.text) {
+        let part = Span { file, start: start as u32, end: (start + text.len()) as u32 };
+        if let Some((section, _)) = table
+            && !apart.contains(&section)
+        {
+            apart.push(section);
+        }
+        if table.is_some_and(|table| found.again(table, text, part, before)) {
+            continue;
+        }
+        let said: File = toml::from_str(text).ok()?;
+        let mut there = said.keys().into_iter().filter_map(|(key, is)| is.then_some(key));
+        match table {
+            None => keys.extend(there),
+            Some((section, _)) if said.tables() == 1 && there.by_ref().eq([section]) => {}
+            Some(_) => return None,
+        }
+        found.add(part, said);
+    }
+    let known = |at: usize| keys[..at].contains(&keys[at]) || apart.contains(&keys[at]);
+    let clash = (0..keys.len()).any(known);
+    (!clash && sorted(&mut found.networks) && sorted(&mut found.containers) && sorted(&mut found.endpoints))
+        .then_some(found)
+}
+
+/// Whether no two are of one name.
+fn sorted<T>(tables: &mut Named<T>) -> bool {
+    tables.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    tables.windows(2).all(|pair| pair[0].0 != pair[1].0)
+}
+
+impl Found {
+    /// Takes a table from what was read before, if it was read from the same text.
+    fn again(
+        &mut self,
+        (section, name): (&str, &str),
+        text: &str,
+        part: Span,
+        before: Option<(&Topology, &[Source])>,
+    ) -> bool {
+        fn take<T>(
+            into: &mut Named<T>,
+            from: &BTreeMap<String, Item<T>>,
+            name: &str,
+            same: impl Fn(Span) -> bool,
+            part: Span,
+        ) -> bool {
+            let Some((name, item)) = from.get_key_value(name).filter(|(_, item)| same(item.part)) else { return false };
+            let within = |at: u32| (at - item.part.start) as usize;
+            let place = part.at(within(item.name.start)..within(item.name.end));
+            into.push((name.clone(), Item { value: item.value.clone(), part, name: place }));
+            true
+        }
+        let Some((topology, sources)) = before else { return false };
+        let same = |of: Span| of.text(sources) == text;
+        match section {
+            "networks" => take(&mut self.networks, &topology.networks, name, same, part),
+            "containers" => take(&mut self.containers, &topology.containers, name, same, part),
+            _ => take(&mut self.endpoints, &topology.endpoints, name, same, part),
+        }
+    }
+}
+
+/// A part of a file, from the start of a line on.
+struct Piece<'a> {
+    start: usize,
+    text: &'a str,
+    /// Section and name of the table that it begins with the header of.
+    table: Option<(&'a str, &'a str)>,
+}
+
+/// Cuts where a line is the header of a named table, and where it is another one after the end of such a table.
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = vec![Piece { start: 0, text: "", table: None }];
+    let headers = text.match_indices("\n[").map(|(at, _)| at + 1);
+    for at in text.starts_with('[').then_some(0).into_iter().chain(headers) {
+        let header = &text[at + 1..];
+        let table = table(header);
+        let last = pieces.last().expect("there is one").table;
+        let is_part = |(section, name): (&str, &str)| {
+            let path = header.trim_start_matches('[').strip_prefix(section)?.strip_prefix('.')?.strip_prefix(name)?;
+            path.starts_with('.').then_some(())
+        };
+        if table.is_some() || last.is_some_and(|last| is_part(last).is_none()) {
+            pieces.push(Piece { start: at, text: "", table });
+        }
+    }
+    let mut end = text.len();
+    for piece in pieces.iter_mut().rev() {
+        piece.text = &text[piece.start..end];
+        end = piece.start;
+    }
+    pieces
+}
+
+/// Section and name in the header of a named table, without its first bracket, if it is written in the usual way.
+fn table(header: &str) -> Option<(&str, &str)> {
+    let (section, rest) = header.split_once('.').filter(|(section, _)| super::SECTIONS.contains(section))?;
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let end = rest.bytes().position(|byte| !bare(byte))?;
+    (end > 0 && rest[end..].starts_with(']')).then(|| (section, &rest[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::parse::{parse, parse_again, whole};
+
+    const TEXT: &str = r#"topology = "shop"
+docker_user = false
+[pools]
+ipv4 = ["10.0.0.0/8"]
+[networks.front]
+driver = "bridge"
+subnets = ["10.10.0.0/24"]
+bridge = { name = "br-front" }
+# of the shop
+[networks.back]
+driver = "bridge"
+[networks.back.bridge]
+name = "br-back"
+
+[containers.api]
+netns = "api"
+[endpoints.api-front]
+container = "api"
+network = "front"
+addresses = [
+  "10.10.0.10",
+]
+publish = ["8080:80", "127.0.0.1:5353:53/udp"]
+[[endpoints.api-front.routes]]
+to = "192.0.2.0/24"
+[endpoints.api-back]
+container = "api"
+network = "back"
+[[policies]]
+action = "deny"
+to = { endpoint = "api-back" }
+[[policies]]
+action = "allow"
+from = { network = "front" }
+[[moved]]
+from = "networks.rear"
+to = "networks.back"
+"#;
+
+    /// Pieces of such files, to be put anywhere.
+    const SCRAPS: [&str; 12] = [
+        "[endpoints.api-back]\n",
+        "[endpoints]\n",
+        "endpoints = {}\n",
+        "[networks.front.bridge]\n",
+        "[[endpoints.api-front.routes]]\n",
+        "[[policies]]\n",
+        "policies = []\n",
+        "[pools]\n",
+        "topology = \"shop\"\n",
+        "  [networks.third]\ndriver = \"none\"\n",
+        "[containers.\"api\"]\nnetns = \"x\"\n",
+        "\"\"\"\n",
+    ];
+
+    /// What was found, with the places that are meant.
+    fn places(found: &Found) -> Vec<String> {
+        fn item<T: Debug>(name: &str, item: &Item<T>) -> String {
+            let said = format!("{:?}", item.value);
+            let mut parts = said.split("span: ");
+            let mut text = format!("{name} {:?} {}", item.name, parts.next().unwrap_or_default());
+            for part in parts {
+                let (range, rest) = part.split_once(',').expect("a range and more");
+                let (start, end) = range.split_once("..").expect("a range");
+                let of = |at: &str| item.part.start + at.parse::<u32>().expect("a number");
+                text += &format!("{}..{},{rest}", of(start), of(end));
+            }
+            text
+        }
+        fn all<T: Debug>(items: &[Item<T>]) -> impl Iterator<Item = String> {
+            items.iter().map(|it| item("", it))
+        }
+        fn named<T: Debug>(items: &Named<T>) -> impl Iterator<Item = String> {
+            items.iter().map(|(name, it)| item(name, it))
+        }
+        let once = [format!("{:?}", found.topology)].into_iter();
+        let once = once.chain(found.pools.iter().map(|it| item("", it)));
+        let once = once.chain(found.allow_deletes.iter().map(|it| item("", it)));
+        let once = once.chain(found.docker_user.iter().map(|it| item("", it)));
+        let lists = all(&found.moved).chain(all(&found.policies));
+        let tables = named(&found.networks).chain(named(&found.containers)).chain(named(&found.endpoints));
+        once.chain(lists).chain(tables).collect()
+    }
+
+    fn mangled(edits: &[(usize, usize, String)]) -> Source {
+        let mut text = TEXT.to_owned();
+        for (at, cut, put) in edits {
+            let at = (*at).min(text.len());
+            let end = (at + cut).min(text.len());
+            text.replace_range(at..end, put);
+        }
+        Source::new("shop.toml", text)
+    }
+
+    fn edits() -> impl Strategy<Value = Vec<(usize, usize, String)>> {
+        let starts: Vec<usize> = TEXT.match_indices('\n').map(|(at, _)| at + 1).collect();
+        let anywhere = (0..TEXT.len(), 0..8_usize, "[\\[\\]{}\"=.,:/a-z0-9\n -]{0,3}");
+        let scrap = (proptest::sample::select(starts), Just(0), proptest::sample::select(&SCRAPS[..]));
+        let scrap = scrap.prop_map(|(at, cut, put)| (at, cut, put.to_owned()));
+        prop::collection::vec(prop_oneof![anywhere, scrap], 0..3)
+    }
+
+    proptest! {
+        /// Pieces say what the whole file says, or nothing.
+        #[test]
+        fn what_is_read_in_pieces_is_what_the_file_says(edits in edits()) {
+            let source = mangled(&edits);
+            if let Some(found) = read(0, &source, None) {
+                let whole = whole(0, &source).expect("the file is right");
+                prop_assert_eq!(places(&found), places(&whole), "{}", source.text);
+            }
+        }
+
+        /// Whatever was read before, what is said of a file and where is the same.
+        #[test]
+        fn what_was_read_before_makes_no_difference(before in edits(), after in edits()) {
+            let (before, after) = ([mangled(&before)], [mangled(&after)]);
+            if let Ok(topology) = parse(&before) {
+                let again = read(0, &after[0], Some((&topology, &before)));
+                prop_assert_eq!(again.as_ref().map(places), read(0, &after[0], None).as_ref().map(places));
+                let said = |topology| format!("{topology:?}");
+                let again = parse_again(&after, Some((&topology, &before)));
+                prop_assert_eq!(again.map(said), parse(&after).map(said));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_as_before_is_shared() {
+        let before = [mangled(&[])];
+        let after = [Source::new("shop.toml", before[0].text.replace("8080:80", "8081:80"))];
+        let was = parse(&before).expect("right");
+        let is = parse_again(&after, Some((&was, &before))).expect("right");
+        let shared: Vec<&str> = was
+            .endpoints
+            .iter()
+            .filter(|(name, item)| std::sync::Arc::ptr_eq(&item.value, &is.endpoints[*name].value))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(shared, ["api-back"]);
+        assert!(std::sync::Arc::ptr_eq(&was.containers["api"].value, &is.containers["api"].value));
+    }
+}
