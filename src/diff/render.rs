@@ -59,16 +59,24 @@ impl std::fmt::Display for Summary {
 /// The whole difference as text: lines `symbol id  what  reason`, the host first, then namespace by namespace; empty if
 /// there is none.
 pub fn text(diff: &Diff) -> String {
-    let width = diff.keys().map(|id| id.to_string().chars().count()).max().unwrap_or(0).min(ID_WIDTH);
-    let mut text = String::new();
-    for (id, change) in in_display_order(diff) {
-        let (symbol, what) = (symbol(change), what(change, (WIDTH - width - 4).min(LINE_WIDTH)));
-        let rest = what.len().saturating_sub(LINES);
-        for line in what.into_iter().take(LINES) {
-            push_line(&mut text, &format!("{symbol} {:<width$}  {line}", id.to_string()));
+    let all: Vec<(String, &Change)> =
+        in_display_order(diff).into_iter().map(|(id, change)| (id.to_string(), change)).collect();
+    let width = all.iter().map(|(id, _)| id.chars().count()).max().unwrap_or(0).min(ID_WIDTH);
+    let (mut text, mut line) = (String::new(), String::new());
+    for (id, change) in &all {
+        line.clear();
+        let _ = write!(line, "{} {id:<width$}  ", symbol(change));
+        let head = line.len();
+        let what = what(change, (WIDTH - width - 4).min(LINE_WIDTH));
+        for more in what.iter().take(LINES) {
+            line.truncate(head);
+            line.push_str(more);
+            push_line(&mut text, &line);
         }
-        if rest > 0 {
-            push_line(&mut text, &format!("{symbol} {:<width$}  and {rest} more", id.to_string()));
+        if let Some(rest) = what.len().checked_sub(LINES).filter(|rest| *rest > 0) {
+            line.truncate(head);
+            let _ = write!(line, "and {rest} more");
+            push_line(&mut text, &line);
         }
     }
     text
@@ -81,7 +89,7 @@ fn in_display_order(diff: &Diff) -> Vec<(&ResourceId, &Change)> {
 
 fn push_line(text: &mut String, line: &str) {
     let line = line.trim_end();
-    if line.chars().count() <= WIDTH {
+    if line.len() <= WIDTH || line.chars().count() <= WIDTH {
         text.push_str(line);
     } else {
         text.extend(line.chars().take(WIDTH - 1));
