@@ -45,14 +45,14 @@ pub enum Change {
         /// Why.
         why: Why,
         /// Whether the kernel takes the old one with something else that goes.
-        implied: Option<ResourceId>,
+        implied: Option<Box<ResourceId>>,
     },
     /// It is there and not wanted.
     Delete {
         /// What is there.
         from: Resource,
         /// Whether the kernel takes it with something else that goes.
-        implied: Option<ResourceId>,
+        implied: Option<Box<ResourceId>>,
     },
 }
 
@@ -62,7 +62,7 @@ pub enum Why {
     /// Fields differ.
     Fields(Vec<FieldChange>),
     /// What it cannot be without is removed or replaced.
-    Lost(ResourceId),
+    Lost(Box<ResourceId>),
 }
 
 impl Change {
@@ -106,7 +106,7 @@ impl Change {
     /// The resource whose removal takes this one, if one does.
     pub fn implied(&self) -> Option<&ResourceId> {
         match self {
-            Self::Replace { implied, .. } | Self::Delete { implied, .. } => implied.as_ref(),
+            Self::Replace { implied, .. } | Self::Delete { implied, .. } => implied.as_deref(),
             Self::Create { .. } | Self::Update { .. } => None,
         }
     }
@@ -238,14 +238,14 @@ impl<'a> Spread<'a> {
         match diff.get_mut(id) {
             Some(Change::Delete { implied, .. } | Change::Replace { implied, .. }) => {
                 if implied.is_none() {
-                    *implied = root.cloned();
+                    *implied = root.cloned().map(Box::new);
                 }
             }
             Some(Change::Create { .. }) => {}
             Some(Change::Update { .. }) | None => {
                 if let (Some(from), Some(to)) = (self.observed.get(id), self.desired.get(id)) {
-                    let (from, to, why) = (from.clone(), to.clone(), Why::Lost(cause.clone()));
-                    diff.insert(id.clone(), Change::Replace { from, to, why, implied: root.cloned() });
+                    let (from, to, why) = (from.clone(), to.clone(), Why::Lost(Box::new(cause.clone())));
+                    diff.insert(id.clone(), Change::Replace { from, to, why, implied: root.cloned().map(Box::new) });
                 }
             }
         }
@@ -261,7 +261,7 @@ impl<'a> Spread<'a> {
         };
         left.bereft(thing);
         if !to.changes(&left).is_empty() {
-            let why = Why::Lost(cause.clone());
+            let why = Why::Lost(Box::new(cause.clone()));
             diff.insert(id.clone(), Change::Update { from: left, to: to.clone(), why });
         }
     }
@@ -280,7 +280,7 @@ fn settle_roots(diff: &mut Diff) {
             }
         }
         if let Some(Change::Replace { implied, .. } | Change::Delete { implied, .. }) = diff.get_mut(&id) {
-            *implied = Some(root);
+            *implied = Some(Box::new(root));
         }
     }
 }

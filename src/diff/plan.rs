@@ -12,7 +12,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::{Change, Diff};
 use crate::model::numbers::ByNumber;
-use crate::model::resource::{Few, Kind, Op, Resource, ResourceId, Step};
+use crate::model::resource::{Few, Kind, Op, Parts, Resource, ResourceId, Step};
 use crate::model::simulate::{Refusal, Simulation};
 use crate::model::state::State;
 use crate::model::ties::{Things, Ties};
@@ -222,9 +222,9 @@ fn each(index: &ByNumber<Few<u32>>, thing: u32, edge: impl FnMut(u32)) {
     index.get(thing).into_iter().flatten().copied().for_each(edge);
 }
 
-fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Few<(usize, Place)> {
+fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Parts {
     let after = |(stage, before): &(usize, Place), place: &Place| stage + usize::from(before != place);
-    let mut parts: Few<(usize, Place)> = Few::new();
+    let mut parts = Parts::new();
     for place in Resource::places(op) {
         let stage = if let Some(part) = parts.last() {
             after(part, &place)

@@ -227,6 +227,9 @@ impl Op<&Resource> {
     }
 }
 
+/// The stages of a step's messages, and where they are said; most steps have one.
+pub type Parts = smallvec::SmallVec<[(usize, Place); 1]>;
+
 /// A step of a plan, with what the kernel needs to know to take it at the right time.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Step {
@@ -236,7 +239,7 @@ pub struct Step {
     pub op: Op,
     /// The stage in which each run of its messages is said: a later stage begins when the one before it has ended,
     /// places of one stage are independent of each other, and within a place steps keep their order.
-    pub parts: Few<(usize, Place)>,
+    pub parts: Parts,
     /// The steps, by their position, that must have succeeded before this one is taken.
     pub waits: Few<u32>,
 }
