@@ -123,10 +123,11 @@ static void no_link_local(void) {
   u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
   end(inet6), end(spec);
 }
-static void set_up(int index) {
-  struct ifinfomsg link = {.ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+static void set(int index, int flags) {
+  struct ifinfomsg link = {.ifi_index = index, .ifi_flags = flags, .ifi_change = IFF_UP};
   begin(RTM_SETLINK, 0, &link, sizeof link);
 }
+static void set_up(int index) { set(index, IFF_UP); }
 static void address4(int index, unsigned address) {
   struct ifaddrmsg to = {.ifa_family = AF_INET, .ifa_prefixlen = 16, .ifa_index = index};
   unsigned broadcast = address | htonl(0xffff);
@@ -145,6 +146,17 @@ static void default_route(int family, const void *gateway, size_t length, int in
                      .rtm_type = RTN_UNICAST};
   begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &to, sizeof to);
   attribute(RTA_GATEWAY, gateway, length), u32(RTA_OIF, index);
+}
+// With ports that forward a bridge arms the query timers of all of them anew for each that comes or goes, unless it is down
+// or does not snoop: snooping goes off before the bridge goes up and on again behind it, all in one go.
+static void snoop(int index, unsigned char on) {
+  struct ifinfomsg link = {.ifi_index = index};
+  begin(RTM_NEWLINK, 0, &link, sizeof link);
+  size_t info = nest(IFLA_LINKINFO);
+  text(IFLA_INFO_KIND, "bridge");
+  size_t data = nest(IFLA_INFO_DATA);
+  u8(IFLA_BR_MCAST_SNOOPING, on);
+  end(data), end(info);
 }
 static void bridge_name(char *to, int network) { snprintf(to, IFNAMSIZ, "n%d", network); }
 static int index_of_bridge(int network) {
@@ -422,7 +434,10 @@ static void up(int containers) {
   for (int from = 0; from < containers; from += PER_BRIDGE)
     add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers);
   // Last: what containers announce while they are made would go to every port.
-  for (int network = 0; network < networks; network++) set_up(index_of_bridge(network));
+  for (int network = 0; network < networks; network++) {
+    int index = index_of_bridge(network);
+    snoop(index, 0), set_up(index), snoop(index, 1);
+  }
   flush(s);
   add_firewall(containers);
 }
@@ -457,19 +472,26 @@ static void port(void) {
   commit();
   read_flows();
 }
-// By group, in one request: each request waits for a grace period.
+// By group, in one request: each request waits for a grace period. Bridges go down before, which keeps them from arming
+// timers for each port that goes. Namespaces are held until the last name is gone: the kernel would clean the first ones up
+// meanwhile, and each unmounting waits until all processors have passed a quiet point.
 static void down(int containers) {
   struct ifinfomsg all = {0};
-  int s = connect_to(NETLINK_ROUTE);
+  int s = connect_to(NETLINK_ROUTE), networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
   nft(NFT_MSG_DELTABLE, 0), text(NFTA_TABLE_NAME, "w");
   commit();
+  // The last may have got no container more.
+  for (int network = 0; network < networks; network++)
+    if (index_of_bridge(network)) set(index_of_bridge(network), 0);
+  flush(s);
   begin(RTM_DELLINK, 0, &all, sizeof all);
   u32(IFLA_GROUP, GROUP);
   flush(s);
   for (int i = 0; i < containers; i++) {
     char path[64];
     path_of(path, sizeof path, i);
+    open(path, O_RDONLY | O_CLOEXEC);
     umount2(path, MNT_DETACH), unlink(path);
   }
 }

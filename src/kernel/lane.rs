@@ -11,11 +11,13 @@ use nix::errno::Errno;
 use super::KernelError;
 use super::ask;
 use super::netlink::Socket;
+use crate::model::links;
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL};
 
-/// Messages in one batch: 64 is where more stop to pay, and each may hold a descriptor of a namespace open.
-const BATCH: usize = 64;
+/// Messages in one batch: about there more stop to pay, and each may hold a descriptor of a namespace open. The three that
+/// a bridge goes up with stay together.
+const BATCH: usize = 63;
 
 /// A lane: the messages not yet said, and how those said ended.
 pub(super) struct Lane<'a> {
@@ -103,12 +105,13 @@ impl<'a> Lane<'a> {
                 return;
             }
         };
-        let (mut steps, mut indexes) = (Vec::new(), Vec::new());
+        let (mut steps, mut indexes, mut bridges) = (Vec::new(), Vec::new(), Vec::new());
         for (step, index, name) in doomed {
             match links.binary_search_by_key(&index, |link| link.index).map(|at| &links[at]) {
                 Ok(link) if link.name == name && self.owner.owns(link) => {
                     steps.push(step);
                     indexes.push(index);
+                    bridges.extend((&*link.kind == "bridge").then(|| set_down(index)));
                 }
                 Ok(_) => self.results.push((step, Err(KernelError::Changed(format!("link {name} in {}", self.netns))))),
                 // It went with its peer's namespace, say.
@@ -118,6 +121,9 @@ impl<'a> Lane<'a> {
         let born = links.iter().filter(|link| link.group == self.owner.group).map(|link| link.index);
         let alone = indexes.len() > 1 && born.collect::<BTreeSet<u32>>() == indexes.iter().copied().collect();
         let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
+        // Else the kernel arms the query timers of all ports anew for each that goes (`br_port_state_selection`). Should one
+        // not go down, it goes with its group nevertheless.
+        self.socket.batch(&bridges);
         let results = if alone {
             let deleted = self.delete_group(self.owner.group);
             vec![deleted; indexes.len()]
@@ -199,6 +205,13 @@ fn gone_is_good(result: Result<(), KernelError>) -> Result<(), KernelError> {
         Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(()),
         other => other,
     }
+}
+
+fn set_down(index: u32) -> (RouteNetlinkMessage, u16) {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    links::header_up(&mut message, false);
+    (RouteNetlinkMessage::SetLink(message), 0)
 }
 
 fn with_group(index: u32, group: u32) -> LinkMessage {

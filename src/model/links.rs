@@ -4,7 +4,7 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 
-use super::resource::{FieldChange, Text, host};
+use super::resource::{FieldChange, Text};
 use super::wire::{Body, Label, LinkFacts, Lookup, Message, Missing, Place};
 
 /// Flags of a request that makes something new and fails if it is there.
@@ -37,9 +37,8 @@ pub fn set_up(netns: &Text, name: &Text, up: bool) -> Message {
     route_message(netns, RouteNetlinkMessage::NewLink(message), 0)
 }
 
-/// The same for a link of the host when all else of the plan has been said.
-pub fn set_up_last(name: &Text) -> Message {
-    let mut message = set_up(&host(), name, true);
+/// The same message when all else of the plan has been said.
+pub fn last(mut message: Message) -> Message {
     if let Body::Route(route, flags) = message.body {
         message.body = Body::RouteLast(route, flags);
     }

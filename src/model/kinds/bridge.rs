@@ -3,7 +3,7 @@
 //! The MAC is always set: left to itself a bridge takes the lowest of its ports', and every neighbour's cache is wrong
 //! whenever a container comes or goes. It has no automatic link-local address, as nobody asked for one.
 
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use smallvec::smallvec;
 
 use crate::model::hash;
@@ -69,8 +69,24 @@ impl Bridge {
         // with the last one (`br_mtu_auto_adjust`).
         let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
         let host = host();
-        // Up when its ports are there: what containers announce while they are made would go to every port.
-        vec![links::create(&host, message), links::change(&host, &self.name, after), links::set_up_last(&self.name)]
+        let mut messages = vec![links::create(&host, message), links::change(&host, &self.name, after)];
+        messages.extend(self.going_up().map(links::last));
+        messages
+    }
+
+    /// Up when its ports are there: what containers announce while they are made would go to every port. Meanwhile it does
+    /// not snoop: with each port that begins to forward the kernel arms the query timers of all others anew
+    /// (`br_port_state_selection`). All is said in one batch, so that a kill cannot come in between.
+    fn going_up(&self) -> [Message; 3] {
+        let host = host();
+        let snoop = |on| {
+            let info = vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(on)])),
+            ];
+            links::change(&host, &self.name, vec![LinkAttribute::LinkInfo(info)])
+        };
+        [snoop(false), links::set_up(&host, &self.name, true), snoop(true)]
     }
 
     fn update(&self, from: &Self) -> Vec<Message> {
