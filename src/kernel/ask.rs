@@ -19,6 +19,9 @@ use crate::model::wire::{AddressFacts, LinkFacts};
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 
+/// The index of each namespace's loopback (`net/core/dev.c`).
+pub(super) const LOOPBACK: u32 = 1;
+
 /// The loopback of the socket's namespace: its alias is the namespace's mark.
 pub fn loopback(socket: &mut Socket) -> Result<LinkFacts, KernelError> {
     one_link(socket, &QUESTIONS.loopback)?.ok_or(KernelError::Malformed("a namespace without lo"))
@@ -61,7 +64,7 @@ pub(super) struct Questions {
 
 pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
     let mut loopback = LinkMessage::default();
-    loopback.header.index = 1;
+    loopback.header.index = LOOPBACK;
     let ask = |message| Request::route(&message, 0);
     // The unspecified family is IPv4 and IPv6 in one dump.
     Questions {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use rtnetlink::packet_route::link::InfoKind;
@@ -43,6 +43,9 @@ pub struct Linux {
     settled: Option<Facts>,
     /// Left open: closed right after a transaction it would wait for a grace period.
     nft: Option<Nft>,
+    /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
+    /// is over, both of which would wait for it again and again.
+    leaving: Vec<OwnedFd>,
 }
 
 impl Kernel for Linux {
@@ -97,8 +100,9 @@ impl Kernel for Linux {
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
         let containers = &self.containers;
         self.memory.written(steps, |netns| reference(containers, netns));
-        let nft = self.nft.take();
-        let mut run = Run { linux: self, nft, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new() };
+        let (nft, leaving) = (self.nft.take(), std::mem::take(&mut self.leaving));
+        let (results, rest) = (vec![Ok(()); steps.len()], BTreeMap::new());
+        let mut run = Run { linux: self, nft, leaving, steps, results, rest };
         let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
         for stage in 0..stages {
             run.stage(stage);
@@ -106,8 +110,8 @@ impl Kernel for Linux {
             progress(steps.iter().filter(ended).count());
         }
         run.last();
-        let Run { results, nft, .. } = run;
-        self.nft = nft;
+        let Run { results, nft, leaving, .. } = run;
+        (self.nft, self.leaving) = (nft, leaving);
         tracing::debug!("written");
         results
     }
@@ -127,6 +131,7 @@ impl Linux {
 
     /// What is there but for listeners and files of rules, asked for where it may be otherwise than it was seen.
     fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
+        let _leaving = std::mem::take(&mut self.leaving);
         let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
         // Until the look is complete nothing is known.
         let mut memory = std::mem::take(&mut self.memory);
@@ -172,6 +177,7 @@ fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
 struct Run<'a> {
     linux: &'a Linux,
     nft: Option<Nft>,
+    leaving: Vec<OwnedFd>,
     steps: &'a [Step],
     results: Vec<Result<(), KernelError>>,
     /// Messages of steps whose later parts wait for their stage, or for the end.
@@ -356,7 +362,7 @@ impl Run<'_> {
         let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
         let removed = netns::visit(&removals, NonZeroUsize::MIN, |visitor, (_, name)| remove(visitor, name, owner));
         for ((at, _), result) in removals.into_iter().zip(removed) {
-            self.results[at] = result;
+            self.results[at] = result.map(|netns| self.leaving.extend(netns));
         }
         for (at, result) in made.into_iter().zip(netns::create(&creations)) {
             self.results[at] = result;
@@ -441,20 +447,23 @@ fn encode(op: &Op, lookup: &mut LaneLookup, lane: &mut Lane) -> Result<Vec<Messa
     }
 }
 
-/// Removes a namespace if what stands behind its name at this moment bears the owner's mark.
-fn remove(visitor: &Visitor, name: &Text, owner: &Owner) -> Result<(), KernelError> {
-    let mark = match netns::by_name(name)? {
+/// Removes the name of a namespace if what stands behind it at this moment bears the owner's mark; the namespace, if it may
+/// be held.
+fn remove(visitor: &Visitor, name: &Text, owner: &Owner) -> Result<Option<OwnedFd>, KernelError> {
+    let (mark, netns) = match netns::by_name(name)? {
         Found::Bound(fd) => {
             visitor.enter(fd.as_fd())?;
-            ask::loopback(&mut Socket::open(Protocol::Route)?)?.alias
+            (ask::loopback(&mut Socket::open(Protocol::Route)?)?.alias, Some(fd))
         }
-        Found::Unbound(content) => content.into(),
-        Found::Absent(_) => return Ok(()),
+        Found::Unbound(content) => (content.into(), None),
+        Found::Absent(_) => return Ok(None),
     };
     if owner.marked(&mark) != Some(true) {
         return Err(KernelError::Changed(format!("namespace {name}")));
     }
-    netns::delete(name)
+    netns::delete(name)?;
+    // Their numbers are given in order, and as many again are left for whoever looks.
+    Ok(netns.filter(|fd| fd.as_raw_fd() < read::file_limit() / 2))
 }
 
 /// How the tasks of a lane ended.

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Once};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
-use super::ask::{self, MAIN, QUESTIONS, addresses, all, links, loopback, nsid};
+use super::ask::{self, LOOPBACK, MAIN, QUESTIONS, addresses, all, links, nsid};
 use super::memory::{Again, Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
@@ -48,7 +48,7 @@ pub fn facts(scope: &Scope) -> Result<Facts, KernelError> {
 
 /// The same, but of what is in the memory nothing is asked again. What was seen is added to it.
 pub(super) fn recall(scope: &Scope, memory: &mut Memory) -> Result<Facts, KernelError> {
-    raise_file_limit();
+    file_limit();
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
     let facts = match look.refresh(memory)? {
@@ -247,7 +247,8 @@ impl<'a> Look<'a> {
         }
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
-        let facts = read_container(&mut socket, origin)?;
+        let links = links(&mut socket)?;
+        let facts = read_container(&mut socket, origin, links)?;
         let mut sysctls = self.sysctls(name)?;
         // Where any link is without IPv6, as all of an engine's container are, others are perhaps born so.
         if facts.links.iter().any(|link| link.ipv6_off) {
@@ -271,12 +272,12 @@ impl<'a> Look<'a> {
         }
         let mut socket = Socket::open(Protocol::Route)?;
         let owner = &self.scope.owner;
-        let ours = owner.marked(&loopback(&mut socket)?.alias) == Some(true)
-            || links(&mut socket)?.iter().any(|link| owner.owns(link));
-        if !ours {
+        let links = links(&mut socket)?;
+        let marked = |link: &LinkFacts| link.index == LOOPBACK && owner.marked(&link.alias) == Some(true);
+        if !links.iter().any(|link| marked(link) || owner.owns(link)) {
             return Ok(Seen::Foreign(Some(identity)));
         }
-        Ok(Seen::Namespace(identity, Arc::new(read_container(&mut socket, origin)?), Vec::new()))
+        Ok(Seen::Namespace(identity, Arc::new(read_container(&mut socket, origin, links)?), Vec::new()))
     }
 
     /// Looks through the namespaces of all processes, once a pair of ours has its other end nowhere in sight: that of a
@@ -472,23 +473,21 @@ fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Resu
     })
 }
 
-fn read_container(socket: &mut Socket, origin: NetnsOrigin) -> Result<NetnsFacts, KernelError> {
-    let links = links(socket)?;
+fn read_container(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
     let mut facts = read(socket, origin, links)?;
     facts.routes = all(socket, &QUESTIONS.routes, decode::route)?;
     facts.routes.retain(sees);
     Ok(facts)
 }
 
-/// Raises the soft limit of open files to the hard one: an apply holds a descriptor for each namespace it plugs into.
-fn raise_file_limit() {
-    static RAISED: Once = Once::new();
-    RAISED.call_once(|| {
-        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-            && soft < hard
-        {
-            // Not being allowed to is no reason to stop: it is enough for most hosts.
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-        }
-    });
+/// How many files may be open, once the soft limit is raised to the hard one: an apply holds a descriptor for each namespace
+/// it plugs into or removes.
+pub(super) fn file_limit() -> RawFd {
+    static LIMIT: OnceLock<RawFd> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+        // Not being allowed to is no reason to stop: it is enough for most hosts.
+        let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+        RawFd::try_from(if raised { hard } else { soft }).unwrap_or(RawFd::MAX)
+    })
 }

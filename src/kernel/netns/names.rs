@@ -73,18 +73,18 @@ pub fn delete(name: &str) -> Result<(), KernelError> {
     netlink::count_writes(1);
     for _ in 0..LAYERS {
         match nix::mount::umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
             // EINVAL: nothing is mounted there.
-            Err(Errno::EINVAL | Errno::ENOENT) => break,
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
             Err(errno) => return Err(KernelError::system(format!("unmount {}", path.display()), errno)),
         }
-    }
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(KernelError::io(format!("remove {}", path.display()), &error))
+        match nix::unistd::unlink(&path) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            // Something is still mounted there.
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(KernelError::system(format!("remove {}", path.display()), errno)),
         }
-        _ => Ok(()),
     }
+    Err(KernelError::system(format!("remove {}", path.display()), Errno::EBUSY))
 }
 
 /// Makes [`DIRECTORY`] a mount point of its own whose mounts reach other mount namespaces, as `ip netns add` does:
