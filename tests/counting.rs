@@ -13,6 +13,8 @@ mod workload;
 mod world;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -118,6 +120,35 @@ fn what_is_said_is_what_changes() {
         let (set_up, of) = (many[0].1, many[0].1.writes - few[0].1.writes);
         // A namespace, its lo, three for the pair's two ends, its going up, two addresses, two routes.
         assert_eq!(of, 20 * 10, "{set_up:?}");
+    });
+}
+
+#[test]
+fn namespaces_are_held_until_the_look_after_their_removal_and_no_longer() {
+    alone(|| {
+        let nsfs = fs::metadata("/proc/thread-self/ns/net").unwrap().dev();
+        let held = || {
+            let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            files.filter(|file| fs::metadata(file.path()).is_ok_and(|file| file.dev() == nsfs)).count()
+        };
+        apply(&workload::topology(5));
+        let (mut kernel, target) = (Linux::default(), Target::Nothing("w", None));
+        let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+        let before = held();
+        assert!(kernel.execute(&prepared.plan.steps, &mut |_| {}).into_iter().all(|result| result.is_ok()));
+        assert_eq!(held(), before + 5);
+        kernel.observe(&target.scope()).unwrap();
+        assert_eq!(held(), before);
+    });
+}
+
+#[test]
+fn a_bridge_that_has_gone_up_snoops() {
+    alone(|| {
+        apply(&workload::topology(2));
+        let bridges = sh("ip -d -o link show type bridge");
+        assert!(bridges.contains(",UP") && bridges.contains("mcast_snooping 1"), "{bridges}");
+        destroy();
     });
 }
 
