@@ -13,7 +13,7 @@ use super::output::{self, Progress};
 use super::{Allowing, Exit, Format, Input, Writing, plan};
 use crate::apply::confirm::memory::{self, Memory};
 use crate::apply::history::{History, Record};
-use crate::apply::rails::{self, Allowance};
+use crate::apply::rails;
 use crate::apply::watch::Content;
 use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, look};
 use crate::diff::render::{self, Summary};
@@ -73,10 +73,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Apply {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let loaded = load(&self.input.paths)?;
-        let (target, writing, allowance) =
-            (Target::Topology(&loaded.topology), self.writing, self.allowing.allowance());
+        let (target, writing, allowing) = (Target::Topology(&loaded.topology), self.writing, self.allowing);
         let format = self.input.output.format;
-        let errand = Errand { command: "apply", target, loaded: &loaded, writing, allowance, format };
+        let errand = Errand { command: "apply", target, loaded: &loaded, writing, allowing, format };
         errand.run(Some(&self))
     }
 
@@ -100,7 +99,7 @@ pub(super) struct Errand<'a> {
     pub(super) target: Target<'a>,
     pub(super) loaded: &'a Loaded,
     pub(super) writing: Writing,
-    pub(super) allowance: Allowance,
+    pub(super) allowing: Allowing,
     pub(super) format: Format,
 }
 
@@ -122,7 +121,8 @@ impl Errand<'_> {
             Format::Json if asks && !nothing => output::complain(&plan::text(&prepared)),
             Format::Json => {}
         }
-        rails::check(&prepared, self.target, &self.allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
+        let allowance = self.allowing.allowance(&prepared);
+        rails::check(&prepared, self.target, &allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
         able(&mut kernel, &prepared).map_err(unplanned)?;
         let json = || serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
         let plan = matches!(self.format, Format::Json).then(json);

@@ -7,7 +7,7 @@ use clap::Args;
 use super::apply::Errand;
 use super::failure::Failure;
 use super::load::{Loaded, load};
-use super::{Cutting, Exit, Format, Output, Writing};
+use super::{Allowing, Cutting, Exit, Format, Output, Writing};
 use crate::apply::Target;
 use crate::model::source::Sources;
 use crate::model::topology::Topology;
@@ -40,8 +40,8 @@ pub(super) struct Destroy {
 impl Destroy {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let format: Format = self.output.format;
-        let (writing, allowance) = (self.writing, self.cutting.allowance());
-        let errand = |target, loaded| Errand { command: "destroy", target, loaded, writing, allowance, format };
+        let (writing, allowing) = (self.writing, Allowing { allow_deletes: None, cutting: self.cutting });
+        let errand = |target, loaded| Errand { command: "destroy", target, loaded, writing, allowing, format };
         if let Some(name) = self.topology {
             let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
             return errand(Target::Nothing(&name, None), &loaded).run(None);

@@ -32,6 +32,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use self::failure::Failure;
+use crate::apply::Prepared;
 use crate::apply::rails::Allowance;
 use crate::kernel::session;
 use crate::model::diagnostic::Diagnostic;
@@ -254,15 +255,12 @@ struct Cutting {
     allow_self_cut: bool,
 }
 
-impl Cutting {
-    fn allowance(self) -> Allowance {
-        Allowance { deletes: None, self_cut: self.allow_self_cut, sessions: session::find() }
-    }
-}
-
 impl Allowing {
-    fn allowance(self) -> Allowance {
-        Allowance { deletes: self.allow_deletes, ..self.cutting.allowance() }
+    /// For a plan. The walk through `/proc` for sessions is spared where nothing could cut one, or all may.
+    fn allowance(self, prepared: &Prepared) -> Allowance {
+        let self_cut = self.cutting.allow_self_cut;
+        let sessions = if self_cut || prepared.diff.is_empty() { Vec::new() } else { session::find() };
+        Allowance { deletes: self.allow_deletes, self_cut, sessions }
     }
 }
 

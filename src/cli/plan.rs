@@ -64,7 +64,7 @@ impl Plan {
             if self.destroy { Target::Nothing(&topology.name, Some(topology)) } else { Target::Topology(topology) };
         let unplanned = |no_plan| Failure::unplanned(no_plan, &loaded.sources);
         let prepared = look(&mut Linux::default(), target).map_err(unplanned)?;
-        let held = rails::check(&prepared, target, &self.allowing.allowance());
+        let held = rails::check(&prepared, target, &self.allowing.allowance(&prepared));
         if let (Err(findings), Form::Json) = (held.clone(), self.format) {
             return Err(unplanned(NoPlan::Refused(findings)));
         }

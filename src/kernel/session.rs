@@ -2,9 +2,15 @@
 //! connections of the processes above this one, as sudo(8) clears the environment.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::libc;
 
 use crate::model::observed::Session;
 
@@ -30,9 +36,9 @@ pub fn find() -> Vec<Session> {
             _ => break,
         }
     }
-    // The kernel walks all of its hash table, half a million chains of connections on a big machine, for each of the two.
+    // The kernel walks all of its hash table, half a million chains of connections on a big machine, for each read(2).
     let tables: &[&str] = if sockets.is_empty() { &[] } else { &TABLES };
-    let held = tables.iter().flat_map(|table| established(&fs::read_to_string(table).unwrap_or_default(), &sockets));
+    let held = tables.iter().flat_map(|table| established(&whole(table), &sockets));
     let all: BTreeSet<Session> = told.into_iter().chain(held).collect();
     all.into_iter().collect()
 }
@@ -53,13 +59,36 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Inodes of the sockets that a process holds.
+/// A table in as few reads as it takes: with no room to begin with, the standard library tries by 32 bytes first.
+fn whole(table: &str) -> String {
+    let mut text = String::with_capacity(16 << 10);
+    // What cannot be read holds nothing.
+    let _ = fs::File::open(table).and_then(|mut file| file.read_to_string(&mut text));
+    text
+}
+
+/// Inodes of the sockets of TCP that a process holds.
 fn sockets_of(pid: u32) -> Vec<u64> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let sockets = entries.filter(|entry| {
         fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+            && may_be_tcp(&entry.path())
     });
     sockets.filter_map(|entry| Some(fs::metadata(entry.path()).ok()?.ino())).collect()
+}
+
+/// Whether a socket may be one of TCP: the kernel names its protocol in an attribute (`sockfs_xattr_get`), as to lsof(8).
+/// Otherwise the log's socket of every service, and netrec's own, would have the tables read.
+fn may_be_tcp(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return true };
+    let mut name = [0_u8; 32];
+    #[expect(unsafe_code, reason = "getxattr(2), which nix does not have")]
+    // SAFETY: both strings end with NUL, and the length is that of the buffer.
+    let length = unsafe {
+        libc::getxattr(path.as_ptr(), c"system.sockprotoname".as_ptr(), name.as_mut_ptr().cast(), name.len())
+    };
+    // A kernel that does not say: who knows.
+    usize::try_from(length).is_err() || name.starts_with(b"TCP") || name.starts_with(b"MPTCP")
 }
 
 /// The established connections of those sockets in the text of `/proc/net/tcp` or `tcp6` (`proc_pid_net`(5)).
@@ -91,7 +120,8 @@ fn end(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, RawFd};
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -103,6 +133,15 @@ mod tests {
         for wrong in ["", "192.0.2.9", "192.0.2.9 x 198.51.100.1 22", "192.0.2.9 1 198.51.100.1"] {
             assert_eq!(told(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn only_sockets_of_tcp_count() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (unix, _other) = UnixStream::pair().unwrap();
+        let may_be = |fd: RawFd| may_be_tcp(Path::new(&format!("/proc/self/fd/{fd}")));
+        assert!(may_be(tcp.as_raw_fd()) && !may_be(unix.as_raw_fd()));
+        assert!(may_be(-1), "what cannot be asked is looked up");
     }
 
     #[test]
