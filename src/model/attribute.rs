@@ -75,20 +75,31 @@ pub(super) fn encode(attributes: &[Attr]) -> Vec<u8> {
 
 /// Writes one attribute straight to the wire: for elements, of which there are many.
 pub(super) fn put(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
-    put_nest(out, kind, |out| out.extend(content));
-    let start = out.len() - HEADER - content.len().next_multiple_of(4);
-    out[start + 2..start + HEADER].copy_from_slice(&kind.to_ne_bytes());
+    let length = HEADER + content.len();
+    out.reserve(length.next_multiple_of(4));
+    out.extend_from_slice(&header(length, kind));
+    out.extend_from_slice(content);
+    pad(out);
 }
 
 /// Writes a nest straight to the wire.
 pub(super) fn put_nest(out: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    out.extend([0, 0]);
-    out.extend((kind | NESTED).to_ne_bytes());
+    out.extend_from_slice(&[0; HEADER]);
     content(out);
-    let length = (out.len() - start) as u16;
-    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-    out.resize(out.len().next_multiple_of(4), 0);
+    let header = header(out.len() - start, kind | NESTED);
+    out[start..start + HEADER].copy_from_slice(&header);
+    pad(out);
+}
+
+fn header(length: usize, kind: u16) -> [u8; HEADER] {
+    let ([a, b], [c, d]) = ((length as u16).to_ne_bytes(), kind.to_ne_bytes());
+    [a, b, c, d]
+}
+
+fn pad(out: &mut Vec<u8>) {
+    let padding = out.len().next_multiple_of(4) - out.len();
+    out.extend_from_slice(&[0; 3][..padding]);
 }
 
 /// The attributes of a dump: kind (without the flags for nesting and byte order) and content. What cannot be an attribute
@@ -121,19 +132,28 @@ pub fn text(bytes: &[u8], kind: u16) -> &str {
     std::str::from_utf8(&content[..end]).unwrap_or_default()
 }
 
+/// Whether a string attribute is that text.
+pub(super) fn is_text(bytes: &[u8], kind: u16, text: &str) -> bool {
+    get(bytes, kind).is_some_and(|content| content.strip_suffix(&[0]).unwrap_or(content) == text.as_bytes())
+}
+
 /// Whether a dump says what was sent: every attribute sent is there with the same content, and no other. Zero is how
 /// defaults are written, and the kernel adds some and leaves others out; the `ignored` kinds (handles, use counters) are
 /// its own.
 pub(super) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
-    let all_there = sent.iter().all(|attr| match (get(dumped, attr.kind), &attr.value) {
-        (Some(content), value) => same(value, content),
-        (None, Value::Bytes(bytes)) => bytes.iter().all(|byte| *byte == 0),
-        (None, _) => false,
+    let dumped: SmallVec<[(u16, &[u8]); 16]> = walk(dumped).collect();
+    let all_there = sent.iter().all(|attr| {
+        let found = dumped.iter().find(|(kind, _)| *kind == attr.kind);
+        match (found, &attr.value) {
+            (Some((_, content)), value) => same(value, content),
+            (None, Value::Bytes(bytes)) => bytes.iter().all(|byte| *byte == 0),
+            (None, _) => false,
+        }
     });
     all_there
-        && walk(dumped).all(|(kind, content)| {
-            ignored.contains(&kind)
-                || sent.iter().any(|attr| attr.kind == kind)
+        && dumped.iter().all(|(kind, content)| {
+            ignored.contains(kind)
+                || sent.iter().any(|attr| attr.kind == *kind)
                 || content.iter().all(|byte| *byte == 0)
         })
 }
@@ -171,6 +191,8 @@ mod tests {
         assert!(!agrees(&sample(8), &dump, &[]));
         assert!(agrees(&sample(8), &dump, &[3]));
         assert_eq!(text(&dump, 1), "table");
+        assert!(is_text(&dump, 1, "table"));
+        assert!(!is_text(&dump, 1, "tabl") && !is_text(&dump, 1, "table2") && !is_text(&dump, 2, ""));
     }
 
     #[test]

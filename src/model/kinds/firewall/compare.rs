@@ -59,7 +59,7 @@ fn objects<'a>(skeleton: &'a Skeleton, name: impl Fn(&'a NfListObject<'static>) 
 /// The name of the first object that the kernel has not, has differently, or has beside ours.
 fn named(ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16])) -> Option<String> {
     for (own, sent) in ours {
-        let found = dumped.iter().find(|it| attribute::text(it, name) == *own);
+        let found = dumped.iter().find(|it| attribute::is_text(it, name, own));
         if !found.is_some_and(|it| attribute::agrees(sent, it, ignored)) {
             return Some((*own).to_owned());
         }
@@ -69,7 +69,7 @@ fn named(ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16]))
 }
 
 fn same_rules(skeleton: &Skeleton, chain: &str, table: &TableFacts) -> bool {
-    let mut dumped = table.rules.iter().filter(|rule| attribute::text(rule, RULE_CHAIN) == chain);
+    let mut dumped = table.rules.iter().filter(|rule| attribute::is_text(rule, RULE_CHAIN, chain));
     let mut ours = skeleton.compiled().filter(|(it, _)| matches!(it, NfListObject::Rule(rule) if rule.chain == chain));
     ours.all(|(_, sent)| dumped.next().is_some_and(|it| attribute::agrees(sent, it, OF_RULE)))
         && dumped.next().is_none()

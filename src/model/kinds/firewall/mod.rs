@@ -76,7 +76,7 @@ impl Firewall {
     /// The ports that the table of any topology publishes, as far as it can be read.
     pub fn published(table: &TableFacts) -> Vec<Mapping> {
         let in_set = |set: String| {
-            let lists = table.elements.iter().filter(|list| attribute::text(list, 2) == set);
+            let lists = table.elements.iter().filter(|list| attribute::is_text(list, 2, &set));
             wire::decode(&set, lists.map(Vec::as_slice)).unwrap_or_default()
         };
         let mapping = |element| if let Element::Publish(mapping) = element { Some(mapping) } else { None };
@@ -101,7 +101,7 @@ impl Firewall {
                 altered.get_or_insert(difference);
             }
             for set in compare::sets(skeleton) {
-                let lists = table.elements.iter().filter(|list| attribute::text(list, 2) == set);
+                let lists = table.elements.iter().filter(|list| attribute::is_text(list, 2, set));
                 match wire::decode(set, lists.map(Vec::as_slice)) {
                     Some(elements) => found.extend(elements),
                     None => drop(altered.get_or_insert_with(|| format!("elements of {set}"))),
