@@ -69,10 +69,7 @@ pub fn find(netns: &NetnsRef) -> Result<Found, KernelError> {
 
 /// The namespace of the calling thread.
 pub fn own() -> Result<OwnedFd, KernelError> {
-    match by_path(Path::new(OWN))? {
-        Found::Bound(fd) => Ok(fd),
-        Found::Unbound(_) | Found::Absent(_) => Err(KernelError::system(OWN, Errno::ENOENT)),
-    }
+    File::open(OWN).map(Into::into).map_err(|error| KernelError::io(OWN, &error))
 }
 
 /// The identity of an open namespace.

@@ -63,7 +63,10 @@ impl Answer {
     /// Where the next datagram goes.
     pub(super) fn room(&mut self) -> &mut [u8] {
         let end = self.filled + DATAGRAM_BYTES;
-        if self.bytes.len() < end {
+        if self.bytes.is_empty() {
+            // Zeros as the kernel maps them: what no answer reaches is never touched.
+            self.bytes = vec![0; end];
+        } else if self.bytes.len() < end {
             self.bytes.resize(end.max(2 * self.filled), 0);
         }
         &mut self.bytes[self.filled..end]
