@@ -72,7 +72,7 @@ pub(super) struct Watch {
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     poll_every: Duration,
     /// Read the files when nothing has happened to them for so long, or when something did for ten times as long. A single
-    /// file that another is renamed into the place of is read after an eighth of that.
+    /// file that another is renamed into the place of is read at once.
     #[arg(long, default_value = "200ms", value_name = "TIME", value_parser = duration)]
     debounce: Duration,
     /// Answer GET /metrics (Prometheus) and /healthz there: a loopback ADDRESS:PORT, or unix:PATH.

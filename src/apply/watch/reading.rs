@@ -6,16 +6,13 @@
 //! because somebody writes all the time, the file is read after some times of quiet nevertheless.
 //!
 //! Who puts a whole file in the place of another does so in order that nobody reads a part of it: that is read and believed
-//! after a small part of the time of quiet, unless something else happens meanwhile, as in a script that edits and then
-//! appends, or has happened within a time of quiet before.
+//! at once, unless something has happened within a time of quiet before. What happens after it, as in a script that edits
+//! and then appends, is another content, and starts a time of quiet.
 
 use std::time::Duration;
 
 use super::Clock;
 use crate::model::source::Source;
-
-/// Into how many parts a time of quiet is divided, of which one is waited for after a file that came whole.
-const WHOLE: u32 = 8;
 
 /// Times of quiet that events may put a reading off, from the first one on.
 const STORM: u32 = 10;
@@ -88,7 +85,7 @@ impl Reading {
         let rested = self.stirred.is_none_or(|last| last + self.patience.quiet <= now);
         self.disturbed(now);
         if rested {
-            (self.whole, self.next) = (true, now + self.patience.quiet / WHOLE);
+            (self.whole, self.next) = (true, now);
         }
     }
 
@@ -176,11 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_comes_whole_is_read_soon_and_believed_at_once() {
+    fn a_file_that_comes_whole_is_read_and_believed_at_once() {
         let mut reading = reading();
         reading.replaced(millis(1_000));
-        assert_eq!(reading.next(), millis(1_025));
-        assert_eq!(reading.read((2, true), millis(1_025)), Finding::New);
+        assert_eq!((reading.next(), reading.read((2, true), millis(1_000))), (millis(1_000), Finding::New));
         reading.disturbed(millis(2_000));
         assert_eq!(reading.next(), millis(2_200), "what comes in pieces is waited for");
         assert_eq!(reading.read((3, true), millis(2_200)), Finding::Unsettled);
@@ -190,25 +186,35 @@ mod tests {
     fn it_is_not_believed_when_something_else_happens_to_it_as_well() {
         let mut reading = reading();
         reading.replaced(millis(1_000));
-        reading.disturbed(millis(1_001));
-        assert_eq!((reading.next(), reading.read((2, true), millis(1_201))), (millis(1_201), Finding::Unsettled));
-        assert_eq!(reading.read((2, true), millis(1_301)), Finding::New);
+        reading.disturbed(millis(1_000));
+        assert_eq!((reading.next(), reading.read((2, true), millis(1_200))), (millis(1_200), Finding::Unsettled));
+        assert_eq!(reading.read((2, true), millis(1_300)), Finding::New);
         reading.replaced(millis(1_600));
-        assert_eq!(reading.read((0, false), millis(1_625)), Finding::Unsettled, "it is gone again");
+        assert_eq!(reading.read((0, false), millis(1_600)), Finding::Unsettled, "it is gone again");
         reading.disturbed(millis(2_000));
         reading.replaced(millis(2_001));
         assert_eq!((reading.next(), reading.read((3, true), millis(2_201))), (millis(2_201), Finding::Unsettled));
     }
 
     #[test]
-    fn of_many_that_come_one_after_the_other_none_is_believed_at_once() {
+    fn what_comes_after_it_is_another_content() {
+        let mut reading = reading();
+        reading.replaced(millis(1_000));
+        assert_eq!(reading.read((2, true), millis(1_000)), Finding::New);
+        reading.replaced(millis(1_001));
+        assert_eq!((reading.next(), reading.read((3, true), millis(1_201))), (millis(1_201), Finding::Unsettled));
+        assert_eq!(reading.read((3, true), millis(1_301)), Finding::New);
+    }
+
+    #[test]
+    fn of_many_that_come_one_after_the_other_only_the_first_is_believed_at_once() {
         let (mut reading, mut believed) = (reading(), Vec::new());
         for ms in (1_000..11_000).step_by(10) {
+            reading.replaced(millis(ms));
             if reading.next() <= millis(ms) && reading.read((ms, true), millis(ms)) == Finding::New {
                 believed.push(ms);
             }
-            reading.replaced(millis(ms));
         }
-        assert!(believed.is_empty(), "{believed:?}");
+        assert_eq!(believed, [1_000]);
     }
 }
