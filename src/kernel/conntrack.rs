@@ -37,14 +37,22 @@ const DST_NAT: u32 = 1 << 5;
 /// Messages in one send.
 const BATCH: usize = 256;
 
-/// Forgets the stale ones among the flows of the calling thread's namespace, and says how many there were.
+/// Forgets the stale ones among the flows of the calling thread's namespace, and says how many there were. It leaves its
+/// socket: closed right after a transaction that deleted an element it would wait for a grace period.
 ///
 /// # Errors
 ///
-/// When the flows could not be read, or one of them not be removed; one that has gone meanwhile is no error.
-pub fn forget(flows: &Flows) -> Result<usize, KernelError> {
-    let mut socket = Socket::open(Family::Netfilter)?;
-    if number(&mut socket)? == Some(0) {
+/// When the flows could not be read, or one of them not be removed; one that has gone meanwhile is no error. Then there is
+/// no socket any more.
+pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelError> {
+    let mut socket = kept.take().map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
+    let forgotten = forget_stale(&mut socket, flows)?;
+    *kept = Some(socket);
+    Ok(forgotten)
+}
+
+fn forget_stale(socket: &mut Socket, flows: &Flows) -> Result<usize, KernelError> {
+    if number(socket)? == Some(0) {
         return Ok(0);
     }
     let flows = flows.on(&addresses()?);

@@ -41,8 +41,16 @@ pub struct Linux {
     seen: Option<Facts>,
     /// Those of the look that news are told against.
     settled: Option<Facts>,
-    /// Left open: closed right after a transaction it would wait for a grace period.
+    kept: Kept,
+}
+
+/// What outlives the steps it was needed for.
+#[derive(Default, Debug)]
+struct Kept {
+    /// Sockets of nfnetlink: closed right after a transaction each would wait for a grace period.
     nft: Option<Nft>,
+    /// Likewise.
+    conntrack: Option<Socket>,
     /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
     /// is over, both of which would wait for it again and again.
     leaving: Vec<OwnedFd>,
@@ -100,9 +108,8 @@ impl Kernel for Linux {
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
         let containers = &self.containers;
         self.memory.written(steps, |netns| reference(containers, netns));
-        let (nft, leaving) = (self.nft.take(), std::mem::take(&mut self.leaving));
-        let (results, rest) = (vec![Ok(()); steps.len()], BTreeMap::new());
-        let mut run = Run { linux: self, nft, leaving, steps, results, rest };
+        let (kept, results) = (std::mem::take(&mut self.kept), vec![Ok(()); steps.len()]);
+        let mut run = Run { linux: self, kept, steps, results, rest: BTreeMap::new() };
         let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
         for stage in 0..stages {
             run.stage(stage);
@@ -110,8 +117,8 @@ impl Kernel for Linux {
             progress(steps.iter().filter(ended).count());
         }
         run.last();
-        let Run { results, nft, leaving, .. } = run;
-        (self.nft, self.leaving) = (nft, leaving);
+        let Run { results, kept, .. } = run;
+        self.kept = kept;
         tracing::debug!("written");
         results
     }
@@ -131,16 +138,16 @@ impl Linux {
 
     /// What is there but for listeners and files of rules, asked for where it may be otherwise than it was seen.
     fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
-        let _leaving = std::mem::take(&mut self.leaving);
+        let _leaving = std::mem::take(&mut self.kept.leaving);
         let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
         // Until the look is complete nothing is known.
         let mut memory = std::mem::take(&mut self.memory);
         memory.turn_to(scope, &disturbed);
         let mut facts = read::recall(scope, &mut memory)?;
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
-        let mut nft = self.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
+        let mut nft = self.kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
         let netfilter = Netfilter::look(&mut nft, last, &scope.owner)?;
-        self.nft = Some(nft);
+        self.kept.nft = Some(nft);
         netfilter.tell(&mut facts);
         self.netfilter = Some(netfilter);
         if self.disturbed.is_some() {
@@ -176,8 +183,7 @@ fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
 /// One execution.
 struct Run<'a> {
     linux: &'a Linux,
-    nft: Option<Nft>,
-    leaving: Vec<OwnedFd>,
+    kept: Kept,
     steps: &'a [Step],
     results: Vec<Result<(), KernelError>>,
     /// Messages of steps whose later parts wait for their stage, or for the end.
@@ -362,7 +368,7 @@ impl Run<'_> {
         let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
         let removed = netns::visit(&removals, NonZeroUsize::MIN, |visitor, (_, name)| remove(visitor, name, owner));
         for ((at, _), result) in removals.into_iter().zip(removed) {
-            self.results[at] = result.map(|netns| self.leaving.extend(netns));
+            self.results[at] = result.map(|netns| self.kept.leaving.extend(netns));
         }
         for (at, result) in made.into_iter().zip(netns::create(&creations)) {
             self.results[at] = result;
@@ -390,7 +396,7 @@ impl Run<'_> {
                         other => other,
                     }
                 }
-                Body::Forget(flows) => conntrack::forget(&flows).map(drop),
+                Body::Forget(flows) => conntrack::forget(&mut self.kept.conntrack, &flows).map(drop),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
         }
@@ -399,13 +405,13 @@ impl Run<'_> {
     /// A transaction of the generation that was looked at, or of a later one in which our tables are still as they were:
     /// others may be busy with theirs.
     fn commit(&mut self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
-        let mut nft = self.nft.take().map_or_else(Nft::open, Ok)?;
+        let mut nft = self.kept.nft.take().map_or_else(Nft::open, Ok)?;
         for _ in 0..COMMITS {
             match nft.commit(messages, *generation) {
                 Err(NftError::Stale) => {}
                 committed => {
                     *generation = generation.filter(|_| committed.is_ok()).map(nft::next);
-                    self.nft = committed.is_ok().then_some(nft);
+                    self.kept.nft = committed.is_ok().then_some(nft);
                     return committed.map_err(Into::into);
                 }
             }

@@ -62,7 +62,7 @@ pub(crate) fn take(op: &Op<&Firewall>, mut generation: Option<u32>) -> Result<()
                 Nft::open()?.commit(&batch, generation)?;
                 generation = generation.map(nft::next);
             }
-            Body::Forget(flows) => drop(conntrack::forget(&flows).expect("flows can be forgotten")),
+            Body::Forget(flows) => drop(conntrack::forget(&mut None, &flows).expect("flows can be forgotten")),
             other => panic!("not for netfilter: {other:?}"),
         }
     }
