@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::nft::{Nft, NftError};
 use super::{KernelError, feature, neighbours};
-use crate::model::wire::{ChainFacts, DockerFacts, Facts, Owner, TableFacts};
+use crate::model::wire::{ChainFacts, DockerFacts, Facts, Owner, TableFacts, Tables};
 
 /// What nftables holds, as of a generation.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Netfilter {
 /// What netrec writes of it.
 #[derive(PartialEq, Debug)]
 pub(super) struct Ours {
-    tables: Arc<Vec<TableFacts>>,
+    tables: Tables,
     user_rules: bool,
     docker: Vec<DockerFacts>,
 }

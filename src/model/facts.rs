@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
+use super::kinds::firewall::Firewall;
 use super::resource::{HOST, Text};
 use super::values::{Mac, Ports, Protocol};
 use super::wire::NetnsRef;
@@ -20,7 +21,7 @@ pub struct Facts {
     /// Values of the settings of the scope that exist.
     pub sysctls: BTreeMap<(Text, Text), Text>,
     /// Our tables as they are in the kernel.
-    pub tables: Arc<Vec<TableFacts>>,
+    pub tables: Tables,
     /// Whether the table for rules of users is there.
     pub user_rules: bool,
     /// Base chains of other tables that could drop what we accept.
@@ -218,6 +219,32 @@ pub struct TableFacts {
     /// Attributes of the element lists (`NFT_MSG_NEWSETELEM`), several per set for large ones.
     pub elements: Vec<Vec<u8>>,
 }
+
+/// Our tables, shared by all that were told of them, and what they come to, which is read from thousands of elements once.
+#[derive(Clone, Default, Debug)]
+pub struct Tables(Arc<(Vec<TableFacts>, OnceLock<Option<Firewall>>)>);
+
+impl Tables {
+    /// What they come to, by `read` if nobody has read it before.
+    pub fn firewall(&self, read: impl FnOnce(&[TableFacts]) -> Option<Firewall>) -> Option<&Firewall> {
+        let (tables, firewall) = &*self.0;
+        firewall.get_or_init(|| read(tables)).as_ref()
+    }
+}
+
+impl From<Vec<TableFacts>> for Tables {
+    fn from(tables: Vec<TableFacts>) -> Self {
+        Self(Arc::new((tables, OnceLock::new())))
+    }
+}
+
+impl PartialEq for Tables {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.0 == other.0.0
+    }
+}
+
+impl Eq for Tables {}
 
 /// Docker's chain for rules of users, in one family.
 #[derive(Clone, PartialEq, Eq, Debug)]

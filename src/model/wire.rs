@@ -9,7 +9,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 pub use super::facts::{
     Absent, AddressFacts, ChainFacts, DockerFacts, Does, Facts, FlowFacts, ForeignRule, LinkFacts, LinkMatch,
-    ListenerFacts, NetnsFacts, NetnsOrigin, RouteFacts, RuleFacts, RulesetFacts, TableFacts,
+    ListenerFacts, NetnsFacts, NetnsOrigin, RouteFacts, RuleFacts, RulesetFacts, TableFacts, Tables,
 };
 use super::hash;
 use super::kinds::firewall::Flows;

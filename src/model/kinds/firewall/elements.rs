@@ -1,6 +1,7 @@
 //! What the sets and maps of the skeleton hold: all that differs from one topology to the next. Small typed values,
 //! kept sorted; text is made only when somebody reads it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -201,8 +202,12 @@ impl Elements {
     pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Element> {
         let mut others = other.0.iter().peekable();
         self.0.iter().filter(move |element| {
-            while others.next_if(|other| other < element).is_some() {}
-            others.peek() != Some(element)
+            loop {
+                match others.peek().map(|other| (*other).cmp(element)) {
+                    Some(Ordering::Less) => drop(others.next()),
+                    order => return order != Some(Ordering::Equal),
+                }
+            }
         })
     }
 

@@ -114,9 +114,9 @@ fn mapping(element: &Element) -> Option<&Mapping> {
     }
 }
 
-/// Whether less passes by one set of elements than by another: something that lets pass is gone, or something that stops
-/// is new. What conntrack never sees, the frames within a bridge, does not count.
-fn tighter(from: &Elements, to: &Elements) -> bool {
+/// Whether less passes than before: something that lets pass is gone, or something that stops is new. What conntrack never
+/// sees, the frames within a bridge, does not count.
+fn tighter(gone: &[&Element], new: &[&Element], to: &Elements) -> bool {
     let lets_pass = |element: &Element| match element {
         Element::Link(role, _) => matches!(role, Role::Open | Role::HostAccess | Role::Icc),
         Element::Policy(verdict, _) => *verdict == Verdict::Allow,
@@ -130,7 +130,7 @@ fn tighter(from: &Elements, to: &Elements) -> bool {
         Element::Limited(_) => true,
         _ => false,
     };
-    from.without(to).any(lets_pass) || to.without(from).any(stops)
+    gone.iter().any(|element| lets_pass(element)) || new.iter().any(|element| stops(element))
 }
 
 /// What is to be noted for a change of elements, sorted: the notes that are there, those of each mapping that goes or
@@ -140,13 +140,14 @@ pub(super) fn stale(from: Option<&Firewall>, to: &Elements) -> Vec<Stale> {
     let nothing = Elements::default();
     let intact = from.is_some_and(|from| from.rules == Rules::Intact);
     let from = from.map_or(&nothing, |from| &from.elements);
-    let removed = from.without(to).filter_map(mapping).map(Sent::removed).map(Stale::Sent);
+    let (gone, new): (Vec<_>, Vec<_>) = (from.without(to).collect(), to.without(from).collect());
+    let removed = gone.iter().copied().filter_map(mapping).map(Sent::removed).map(Stale::Sent);
     let mut notes: Vec<Stale> = from.notes().copied().chain(removed).collect();
-    let mut added: Vec<Sent> = to.without(from).filter_map(mapping).map(Sent::added).collect();
+    let mut added: Vec<Sent> = new.iter().copied().filter_map(mapping).map(Sent::added).collect();
     added.sort_unstable();
     added.dedup_by(|next, last| last.joins(next));
     notes.extend(added.into_iter().map(Stale::Sent));
-    if !intact || tighter(from, to) {
+    if !intact || tighter(&gone, &new, to) {
         let ours =
             |element: &Element| if let Element::Subnet(net) = element { Some(net.addr().is_ipv6()) } else { None };
         notes.extend(to.iter().filter_map(ours).map(|ipv6| Stale::Begun { ipv6 }));

@@ -288,7 +288,10 @@ impl Wire for Firewall {
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
         let name = Self::table_name(&owner.topology);
-        let ours: Vec<&TableFacts> = facts.tables.iter().filter(|table| table.name == name).collect();
-        if ours.is_empty() { Vec::new() } else { vec![Self::observed(name, &ours)] }
+        let read = |tables: &[TableFacts]| {
+            let ours: Vec<&TableFacts> = tables.iter().filter(|table| table.name == name).collect();
+            (!ours.is_empty()).then(|| Self::observed(name, &ours))
+        };
+        facts.tables.firewall(read).cloned().into_iter().collect()
     }
 }
