@@ -51,7 +51,10 @@ static void path_of(char *to, size_t size, int i) { snprintf(to, size, "/run/net
 
 // ---- messages ----
 
-static __thread char out[2 << 20], in[256 << 10];
+// Of the first thread and of each reader; not thread-local themselves, which is cleared at the start of each thread.
+enum { OUT = 2 << 20, IN = 256 << 10 };
+static char outs[1 + READERS][OUT], ins[1 + READERS][IN];
+static __thread char *out = outs[0], *in = ins[0];
 static __thread size_t filled, current;
 static __thread unsigned count;
 
@@ -99,7 +102,7 @@ static void say(int s) {
 // Reads until the message of that number is acknowledged; any error ends the program.
 static void acknowledged(int s, unsigned number) {
   for (;;) {
-    int length = recv(s, in, sizeof in, 0);
+    int length = recv(s, in, IN, 0);
     if (length < 0) die("receive");
     for (struct nlmsghdr *it = (void *)in; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length)) {
       if (it->nlmsg_type != NLMSG_ERROR) continue;
@@ -363,7 +366,7 @@ static void dump(int s, int type, const void *header, size_t length, int filter,
   if (filter) u32(filter, by);
   say(s);
   for (;;) {
-    int length = recv(s, in, sizeof in, 0);
+    int length = recv(s, in, IN, 0);
     if (length < 0) die("receive");
     for (struct nlmsghdr *it = (void *)in; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length)) {
       if (it->nlmsg_type == NLMSG_DONE) return;
@@ -384,9 +387,10 @@ static void read_netns(int s) {
   route.rtm_family = AF_INET6;
   dump(s, RTM_GETROUTE, &route, sizeof route, RTA_TABLE, RT_TABLE_MAIN);
 }
-struct part { pthread_t thread; int from, to; };
+struct part { pthread_t thread; int at, from, to; };
 static void *read_part(void *of) {
   struct part *part = of;
+  out = outs[part->at], in = ins[part->at];
   for (int i = part->from; i < part->to; i++) {
     char path[64];
     path_of(path, sizeof path, i);
@@ -404,7 +408,7 @@ static void again(int containers) {
   if (threads > READERS) threads = READERS;
   read_netns(s);
   for (int t = 0; t < threads; t++) {
-    parts[t].from = containers * t / threads, parts[t].to = containers * (t + 1) / threads;
+    parts[t].at = 1 + t, parts[t].from = containers * t / threads, parts[t].to = containers * (t + 1) / threads;
     if (pthread_create(&parts[t].thread, 0, read_part, &parts[t])) die("thread");
   }
   for (int t = 0; t < threads; t++) pthread_join(parts[t].thread, 0);
@@ -414,7 +418,7 @@ static void again(int containers) {
   text(NFTA_SET_ELEM_LIST_TABLE, "w"), text(NFTA_SET_ELEM_LIST_SET, "publish");
   say(s);
   for (int done = 0; !done;) {
-    int length = recv(s, in, sizeof in, 0);
+    int length = recv(s, in, IN, 0);
     if (length < 0) die("receive");
     for (struct nlmsghdr *it = (void *)in; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length))
       done |= it->nlmsg_type == NLMSG_DONE || it->nlmsg_type == NLMSG_ERROR;
@@ -455,7 +459,7 @@ static void read_flows(void) {
   begin(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, NLM_F_DUMP, &any, sizeof any);
   say(s);
   for (;;) {
-    int length = recv(s, in, sizeof in, 0);
+    int length = recv(s, in, IN, 0);
     if (length < 0) die("flows");
     for (struct nlmsghdr *it = (void *)in; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length)) {
       if (it->nlmsg_type == NLMSG_DONE || it->nlmsg_type == NLMSG_ERROR) {
