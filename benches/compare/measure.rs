@@ -49,6 +49,9 @@ pub(super) struct Figures {
     pub(super) wall: f64,
     /// User and system time of all processes, in milliseconds.
     pub(super) cpu: f64,
+    /// User time of them alone, in milliseconds; none in results of before it was kept.
+    #[serde(default)]
+    pub(super) user: Option<f64>,
     /// Of the largest process so far, in MiB.
     pub(super) peak: f64,
     /// Packets delivered to the host's links from the beginning until they came to rest.
@@ -74,19 +77,20 @@ pub(super) fn inside(tool: Tool, size: usize) -> Run {
 
 /// Runs a command; where a number of links is given, until no more are left.
 fn timed(mut command: Command, left: Option<usize>) -> Figures {
-    let used = || {
+    let total = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("our own children");
-        let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-        (micros as f64 / 1e3, usage.max_rss() as f64 / 1024.0)
+        let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds() as f64 / 1e3);
+        (user + system, user, usage.max_rss() as f64 / 1024.0)
     };
-    let ((before, _), start) = (used(), Instant::now());
+    let ((cpu, user, _), start) = (total(), Instant::now());
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("the tool starts");
     assert!(status.success(), "{command:?} ended with {status}");
     while left.is_some_and(|left| links() > left) {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let (wall, (after, peak)) = (start.elapsed(), used());
-    Figures { wall: wall.as_secs_f64() * 1e3, cpu: after - before, peak, packets: 0.0 }
+    let (wall, after) = (start.elapsed(), total());
+    let (cpu, user, peak) = (after.0 - cpu, Some(after.1 - user), after.2);
+    Figures { wall: wall.as_secs_f64() * 1e3, cpu, user, peak, packets: 0.0 }
 }
 
 /// Waits until no packets go out of the host's links any more, those of a set-up take seconds; how many there were.

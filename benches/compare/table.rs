@@ -92,6 +92,17 @@ impl Results {
             let cpu = self.median(subject, Phase::Up, |figures| figures.cpu)?;
             Some(with_ratio(milliseconds(cpu), self.ratio(subject, Phase::Up, |figures| figures.cpu)))
         });
+        text += &self.table(
+            "Of that, the time outside of the kernel (the mean: the kernel tells it by ticks)",
+            |subject| {
+                if subject.tool.is_daemon() {
+                    return None;
+                }
+                let runs = self.runs.get(subject)?.values().filter_map(|run| run.get(&Phase::Up)?.user);
+                let times: Vec<f64> = runs.collect();
+                (!times.is_empty()).then(|| milliseconds(times.iter().sum::<f64>() / times.len() as f64))
+            },
+        );
         text += &self.table("Largest process of the set-up", |subject| {
             if subject.tool.is_daemon() {
                 return None;
