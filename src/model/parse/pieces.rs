@@ -89,12 +89,14 @@ struct Piece<'a> {
     table: Option<(&'a str, &'a str)>,
 }
 
-/// Cuts where a line is the header of a named table, and where it is another one after the end of such a table.
+/// Cuts where a line is the header of a named table, and where it is another one after the end of such a table. Headers may
+/// be indented: what begins with that of a table is that table and nothing else, or whoever takes it for known loses the
+/// rest.
 fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = vec![Piece { start: 0, text: "", table: None }];
-    let headers = text.match_indices("\n[").map(|(at, _)| at + 1);
-    for at in text.starts_with('[').then_some(0).into_iter().chain(headers) {
-        let header = &text[at + 1..];
+    let lines = text.match_indices('\n').map(|(at, _)| at + 1);
+    for at in std::iter::once(0).chain(lines) {
+        let Some(header) = text[at..].trim_start_matches([' ', '\t']).strip_prefix('[') else { continue };
         let table = table(header);
         let last = pieces.last().expect("there is one").table;
         let is_part = |(section, name): (&str, &str)| {
@@ -255,6 +257,15 @@ to = "networks.back"
                 prop_assert_eq!(again.map(said), parse(&after).map(said));
             }
         }
+    }
+
+    #[test]
+    fn a_header_that_is_indented_begins_a_piece_as_well() {
+        let text = "[networks.front]\ndriver = \"none\"\n  [networks.back]\n  driver = \"none\"\n";
+        let sources = [Source::new("shop.toml", text)];
+        let was = parse(&sources).expect("right");
+        let is = parse_again(&sources, Some((&was, &sources))).expect("right");
+        assert_eq!(is.networks.keys().collect::<Vec<_>>(), ["back", "front"]);
     }
 
     #[test]
