@@ -220,15 +220,16 @@ pub struct TableFacts {
     pub elements: Vec<Vec<u8>>,
 }
 
-/// Our tables, shared by all that were told of them, and what they come to, which is read from thousands of elements once.
+/// The tables of one topology, shared by all that were told of them, and what they come to, which is read from thousands of
+/// elements once.
 #[derive(Clone, Default, Debug)]
 pub struct Tables(Arc<(Vec<TableFacts>, OnceLock<Option<Firewall>>)>);
 
 impl Tables {
-    /// What they come to, by `read` if nobody has read it before.
-    pub fn firewall(&self, read: impl FnOnce(&[TableFacts]) -> Option<Firewall>) -> Option<&Firewall> {
+    /// What they come to, whoever asks.
+    pub fn firewall(&self) -> Option<&Firewall> {
         let (tables, firewall) = &*self.0;
-        firewall.get_or_init(|| read(tables)).as_ref()
+        firewall.get_or_init(|| Firewall::observed(tables)).as_ref()
     }
 }
 

@@ -88,7 +88,9 @@ impl Firewall {
         text::tables(&self.table, &self.elements)
     }
 
-    fn observed(name: String, tables: &[&TableFacts]) -> Self {
+    /// What the tables of a topology come to, if it has any.
+    pub(in crate::model) fn observed(tables: &[TableFacts]) -> Option<Self> {
+        let name = tables.first()?.name.clone();
         let (mut altered, mut found) = (None, Vec::new());
         for skeleton in Skeleton::of(&name).iter() {
             let family = compile::family(skeleton.family);
@@ -109,7 +111,7 @@ impl Firewall {
             }
         }
         let rules = altered.map_or(Rules::Intact, Rules::Altered);
-        Self { table: name.into(), rules, elements: found.into_iter().collect() }
+        Some(Self { table: name.into(), rules, elements: found.into_iter().collect() })
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
@@ -287,11 +289,20 @@ impl Wire for Firewall {
     }
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
-        let name = Self::table_name(&owner.topology);
-        let read = |tables: &[TableFacts]| {
-            let ours: Vec<&TableFacts> = tables.iter().filter(|table| table.name == name).collect();
-            (!ours.is_empty()).then(|| Self::observed(name, &ours))
-        };
-        facts.tables.firewall(read).cloned().into_iter().collect()
+        let ours = |it: &&Self| *it.table == Self::table_name(&owner.topology);
+        facts.tables.firewall().filter(ours).cloned().into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_tables_they_are_does_not_depend_on_who_asks_first() {
+        let table = TableFacts { name: Firewall::table_name("shop"), ..TableFacts::default() };
+        let facts = Facts { tables: vec![table].into(), ..Facts::default() };
+        let seen = ["bar", "shop"].map(|topology| Firewall::observe(&facts, &Owner::new(topology)).len());
+        assert_eq!(seen, [0, 1]);
     }
 }
