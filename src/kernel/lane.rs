@@ -10,14 +10,14 @@ use nix::errno::Errno;
 
 use super::KernelError;
 use super::ask;
-use super::netlink::Socket;
+use super::netlink::{BATCH_MESSAGES, Socket};
 use crate::model::links;
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL};
 
-/// Messages in one batch: about there more stop to pay, and each may hold a descriptor of a namespace open. The three that
-/// a bridge goes up with stay together.
-const BATCH: usize = 63;
+/// Messages in one batch, each of which may hold a descriptor of a namespace open: as many as go into one send without
+/// parting the three that a bridge goes up with.
+const BATCH: usize = BATCH_MESSAGES / 3 * 3;
 
 /// A lane: the messages not yet said, and how those said ended.
 pub(super) struct Lane<'a> {

@@ -29,7 +29,7 @@ pub use frame::{attributes, i32_at, string, u16_at, u32_at};
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Messages in one `sendmsg`: more gain nothing measurable, and their answers must fit the receive buffer.
-const BATCH_MESSAGES: usize = 64;
+pub(super) const BATCH_MESSAGES: usize = 64;
 /// Bytes in one `sendmsg`, exceeded only by a single message that is longer.
 const BATCH_BYTES: usize = 32 << 10;
 /// Socket buffers. Limits, not allocations.
