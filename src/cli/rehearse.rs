@@ -1,6 +1,7 @@
 //! `netrec rehearse`: apply, verify, apply again and destroy on a host to throw away.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use clap::Args;
@@ -169,9 +170,8 @@ fn stand_in(topology: &mut Topology) -> Result<Vec<String>, KernelError> {
     let on_host: BTreeSet<String> = topology.on_host().into_iter().map(str::to_owned).collect();
     for (name, container) in &mut topology.containers {
         if on_host.contains(name) {
-            let span = container.name;
-            let own = Spanned::new(span.start as usize..span.end as usize, "/proc/self/ns/net".to_owned());
-            container.value = Arc::new(Container { path: Some(own), ..Container::default() });
+            let own = "/proc/self/ns/net".to_owned();
+            put(container, |place| Container { path: Some(Spanned::new(place, own)), ..Container::default() });
             made.push(format!("the throw-away host for container {name}"));
         } else if let Some(netns) = awaited(name, container) {
             throwaway::namespace(&netns)?;
@@ -188,10 +188,14 @@ fn awaited(name: &str, container: &mut Item<Container>) -> Option<String> {
         let waited_for = container.create.as_ref().is_some_and(|create| !*create.get_ref());
         return waited_for.then(|| netns.get_ref().clone());
     }
-    let span = container.name;
-    let named = Spanned::new(span.start as usize..span.end as usize, name.to_owned());
-    container.value = Arc::new(Container { netns: Some(named), ..Container::default() });
+    put(container, |place| Container { netns: Some(Spanned::new(place, name.to_owned())), ..Container::default() });
     Some(name.to_owned())
+}
+
+/// Has a container stand for what is in the file, at the place of its name.
+fn put(container: &mut Item<Container>, of: impl FnOnce(Range<usize>) -> Container) {
+    container.part = container.name;
+    container.value = Arc::new(of(0..(container.name.end - container.name.start) as usize));
 }
 
 /// Everything on the host that could be left over or lost, whosever it is.
