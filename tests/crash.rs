@@ -184,11 +184,12 @@ impl Interrupted {
         assert_eq!(everything(), fs::read_to_string("/run/nothing").unwrap(), "{}", shown());
     }
 
-    /// Whether there is nothing left to do.
+    /// Whether there is nothing left to do; nor is a bridge left that does not snoop, which no plan would mend.
     fn is_done(self) -> bool {
         let file = if self.line.contains("/run/b") { "/run/b.toml" } else { "/run/a.toml" };
         let destroys = if self.line.starts_with("destroy") { "--destroy " } else { "" };
-        netrec(&format!("plan --exit-code {destroys}{file}")).output().unwrap().status.success()
+        let planned = netrec(&format!("plan --exit-code {destroys}{file}")).output().unwrap().status.success();
+        planned && !run("ip -d link show type bridge").contains("mcast_snooping 0")
     }
 }
 
