@@ -1,7 +1,8 @@
 //! From text to [`Topology`]: what right files say, or all that is wrong with them at once.
 //!
-//! A right file is read by serde in one go. Of a wrong one every named table is read by itself; what serde refuses is
-//! noted and taken out, and the table is read again, so that one wrong key does not hide the next.
+//! A right file is read by serde, in pieces where it can be, or in one go. Of a wrong one every named table is read by
+//! itself; what serde refuses is noted and taken out, and the table is read again, so that one wrong key does not hide the
+//! next.
 
 mod pieces;
 
