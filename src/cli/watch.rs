@@ -331,7 +331,15 @@ impl Service {
     /// Follows what the files say if that can be; `asked`: because somebody says so, and not just the files.
     fn understand(&mut self, text: Result<Sources, Failure>, asked: bool) {
         let before = self.watcher.content().map(|before| (&before.topology, &before.sources[..]));
-        match text.and_then(|text| load::understand(text, before)) {
+        let understood = text.and_then(|text| load::understand(text, before));
+        let less = understood
+            .as_ref()
+            .map_or(true, |loaded| before.is_some_and(|(before, _)| loaded.topology.lacks_some_of(before)));
+        let now = self.now();
+        if less && !asked && self.reading.hesitates(now) {
+            return;
+        }
+        match understood {
             Ok(loaded) if loaded.topology.name == self.topology => {
                 tracing::debug!("the files were understood");
                 let content = Content::new(loaded.topology, loaded.sources);

@@ -63,6 +63,14 @@ impl Topology {
         }
     }
 
+    /// Whether a network, container or endpoint that another one has is not there.
+    pub fn lacks_some_of(&self, other: &Self) -> bool {
+        let all_there = other.networks.keys().all(|name| self.networks.contains_key(name))
+            && other.containers.keys().all(|name| self.containers.contains_key(name))
+            && other.endpoints.keys().all(|name| self.endpoints.contains_key(name));
+        !all_there
+    }
+
     /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`, and not [`Self::RESERVED`].
     pub fn is_name(name: &str) -> bool {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -6,13 +6,17 @@
 //! because somebody writes all the time, the file is read after some times of quiet nevertheless.
 //!
 //! Who puts a whole file in the place of another does so in order that nobody reads a part of it: that is read and believed
-//! at once, unless something has happened within a time of quiet before. What happens after it, as in a script that edits
-//! and then appends, is another content, and starts a time of quiet.
+//! at once, unless something has happened within a time of quiet before. Only where it takes something away, or is not
+//! right, a small part of the time of quiet is waited for something else to happen: a script may put back in its next line
+//! what it has cut out in this one.
 
 use std::time::Duration;
 
 use super::Clock;
 use crate::model::source::Source;
+
+/// Into how many parts a time of quiet is divided, of which one is waited for after a file that came whole and less.
+const WHOLE: u32 = 8;
 
 /// Times of quiet that events may put a reading off, from the first one on.
 const STORM: u32 = 10;
@@ -45,6 +49,8 @@ pub struct Reading {
     stirred: Option<Clock>,
     /// Whether the next reading is of a file that came whole.
     whole: bool,
+    /// Whether the last one was, and found something new by that.
+    hasty: bool,
     /// What the last reading said, if it is not known to stay.
     unsettled: Option<Fingerprint>,
     /// What was looked into last.
@@ -74,6 +80,7 @@ impl Reading {
             disturbed: None,
             stirred: None,
             whole: false,
+            hasty: false,
             unsettled: None,
             known: Some(known),
             doubted: None,
@@ -117,6 +124,7 @@ impl Reading {
     /// What a reading at that time said, and whether it could be read.
     pub fn read(&mut self, (fingerprint, is_read): (Fingerprint, bool), now: Clock) -> Finding {
         let whole = std::mem::take(&mut self.whole) && is_read;
+        self.hasty = whole && Some(fingerprint) != self.unsettled;
         let finding = match Some(fingerprint) {
             same if same == self.known => Finding::Known,
             same if whole || same == self.unsettled => Finding::New,
@@ -130,6 +138,17 @@ impl Reading {
         self.unsettled = Some(fingerprint);
         self.next = now + self.patience.settle;
         finding
+    }
+
+    /// Whether a new content that leaves something out is waited with, because it was believed at once. It is found to be
+    /// new once more a moment later, unless something else happens.
+    pub fn hesitates(&mut self, now: Clock) -> bool {
+        let hasty = std::mem::take(&mut self.hasty);
+        if hasty {
+            self.unsettled = self.known.take();
+            self.next = now + self.patience.quiet / WHOLE;
+        }
+        hasty
     }
 
     /// Whether the new content is believed although it looks cut off, because it has stayed so for long. If not, it is
@@ -194,6 +213,24 @@ mod tests {
         reading.disturbed(millis(2_000));
         reading.replaced(millis(2_001));
         assert_eq!((reading.next(), reading.read((3, true), millis(2_201))), (millis(2_201), Finding::Unsettled));
+    }
+
+    #[test]
+    fn where_it_leaves_something_out_it_is_believed_a_moment_later() {
+        let mut reading = reading();
+        reading.replaced(millis(1_000));
+        assert_eq!(reading.read((2, true), millis(1_000)), Finding::New);
+        assert!(reading.hesitates(millis(1_000)));
+        assert_eq!((reading.next(), reading.read((2, true), millis(1_025))), (millis(1_025), Finding::New));
+        assert!(!reading.hesitates(millis(1_025)), "once is enough");
+        // A script cuts out and appends.
+        reading.replaced(millis(2_000));
+        assert_eq!(reading.read((3, true), millis(2_000)), Finding::New);
+        assert!(reading.hesitates(millis(2_000)));
+        reading.disturbed(millis(2_001));
+        assert_eq!((reading.next(), reading.read((4, true), millis(2_201))), (millis(2_201), Finding::Unsettled));
+        assert_eq!(reading.read((4, true), millis(2_301)), Finding::New);
+        assert!(!reading.hesitates(millis(2_301)), "it has been quiet");
     }
 
     #[test]
