@@ -71,12 +71,13 @@ pub fn parse_again(sources: &[Source], before: Option<(&Topology, &[Source])>) -
 fn whole(file: u32, source: &Source) -> Option<Found> {
     let said: File = toml::from_str(&source.text).ok()?;
     let mut found = Found::default();
-    found.add(all(file, source), said);
+    found.add(all(file), said);
     Some(found)
 }
 
-fn all(file: u32, source: &Source) -> Span {
-    Span { file, start: 0, end: source.text.len() as u32 }
+/// No piece of the file, but all of it: as an empty part, it is never found to be one that was read before.
+fn all(file: u32) -> Span {
+    place(file, 0..0)
 }
 
 /// The sections of a file that hold named tables.
@@ -246,7 +247,7 @@ impl Merge {
             found = File { topology: found.topology, ..File::default() };
         }
         let mut placed = Found::default();
-        placed.add(all(file, source), found);
+        placed.add(all(file), found);
         self.file(placed);
     }
 
@@ -272,7 +273,7 @@ impl Merge {
                 Err(part) => {
                     left.extend(part.map(|value| Item {
                         value: Arc::new(value),
-                        part: all(file, source),
+                        part: all(file),
                         name: place(file, key.span()),
                     }));
                     self.broken.names.insert((word, key.into_inner()));

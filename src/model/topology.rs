@@ -93,7 +93,8 @@ impl Topology {
 pub struct Item<T> {
     /// What stands in the table.
     pub value: Arc<T>,
-    /// What it was read from, by itself: a part of a file, or all of it. The spans of its values count from there.
+    /// The part of a file that it was read from, by itself; empty at the start of a file that was read as a whole. The
+    /// spans of its values count from there.
     pub part: Span,
     /// The table's own name in its header.
     pub name: Span,

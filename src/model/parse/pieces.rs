@@ -283,4 +283,16 @@ to = "networks.back"
         assert_eq!(shared, ["api-back"]);
         assert!(std::sync::Arc::ptr_eq(&was.containers["api"].value, &is.containers["api"].value));
     }
+
+    /// No line but the first is seen to be a header, so that the file is one piece, which is not right by itself.
+    #[test]
+    fn a_table_that_was_read_with_others_is_read_again() {
+        let text = "[networks.front]\ndriver = \"bridge\"\n  [containers.api]\n  netns = \"api\"\n";
+        let before = [Source::new("shop.toml", text)];
+        let was = parse(&before).expect("right");
+        for after in [text.to_owned(), format!("{text}[containers.db]\nnetns = \"db\"\n")] {
+            let is = parse_again(&[Source::new("shop.toml", after)], Some((&was, &before))).expect("right");
+            assert!(is.containers.contains_key("api"));
+        }
+    }
 }
