@@ -177,3 +177,35 @@ impl Wire for Bridge {
         facts.host().links.iter().filter(ours).map(|link| Self::observed(link, owner)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::RouteNetlinkMessage;
+    use rtnetlink::packet_route::link::LinkFlags;
+
+    use super::*;
+    use crate::model::wire::Body;
+
+    /// In this order alone no port that begins to forward has the kernel arm the timers of all others.
+    #[test]
+    fn it_goes_up_last_and_does_not_snoop_meanwhile() {
+        let bridge = Bridge::new("br-front".into(), Owner::new("shop"), Mac::default(), 1500);
+        let said = bridge.birth().into_iter().filter_map(|message| {
+            let Body::RouteLast(RouteNetlinkMessage::SetLink(link) | RouteNetlinkMessage::NewLink(link), _) =
+                message.body
+            else {
+                return None;
+            };
+            let snoops = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::LinkInfo(info) => info.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Bridge(data)) => Some(data.clone()),
+                    _ => None,
+                }),
+                _ => None,
+            });
+            Some((link.header.flags.contains(LinkFlags::Up), snoops))
+        });
+        let snoop = |on| (false, Some(vec![InfoBridge::MulticastSnooping(on)]));
+        assert_eq!(said.collect::<Vec<_>>(), [snoop(false), (true, None), snoop(true)]);
+    }
+}
