@@ -31,14 +31,20 @@ pub(super) fn read(file: u32, source: &Source, before: Option<(&Topology, &[Sour
         let said: File = toml::from_str(text).ok()?;
         let mut there = said.keys().into_iter().filter_map(|(key, is)| is.then_some(key));
         match table {
-            None => keys.extend(there),
+            None => {
+                for key in there {
+                    if keys.contains(&key) {
+                        return None;
+                    }
+                    keys.push(key);
+                }
+            }
             Some((section, _)) if said.tables() == 1 && there.by_ref().eq([section]) => {}
             Some(_) => return None,
         }
         found.add(part, said);
     }
-    let known = |at: usize| keys[..at].contains(&keys[at]) || apart.contains(&keys[at]);
-    let clash = (0..keys.len()).any(known);
+    let clash = keys.iter().any(|key| apart.contains(key));
     (!clash && sorted(&mut found.networks) && sorted(&mut found.containers) && sorted(&mut found.endpoints))
         .then_some(found)
 }
@@ -266,6 +272,20 @@ to = "networks.back"
         let was = parse(&sources).expect("right");
         let is = parse_again(&sources, Some((&was, &sources))).expect("right");
         assert_eq!(is.networks.keys().collect::<Vec<_>>(), ["back", "front"]);
+    }
+
+    /// Each piece of these is right by itself.
+    #[test]
+    fn what_is_declared_in_several_pieces_is_for_those_who_read_the_whole() {
+        for text in [
+            "endpoints = {}\n[endpoints.api]\ncontainer = \"api\"\nnetwork = \"front\"\n",
+            "[networks.front]\ndriver = \"none\"\n[networks.front]\ndriver = \"none\"\n",
+            "[pools]\n[networks.front]\ndriver = \"none\"\n[pools]\n",
+            "policies = []\n[networks.front]\ndriver = \"none\"\n[[policies]]\naction = \"deny\"\n",
+        ] {
+            let source = Source::new("shop.toml", text);
+            assert!(read(0, &source, None).is_none() && whole(0, &source).is_none(), "{text}");
+        }
     }
 
     #[test]
