@@ -93,6 +93,28 @@ fn every_way_to_save_is_followed_once() {
     });
 }
 
+/// A script may cut something out of the file in one line and put it back in the next.
+#[test]
+fn what_is_cut_out_and_put_back_at_once_stays() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--poll-every", "1h", "--debounce", "4s"]);
+        let (accepted, before) = (watcher.counter("accepted"), links());
+        let start = SHOP.find("[endpoints.api-front]").unwrap();
+        let end = SHOP[start + 1..].find("\n[").map_or(SHOP.len(), |at| start + 1 + at + 1);
+        fs::write("/run/files/.new", [&SHOP[..start], &SHOP[end..]].concat()).unwrap();
+        fs::rename("/run/files/.new", FILE).unwrap();
+        // It is read meanwhile, and waited with for an eighth of the time of quiet.
+        std::thread::sleep(Duration::from_millis(100));
+        fs::OpenOptions::new().append(true).open(FILE).unwrap().write_all(&SHOP.as_bytes()[start..end]).unwrap();
+        // More than that eighth, and far less than all of it.
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert_eq!((watcher.counter("accepted"), links()), (accepted, before.clone()));
+        watcher.until(|standing| standing["counters"]["accepted"].as_u64().unwrap() > accepted);
+        watcher.until(|standing| standing["state"] == "in_sync");
+        assert_eq!((watcher.counter("accepted"), links()), (accepted + 1, before));
+    });
+}
+
 #[test]
 fn every_truncation_deletes_nothing() {
     world::run(|| {
