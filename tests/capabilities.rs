@@ -64,6 +64,8 @@ fn what_the_unit_leaves_is_enough() {
             sh(drift);
             wait_for(|| here(healed)).unwrap_or_else(|| panic!("`{drift}`: {}", watcher.events()));
         }
+        // A container's namespace goes with its last process. Of a process that leaves one which stays Linux tells nobody.
+        sh("ip netns delete sandbox");
         drop(process);
         watcher.until(|standing| standing["state"] == "pending");
         watcher.end();
