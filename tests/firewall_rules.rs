@@ -323,7 +323,7 @@ fn elements_change_in_place_and_the_rest_stays() {
         assert!(
             chains[0].table == "other" && chains[0].priority == 5 && chains[0].drops && chains[0].hook == "forward"
         );
-        assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 10);
+        assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 11);
 
         lab::take(&Op::Delete(&to), None).unwrap();
         assert_eq!(lab::run("nft list tables"), "table inet other\n");

@@ -114,6 +114,18 @@ fn what_may_go_on_lives_through_them_with_br_netfilter() {
 }
 
 #[test]
+fn what_goes_on_within_a_network_goes_on_when_br_netfilter_begins_to_show_it() {
+    in_private_namespaces(|| {
+        build();
+        filter_bridged(0);
+        apply(&shop("", ""));
+        let mut within = talks(&[WITHIN]);
+        filter_bridged(1);
+        go_on(&mut within, "br_netfilter began");
+    });
+}
+
+#[test]
 fn endpoints_that_may_not_talk_any_more_are_cut_off_from_each_other_and_from_nobody_else() {
     in_private_namespaces(|| {
         build();

@@ -31,7 +31,6 @@ impl<'a> World<'a> {
             Element::Snat(bridge, _) => {
                 self.network_key(bridge, "snat", |it| it.snat.first().map(|value| it.span(value)))
             }
-            Element::Hairpin(bridge, _) => self.network_key(bridge, "", |_| None),
             Element::Trusted(_, bridge) => self.network_key(bridge, "trusted_interfaces", |it| {
                 it.trusted_interfaces.first().map(|value| it.span(value))
             }),

@@ -224,6 +224,8 @@ impl Walk<'_> {
             self.comes_by(bridge);
             self.packet.oif = bridge.clone();
             self.hook(false, Hook::Forward)?;
+            // `br_nf_post_routing` does not tell where it came in.
+            self.packet.iif = Text::default();
             self.hook(false, Hook::Postrouting)?;
         }
         Ok(name(to).to_owned())

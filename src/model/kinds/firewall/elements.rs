@@ -123,8 +123,6 @@ pub enum Element {
     Snat(Text, IpAddr),
     /// A subnet of one of our bridges: nothing meant for it may leave another way.
     Subnet(IpNet),
-    /// Mapped packets from these sources into that bridge are answered through the host.
-    Hairpin(Text, IpNet),
     /// A published port.
     Publish(Mapping),
     /// A published port that only some may reach.
@@ -304,7 +302,6 @@ impl Element {
             Self::Link(role, _) => role.set(),
             Self::Snat(_, address) => family(address, "snat4", "snat6"),
             Self::Subnet(net) => family(&net.network(), "subnets4", "subnets6"),
-            Self::Hairpin(_, net) => family(&net.network(), "hairpin4", "hairpin6"),
             Self::Publish(Mapping { listen, target, port, .. }) => match (listen, port) {
                 (None, Some(_)) => family(target, "publish4", "publish6"),
                 (None, None) => family(target, "ranges4", "ranges6"),
@@ -363,7 +360,6 @@ impl Element {
             Self::Link(role, _) => role.set(),
             Self::Snat(..) => "snat",
             Self::Subnet(_) => "subnet",
-            Self::Hairpin(..) => "hairpin",
             Self::Publish(_) => "publish",
             Self::Limited(_) => "limited",
             Self::AllowFrom(..) => "allow_from",
@@ -400,7 +396,6 @@ impl Element {
             Self::Link(_, link) | Self::Loose(link) => format!("\"{link}\""),
             Self::Snat(link, address) => format!("\"{link}\" : {address}"),
             Self::Subnet(net) => net.to_string(),
-            Self::Hairpin(link, net) => format!("\"{link}\" . {net}"),
             Self::Limited(listen) => listen.to_string(),
             Self::AllowFrom(net, listen) => format!("{net} . {listen}"),
             Self::Trusted(link, bridge) => format!("\"{link}\" . \"{bridge}\""),
@@ -434,7 +429,6 @@ impl fmt::Display for Element {
             Self::Link(_, link) | Self::Loose(link) => f.write_str(link),
             Self::Snat(link, address) => write!(f, "{link} -> {address}"),
             Self::Subnet(net) => net.fmt(f),
-            Self::Hairpin(link, net) => write!(f, "{link} from {net}"),
             Self::Limited(listen) => listen.fmt(f),
             Self::AllowFrom(net, listen) => write!(f, "{net} to {listen}"),
             Self::Trusted(link, bridge) => write!(f, "{link} to {bridge}"),

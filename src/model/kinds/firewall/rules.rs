@@ -84,9 +84,10 @@ impl Skeleton {
         it.base("output", NfChainType::NAT, (NfHook::Output, DSTNAT));
         it.base("input", NfChainType::Filter, (NfHook::Input, FILTER));
         it.base("forward", NfChainType::Filter, (NfHook::Forward, FILTER));
+        it.base("from_host", NfChainType::Filter, (NfHook::Output, FILTER));
         it.base("leave", NfChainType::Filter, (NfHook::Postrouting, FILTER));
         it.base("postrouting", NfChainType::NAT, (NfHook::Postrouting, SRCNAT));
-        for chain in ["publish", "to_host", "between"] {
+        for chain in ["publish", "to_host", "between", "hairpin"] {
             it.chain(chain);
         }
         it.publishing();
@@ -106,7 +107,6 @@ impl Skeleton {
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
             let name = |stem: &str, at: &str| format!("{stem}{family}{at}");
             self.set(name("subnets", ""), &[address], Matching::Interval);
-            self.set(name("hairpin", ""), &[Ifname, address], Matching::Interval);
             self.map(name("snat", ""), &[Ifname], &[address], Matching::Exact);
             self.set(name("stale", ""), &[address, InetProto, InetService, InetService, address], Matching::Exact);
             for (at, key) in [("_at", vec![address, InetProto, InetService]), ("", vec![InetProto, InetService])] {
@@ -187,6 +187,13 @@ impl Skeleton {
         self.rule("forward", [is(iifname(), "@bridges"), goto("between")]);
         self.rule("forward", [is(oifname(), "@bridges"), goto("between")]);
         self.known("between");
+        // conntrack takes up a connection in the middle of it (`nf_conntrack_tcp_loose`), by whichever side speaks first. So
+        // one that was forgotten, as it could not begin any more, would begin backwards: with an answer. Not within a
+        // network: there is no telling when `br_netfilter` begins to show its frames.
+        let goes_on = || [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"])];
+        let in_the_middle = |of| goes_on().into_iter().chain([of, DROP]).collect::<Vec<_>>();
+        self.rule("between", in_the_middle(is_not(pair(), "@icc")));
+        self.rule("from_host", in_the_middle(is(oifname(), "@bridges")));
         // Frames within a bridge come here too while br_netfilter is on, and no policy is to stop neighbour discovery.
         for neighbour_discovery in ["nd-neighbor-solicit", "nd-neighbor-advert"] {
             self.rule("between", [is(payload("icmpv6", "type"), neighbour_discovery), ACCEPT]);
@@ -223,32 +230,30 @@ impl Skeleton {
     fn leaving(&mut self) {
         // When a bridge is gone, what is meant for its subnet follows the default route, mapped or not.
         self.rule("leave", [is(oifname(), "lo"), RETURN]);
-        self.beginning();
         self.rule("leave", [is(oifname(), "@bridges"), RETURN]);
         self.rule("leave", [is(ip("daddr"), "@subnets4"), DROP]);
         self.rule("leave", [is(ip6("daddr"), "@subnets6"), DROP]);
 
-        // A mapped packet from the target's own network, or from 127/8, must be answered through the host.
-        let back = |source| is(concat(vec![oifname(), source]), "@hairpin4");
-        self.rule("postrouting", [ct("status", &["dnat"]), back(ip("saddr")), MASQUERADE]);
-        let back = |source| is(concat(vec![oifname(), source]), "@hairpin6");
-        self.rule("postrouting", [ct("status", &["dnat"]), back(ip6("saddr")), MASQUERADE]);
+        self.rule("postrouting", [ct("status", &["dnat"]), is(oifname(), "@bridges"), goto("hairpin")]);
         self.rule("postrouting", [is(oifname(), "@bridges"), RETURN]);
         self.rule("postrouting", [nfproto("ipv4"), is(iifname(), "@masquerade4"), MASQUERADE]);
         self.rule("postrouting", [nfproto("ipv6"), is(iifname(), "@masquerade6"), MASQUERADE]);
         self.rule("postrouting", [nfproto("ipv4"), snat(NATFamily::IP, "@snat4")]);
         self.rule("postrouting", [nfproto("ipv6"), snat(NATFamily::IP6, "@snat6")]);
+        self.hairpin();
     }
 
-    /// conntrack takes up a connection in the middle of it (`nf_conntrack_tcp_loose`), by whichever side speaks first. So
-    /// one that was forgotten, as it could not begin any more, would begin backwards: with an answer. The host's own are
-    /// judged here, too. Not frames within a bridge: there is no telling when `br_netfilter` begins to show them.
-    fn beginning(&mut self) {
-        let goes_on = || [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"])];
-        let mut rule = |of, verdict| self.rule("leave", goes_on().into_iter().chain([of, verdict]).collect::<Vec<_>>());
-        rule(is(concat(vec![iifname(), oifname()]), "@icc"), RETURN);
-        rule(is(iifname(), "@bridges"), DROP);
-        rule(is(oifname(), "@bridges"), DROP);
+    /// A mapped packet from the target's own network, or from 127/8, must be answered through the host. Of a frame that
+    /// `br_netfilter` shows here Linux does not tell where it came in (`br_nf_post_routing`); nor has one of the host's.
+    /// No set of bridges with their subnets: a single subnet of IPv6 in it takes 64 KiB to be cleared (`pipapo_resize`).
+    fn hairpin(&mut self) {
+        for same in ["@icc", "@no_icc"] {
+            self.rule("hairpin", [is(concat(vec![iifname(), oifname()]), same), MASQUERADE]);
+        }
+        self.rule("hairpin", [is(iifname(), "@bridges"), RETURN]);
+        for source in [is(ip("saddr"), loopback()), is(ip("saddr"), "@subnets4"), is(ip6("saddr"), "@subnets6")] {
+            self.rule("hairpin", [source, MASQUERADE]);
+        }
     }
 
     pub(super) fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {

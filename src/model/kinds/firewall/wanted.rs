@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::{Element, Elements, Firewall, Listen, Mapping, Role, Rules};
 use crate::model::resource::Text;
@@ -139,8 +139,7 @@ impl NetworkRules {
         role(!self.internal && self.ipv4 == SourceNat::Masquerade, Role::Masquerade4);
         role(!self.internal && self.ipv6 == SourceNat::Masquerade, Role::Masquerade6);
         elements.extend(self.trusted.iter().map(|link| Element::Trusted(link.clone(), self.bridge.clone())));
-        let subnets = self.subnets.iter().map(IpNet::trunc);
-        elements.extend(subnets.clone().map(Element::Subnet));
+        elements.extend(self.subnets.iter().map(|net| Element::Subnet(net.trunc())));
         if self.internal {
             return elements;
         }
@@ -150,11 +149,6 @@ impl NetworkRules {
         }
         if let SourceNat::Fixed(address) = self.ipv6 {
             elements.push(Element::Snat(bridge(), address.into()));
-        }
-        elements.extend(subnets.clone().map(|net| Element::Hairpin(bridge(), net)));
-        if subnets.clone().any(|net| matches!(net, IpNet::V4(_))) {
-            let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-            elements.push(Element::Hairpin(bridge(), loopback.into()));
         }
         elements
     }

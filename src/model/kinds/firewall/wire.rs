@@ -84,10 +84,6 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
                 });
             }
         }
-        Element::Hairpin(link, net) => {
-            let key = |address| Key::default().link(link).address(address);
-            node(out, &key(net.network()), Some(key(net.broadcast())), None);
-        }
         Element::Limited(listen) => {
             let key = |port| Key::default().listen(listen).port(port);
             node(out, &key(listen.ports.first), Some(key(listen.ports.last)), None);
@@ -265,11 +261,6 @@ impl<'a> Node<'a> {
             return (ports.first <= ports.last).then_some(Element::Stale(note));
         }
         let mut last = Fields(self.last.unwrap_or(self.key));
-        if set.starts_with("hairpin") {
-            let (link, first) = (key.link()?, key.address(ipv4)?);
-            (last.link()? == link).then_some(())?;
-            return Some(Element::Hairpin(link, net(first, last.address(ipv4)?)?));
-        }
         let from =
             if set.starts_with("allow_from") { Some(net(key.address(ipv4)?, last.address(ipv4)?)?) } else { None };
         let mut listen = None;
