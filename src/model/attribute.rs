@@ -1,7 +1,5 @@
-//! Netlink attributes (`struct nlattr`, linux/netlink.h): what the kernel dumps, read where it lies; a tree to be sent; and
-//! the comparison of such a tree with a dump.
-
-use smallvec::SmallVec;
+//! Netlink attributes (`struct nlattr`, linux/netlink.h): written as they are sent, read where they lie; and the comparison
+//! of what was sent with what the kernel dumps.
 
 /// Attribute header: length and kind, two bytes each.
 const HEADER: usize = 4;
@@ -9,87 +7,54 @@ const HEADER: usize = 4;
 const KIND_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
 
-/// One attribute.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Attr {
-    /// Its kind within its nest.
-    kind: u16,
-    value: Value,
-}
+/// `NFTA_LIST_ELEM` (`linux/netfilter/nf_tables.h`): what lists are nests of.
+pub(super) const LIST_ELEM: u16 = 1;
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Value {
-    /// Mostly a number or a short name.
-    Bytes(SmallVec<[u8; 16]>),
-    /// Attributes of different kinds, whose order says nothing.
-    Nest(Vec<Attr>),
-    /// Attributes whose order and number count.
-    List(Vec<Attr>),
-}
-
-impl Attr {
+/// Attributes to be sent, one behind the other.
+pub(super) trait Put {
     /// Raw content.
-    pub(super) fn bytes(kind: u16, bytes: impl AsRef<[u8]>) -> Self {
-        Self { kind, value: Value::Bytes(SmallVec::from_slice(bytes.as_ref())) }
-    }
-
+    fn put(&mut self, kind: u16, content: &[u8]) -> &mut Self;
     /// A number in network order, as everywhere in nfnetlink.
-    pub(super) fn number(kind: u16, number: u32) -> Self {
-        Self::bytes(kind, number.to_be_bytes())
-    }
-
+    fn put_number(&mut self, kind: u16, number: u32) -> &mut Self;
     /// A string with its terminating NUL.
-    pub(super) fn text(kind: u16, text: &str) -> Self {
-        let bytes = text.bytes().chain([0]).collect();
-        Self { kind, value: Value::Bytes(bytes) }
-    }
-
-    /// A nest of attributes of different kinds.
-    pub(super) fn nest(kind: u16, attributes: Vec<Self>) -> Self {
-        Self { kind, value: Value::Nest(attributes) }
-    }
-
-    /// A nest in which order and number count.
-    pub(super) fn list(kind: u16, attributes: Vec<Self>) -> Self {
-        Self { kind, value: Value::List(attributes) }
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        match &self.value {
-            Value::Bytes(bytes) => put(out, self.kind, bytes),
-            Value::Nest(inner) | Value::List(inner) => {
-                put_nest(out, self.kind, |out| inner.iter().for_each(|attr| attr.encode(out)));
-            }
-        }
-    }
+    fn put_text(&mut self, kind: u16, text: &str) -> &mut Self;
+    /// A nest: of attributes of different kinds whose order says nothing, or of [elements](LIST_ELEM), whose order does.
+    fn put_nest(&mut self, kind: u16, content: impl for<'a> FnOnce(&'a mut Self) -> &'a mut Self) -> &mut Self;
 }
 
-/// The attributes as they go over the wire.
-pub(super) fn encode(attributes: &[Attr]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    for attribute in attributes {
-        attribute.encode(&mut out);
+impl Put for Vec<u8> {
+    fn put(&mut self, kind: u16, content: &[u8]) -> &mut Self {
+        let length = HEADER + content.len();
+        self.reserve(length.next_multiple_of(4));
+        self.extend_from_slice(&header(length, kind));
+        self.extend_from_slice(content);
+        pad(self);
+        self
     }
-    out
-}
 
-/// Writes one attribute straight to the wire: for elements, of which there are many.
-pub(super) fn put(out: &mut Vec<u8>, kind: u16, content: &[u8]) {
-    let length = HEADER + content.len();
-    out.reserve(length.next_multiple_of(4));
-    out.extend_from_slice(&header(length, kind));
-    out.extend_from_slice(content);
-    pad(out);
-}
+    fn put_number(&mut self, kind: u16, number: u32) -> &mut Self {
+        self.put(kind, &number.to_be_bytes())
+    }
 
-/// Writes a nest straight to the wire.
-pub(super) fn put_nest(out: &mut Vec<u8>, kind: u16, content: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER]);
-    content(out);
-    let header = header(out.len() - start, kind | NESTED);
-    out[start..start + HEADER].copy_from_slice(&header);
-    pad(out);
+    fn put_text(&mut self, kind: u16, text: &str) -> &mut Self {
+        let length = HEADER + text.len() + 1;
+        self.reserve(length.next_multiple_of(4));
+        self.extend_from_slice(&header(length, kind));
+        self.extend_from_slice(text.as_bytes());
+        self.push(0);
+        pad(self);
+        self
+    }
+
+    fn put_nest(&mut self, kind: u16, content: impl for<'a> FnOnce(&'a mut Self) -> &'a mut Self) -> &mut Self {
+        let start = self.len();
+        self.extend_from_slice(&[0; HEADER]);
+        content(self);
+        let header = header(self.len() - start, kind | NESTED);
+        self[start..start + HEADER].copy_from_slice(&header);
+        pad(self);
+        self
+    }
 }
 
 fn header(length: usize, kind: u16) -> [u8; HEADER] {
@@ -105,10 +70,14 @@ fn pad(out: &mut Vec<u8>) {
 /// The attributes of a dump: kind (without the flags for nesting and byte order) and content. What cannot be an attribute
 /// ends it: a kernel newer than this code may say more, never otherwise.
 pub fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    flagged(bytes).map(|(kind, content)| (kind & KIND_MASK, content))
+}
+
+fn flagged(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
-        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & KIND_MASK;
+        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]);
         let content = rest.get(HEADER..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, content))
@@ -140,56 +109,51 @@ pub(super) fn is_text(bytes: &[u8], kind: u16, text: &str) -> bool {
 /// Whether a dump says what was sent: every attribute sent is there with the same content, and no other. Zero is how
 /// defaults are written, and the kernel adds some and leaves others out; the `ignored` kinds (handles, use counters) are
 /// its own.
-pub(super) fn agrees(sent: &[Attr], dumped: &[u8], ignored: &[u16]) -> bool {
-    let dumped: SmallVec<[(u16, &[u8]); 16]> = walk(dumped).collect();
-    let all_there = sent.iter().all(|attr| {
-        let found = dumped.iter().find(|(kind, _)| *kind == attr.kind);
-        match (found, &attr.value) {
-            (Some((_, content)), value) => same(value, content),
-            (None, Value::Bytes(bytes)) => bytes.iter().all(|byte| *byte == 0),
-            (None, _) => false,
-        }
+pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
+    let is_zero = |content: &[u8]| content.iter().all(|byte| *byte == 0);
+    let all_there = flagged(sent).all(|(kind, content)| match get(dumped, kind & KIND_MASK) {
+        Some(found) => same((kind, content), found),
+        None => kind & NESTED == 0 && is_zero(content),
     });
-    all_there
-        && dumped.iter().all(|(kind, content)| {
-            ignored.contains(kind)
-                || sent.iter().any(|attr| attr.kind == *kind)
-                || content.iter().all(|byte| *byte == 0)
-        })
+    let sent_too = |kind: u16| ignored.contains(&kind) || get(sent, kind).is_some();
+    all_there && walk(dumped).all(|(kind, content)| sent_too(kind) || is_zero(content))
 }
 
-fn same(sent: &Value, dumped: &[u8]) -> bool {
-    match sent {
-        Value::Bytes(bytes) => **bytes == *dumped,
-        Value::Nest(inner) => agrees(inner, dumped, &[]),
-        Value::List(inner) => {
-            let mut found = walk(dumped);
-            let agree = inner.iter().all(|attr| {
-                found.next().is_some_and(|(kind, content)| kind == attr.kind && same(&attr.value, content))
-            });
-            agree && found.next().is_none()
-        }
+fn same((kind, sent): (u16, &[u8]), dumped: &[u8]) -> bool {
+    if kind & NESTED == 0 {
+        return sent == dumped;
     }
+    let mut inner = flagged(sent).peekable();
+    if inner.peek().is_none_or(|(kind, _)| *kind != LIST_ELEM | NESTED) {
+        return agrees(sent, dumped, &[]);
+    }
+    let mut found = walk(dumped);
+    inner.all(|element| found.next().is_some_and(|(kind, content)| kind == LIST_ELEM && same(element, content)))
+        && found.next().is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sample(last: u32) -> Vec<Attr> {
-        vec![
-            Attr::text(1, "table"),
-            Attr::list(4, vec![Attr::nest(1, vec![Attr::number(1, 7)]), Attr::nest(1, vec![Attr::number(1, last)])]),
-        ]
+    fn sample(numbers: &[u32]) -> Vec<u8> {
+        let mut sample = Vec::new();
+        sample.put_text(1, "table");
+        sample.put_nest(4, |out| {
+            numbers.iter().fold(out, |out, number| out.put_nest(LIST_ELEM, |out| out.put_number(2, *number)))
+        });
+        sample
     }
 
     #[test]
     fn what_is_sent_agrees_with_itself_and_with_defaults_added() {
-        let mut dump = encode(&sample(8));
-        assert!(agrees(&sample(8), &dump, &[]));
-        dump.extend(encode(&[Attr::number(9, 0), Attr::number(3, 77)]));
-        assert!(!agrees(&sample(8), &dump, &[]));
-        assert!(agrees(&sample(8), &dump, &[3]));
+        let sent = sample(&[7, 8]);
+        let mut dump = sent.clone();
+        assert!(agrees(&sent, &dump, &[]));
+        dump.put_number(9, 0).put_number(3, 77);
+        assert!(!agrees(&sent, &dump, &[]));
+        assert!(agrees(&sent, &dump, &[3]));
+        assert!(!agrees(&dump, &sent, &[]), "a number is not there");
         assert_eq!(text(&dump, 1), "table");
         assert!(is_text(&dump, 1, "table"));
         assert!(!is_text(&dump, 1, "tabl") && !is_text(&dump, 1, "table2") && !is_text(&dump, 2, ""));
@@ -197,12 +161,24 @@ mod tests {
 
     #[test]
     fn every_difference_is_seen() {
-        let sent = sample(8);
-        assert!(!agrees(&sent, &encode(&sample(9)), &[]));
-        assert!(!agrees(&sent, &encode(&sent[..1]), &[]));
-        assert!(!agrees(&sent[..1], &encode(&sent), &[]));
-        let longer = vec![sent[0].clone(), Attr::list(4, vec![Attr::nest(1, vec![Attr::number(1, 7)]); 3])];
-        assert!(!agrees(&sent, &encode(&longer), &[]));
+        let sent = sample(&[7, 8]);
+        for other in [&[7, 9][..], &[8, 7], &[7], &[7, 8, 8], &[]] {
+            assert!(!agrees(&sent, &sample(other), &[]) && !agrees(&sample(other), &sent, &[]), "{other:?}");
+        }
+        let mut shorter = Vec::new();
+        shorter.put_text(1, "table");
+        assert!(!agrees(&sent, &shorter, &[]) && !agrees(&shorter, &sent, &[]));
+    }
+
+    #[test]
+    fn the_order_of_different_attributes_says_nothing() {
+        let nest = |kinds: [u16; 2]| {
+            let mut out = Vec::new();
+            out.put_nest(2, |out| out.put_number(kinds[0], 7).put_number(kinds[1], 7));
+            out
+        };
+        assert!(agrees(&nest([1, 3]), &nest([3, 1]), &[]));
+        assert!(!agrees(&nest([1, 3]), &nest([1, 4]), &[]));
     }
 
     #[test]

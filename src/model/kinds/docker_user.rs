@@ -9,7 +9,7 @@ use std::fmt;
 use super::firewall::{APPEND, CREATE, NEW_RULE};
 use smallvec::smallvec;
 
-use crate::model::attribute::{self, Attr, encode, number};
+use crate::model::attribute::{self, LIST_ELEM, Put as _, number};
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
 
@@ -70,36 +70,55 @@ impl DockerUser {
         })
     }
 
-    fn message(&self, message: u16, flags: u16, rest: Vec<Attr>) -> NftMessage {
-        let family = if self.ipv6 { 10 } else { 2 };
-        let mut attributes = vec![Attr::text(1, Self::TABLE), Attr::text(2, Self::CHAIN)];
-        attributes.extend(rest);
-        NftMessage { message, family, flags, attributes: encode(&attributes) }
+    /// Attributes that say where: more is to follow.
+    fn place() -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_text(1, Self::TABLE).put_text(2, Self::CHAIN);
+        out
+    }
+
+    fn message(&self, message: u16, flags: u16, attributes: Vec<u8>) -> NftMessage {
+        NftMessage { message, family: if self.ipv6 { 10 } else { 2 }, flags, attributes }
     }
 
     fn delete(&self, handle: u64) -> NftMessage {
-        self.message(DELETE_RULE, 0, vec![Attr::bytes(3, handle.to_be_bytes())])
+        let mut attributes = Self::place();
+        attributes.put(3, &handle.to_be_bytes());
+        self.message(DELETE_RULE, 0, attributes)
     }
 
     /// As iptables-nft would write it, which must be able to read it.
     fn add(&self, accept: &Accept) -> NftMessage {
         const IIFNAME: u32 = 6;
         const OIFNAME: u32 = 7;
-        let say = |name: &str, data| Attr::nest(1, vec![Attr::text(1, name), Attr::nest(2, data)]);
-        let by = |key, link: &Text| {
-            let compared = Attr::nest(3, vec![Attr::text(1, link)]);
-            let load = say("meta", vec![Attr::number(2, key), Attr::number(1, 1)]);
-            [load, say("cmp", vec![Attr::number(1, 1), Attr::number(2, 0), compared])]
+        let by = |out: &mut Vec<u8>, key, link: &Text| {
+            out.put_nest(LIST_ELEM, |out| {
+                out.put_text(1, "meta").put_nest(2, |out| out.put_number(2, key).put_number(1, 1))
+            });
+            out.put_nest(LIST_ELEM, |out| {
+                out.put_text(1, "cmp")
+                    .put_nest(2, |out| out.put_number(1, 1).put_number(2, 0).put_nest(3, |out| out.put_text(1, link)))
+            });
         };
-        let verdict = Attr::nest(2, vec![Attr::nest(2, vec![Attr::number(1, 1)])]);
-        let from = accept.from.iter().flat_map(|from| by(IIFNAME, from));
-        let said = from.chain(by(OIFNAME, &accept.to)).chain([say("immediate", vec![Attr::number(1, 0), verdict])]);
+        let mut attributes = Self::place();
+        attributes.put_nest(4, |out| {
+            if let Some(from) = &accept.from {
+                by(out, IIFNAME, from);
+            }
+            by(out, OIFNAME, &accept.to);
+            out.put_nest(LIST_ELEM, |out| {
+                out.put_text(1, "immediate").put_nest(2, |out| {
+                    out.put_number(1, 0).put_nest(2, |out| out.put_nest(2, |out| out.put_number(1, 1)))
+                })
+            })
+        });
         let mark = self.mark();
-        let comment = [&[0, mark.len() as u8 + 1], mark.as_bytes(), &[0]].concat();
-        let mut rest = vec![Attr::list(4, said.collect()), Attr::bytes(7, comment)];
-        rest.extend(self.before.map(|handle| Attr::bytes(6, handle.to_be_bytes())));
+        attributes.put(7, &[&[0, mark.len() as u8 + 1], mark.as_bytes(), &[0]].concat());
+        if let Some(handle) = self.before {
+            attributes.put(6, &handle.to_be_bytes());
+        }
         let at_the_end = if self.before.is_none() { APPEND } else { 0 };
-        self.message(NEW_RULE, CREATE | at_the_end, rest)
+        self.message(NEW_RULE, CREATE | at_the_end, attributes)
     }
 }
 

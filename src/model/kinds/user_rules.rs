@@ -7,7 +7,7 @@ use super::firewall::compile::BASE_CHAIN;
 use super::firewall::{CREATE, NEW_CHAIN, NEW_TABLE};
 use smallvec::smallvec;
 
-use crate::model::attribute::{Attr, encode};
+use crate::model::attribute::Put as _;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
 
@@ -58,20 +58,18 @@ impl Wire for UserRules {
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
         const INET: u8 = 1;
-        let said = |message, attributes: &[Attr]| NftMessage {
-            message,
-            family: INET,
-            flags: CREATE,
-            attributes: encode(attributes),
-        };
+        let said = |message, attributes| NftMessage { message, family: INET, flags: CREATE, attributes };
         let chain = |(name, hook, priority): (&str, u32, i32)| {
-            let hook = Attr::nest(4, vec![Attr::number(1, hook), Attr::number(2, priority.cast_unsigned())]);
-            let kind = [Attr::text(7, "filter"), Attr::number(10, BASE_CHAIN)];
-            let attributes = [Attr::text(1, Self::TABLE), Attr::text(3, name), hook].into_iter().chain(kind);
-            said(NEW_CHAIN, &attributes.collect::<Vec<_>>())
+            let mut out = Vec::new();
+            out.put_text(1, Self::TABLE).put_text(3, name);
+            out.put_nest(4, |out| out.put_number(1, hook).put_number(2, priority.cast_unsigned()));
+            out.put_text(7, "filter").put_number(10, BASE_CHAIN);
+            said(NEW_CHAIN, out)
         };
         let Op::Create(_) = op else { return Ok(Vec::new()) };
-        let table = said(NEW_TABLE, &[Attr::text(1, Self::TABLE), Attr::number(2, 0)]);
+        let mut table = Vec::new();
+        table.put_text(1, Self::TABLE).put_number(2, 0);
+        let table = said(NEW_TABLE, table);
         let batch = std::iter::once(table).chain(Self::CHAINS.map(chain)).collect();
         Ok(vec![Message { place: Place::Netfilter, body: Body::Nft(batch) }])
     }

@@ -4,7 +4,7 @@
 use nftables::schema::NfListObject;
 
 use super::rules::Skeleton;
-use crate::model::attribute::{self, Attr};
+use crate::model::attribute;
 use crate::model::wire::TableFacts;
 
 /// What the kernel says beyond what was asked for: handle, use and counters of a chain (`NFTA_CHAIN_*`).
@@ -50,7 +50,7 @@ fn set_name<'a>(object: &'a NfListObject<'_>) -> Option<&'a str> {
     }
 }
 
-type Named<'a> = (&'a str, &'a [Attr]);
+type Named<'a> = (&'a str, &'a [u8]);
 
 fn objects<'a>(skeleton: &'a Skeleton, name: impl Fn(&'a NfListObject<'static>) -> Option<&'a str>) -> Vec<Named<'a>> {
     skeleton.compiled().filter_map(|(object, sent)| Some((name(object)?, sent))).collect()

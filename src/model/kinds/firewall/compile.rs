@@ -8,7 +8,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::definition::{fields, map, set};
 use super::rules::Skeleton;
-use crate::model::attribute::Attr;
+use crate::model::attribute::{LIST_ELEM, Put as _};
 
 pub(in crate::model::kinds) const IPV4: u8 = 2;
 pub(in crate::model::kinds) const IPV6: u8 = 10;
@@ -36,7 +36,7 @@ pub(super) fn family(family: NfFamily) -> u8 {
 }
 
 /// Attributes of an object of the skeleton other than the table itself.
-pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<Attr> {
+pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<u8> {
     match object {
         NfListObject::Chain(it) => chain(it),
         NfListObject::Rule(it) => rule(it, skeleton),
@@ -50,19 +50,20 @@ pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<Attr
 pub(in crate::model::kinds) const BASE_CHAIN: u32 = 1;
 
 /// Attributes of a chain.
-fn chain(chain: &Chain<'_>) -> Vec<Attr> {
-    let mut attributes = vec![Attr::text(1, &chain.table), Attr::text(3, &chain.name)];
+fn chain(chain: &Chain<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    out.put_text(1, &chain.table).put_text(3, &chain.name);
     if let (Some(kind), Some(hook), Some(priority)) = (chain._type, chain.hook, chain.prio) {
-        let hook = Attr::nest(4, vec![Attr::number(1, hook_number(hook)), Attr::number(2, priority.cast_unsigned())]);
         let accept = u32::from(chain.policy != Some(NfChainPolicy::Drop));
         let kind = match kind {
             NfChainType::Filter => "filter",
             NfChainType::Route => "route",
             NfChainType::NAT => "nat",
         };
-        attributes.extend([hook, Attr::number(5, accept), Attr::text(7, kind), Attr::number(10, BASE_CHAIN)]);
+        out.put_nest(4, |out| out.put_number(1, hook_number(hook)).put_number(2, priority.cast_unsigned()));
+        out.put_number(5, accept).put_text(7, kind).put_number(10, BASE_CHAIN);
     }
-    attributes
+    out
 }
 
 fn hook_number(hook: NfHook) -> u32 {
@@ -77,15 +78,20 @@ fn hook_number(hook: NfHook) -> u32 {
 }
 
 /// Attributes of a rule; maps are looked up in the skeleton for what they give.
-fn rule(rule: &Rule<'_>, skeleton: &Skeleton) -> Vec<Attr> {
-    let mut code = Code { skeleton, said: Vec::new(), network: None, transport: None };
-    rule.expr.iter().for_each(|statement| code.statement(statement));
-    vec![Attr::text(1, &rule.table), Attr::text(2, &rule.chain), Attr::list(4, code.said)]
+fn rule(rule: &Rule<'_>, skeleton: &Skeleton) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    out.put_text(1, &rule.table).put_text(2, &rule.chain);
+    out.put_nest(4, |out| {
+        let mut code = Code { skeleton, out: &mut *out, network: None, transport: None };
+        rule.expr.iter().for_each(|statement| code.statement(statement));
+        out
+    });
+    out
 }
 
 struct Code<'a> {
     skeleton: &'a Skeleton,
-    said: Vec<Attr>,
+    out: &'a mut Vec<u8>,
     /// What the rule has already found the packet to be: ether type.
     network: Option<[u8; 2]>,
     /// Protocol within it.
@@ -93,8 +99,8 @@ struct Code<'a> {
 }
 
 impl Code<'_> {
-    fn say(&mut self, name: &str, data: Vec<Attr>) {
-        self.said.push(Attr::nest(1, vec![Attr::text(1, name), Attr::nest(2, data)]));
+    fn say(&mut self, name: &str, data: impl for<'a> FnOnce(&'a mut Vec<u8>) -> &'a mut Vec<u8>) {
+        self.out.put_nest(LIST_ELEM, |out| out.put_text(1, name).put_nest(2, data));
     }
 
     fn statement(&mut self, statement: &Statement<'_>) {
@@ -104,7 +110,7 @@ impl Code<'_> {
             Statement::Drop(None) => self.verdict(0, None),
             Statement::Return(None) => self.verdict(-5, None),
             Statement::Goto(to) => self.verdict(-4, Some(&to.target)),
-            Statement::Masquerade(None) => self.say("masq", Vec::new()),
+            Statement::Masquerade(None) => self.say("masq", |out| out),
             Statement::DNAT(Some(nat)) => self.nat(1, nat),
             Statement::SNAT(Some(nat)) => self.nat(0, nat),
             Statement::Set(it) => self.update(it),
@@ -114,10 +120,14 @@ impl Code<'_> {
     }
 
     fn verdict(&mut self, code: i32, chain: Option<&str>) {
-        let mut verdict = vec![Attr::number(1, code.cast_unsigned())];
-        verdict.extend(chain.map(|chain| Attr::text(2, chain)));
-        let data = Attr::nest(2, vec![Attr::nest(2, verdict)]);
-        self.say("immediate", vec![Attr::number(1, 0), data]);
+        self.say("immediate", |out| {
+            out.put_number(1, 0).put_nest(2, |out| {
+                out.put_nest(2, |out| {
+                    let out = out.put_number(1, code.cast_unsigned());
+                    if let Some(chain) = chain { out.put_text(2, chain) } else { out }
+                })
+            })
+        });
     }
 
     fn matches(&mut self, Match { left, right, op }: &Match<'_>) {
@@ -152,13 +162,11 @@ impl Code<'_> {
         // Of the host's order, or a single byte.
         let width =
             if matches!(left, Expression::Named(NamedExpression::Payload(_))) { place(left).2 as usize } else { 4 };
-        let data = |value: u32| {
-            vec![Attr::bytes(1, if width == 4 { value.to_ne_bytes().to_vec() } else { vec![value as u8] })]
-        };
-        let number = |kind, number| Attr::number(kind, number);
-        let mut bitwise = vec![number(1, register(FIRST)), number(2, register(FIRST)), number(3, width as u32)];
-        bitwise.extend([Attr::nest(4, data(bits)), Attr::nest(5, data(0))]);
-        self.say("bitwise", bitwise);
+        let bits = if width == 4 { bits.to_ne_bytes() } else { [bits as u8, 0, 0, 0] };
+        self.say("bitwise", |out| {
+            out.put_number(1, register(FIRST)).put_number(2, register(FIRST)).put_number(3, width as u32);
+            out.put_nest(4, |out| out.put(1, &bits[..width])).put_nest(5, |out| out.put(1, &[0; 4][..width]))
+        });
         self.compare(Operator::NEQ, &[0; 4][..width]);
     }
 
@@ -168,46 +176,44 @@ impl Code<'_> {
             Operator::NEQ => 1,
             other => unreachable!("the skeleton does not compare by {other:?}"),
         };
-        let data = Attr::nest(3, vec![Attr::bytes(1, with)]);
-        self.say("cmp", vec![Attr::number(1, register(FIRST)), Attr::number(2, op), data]);
+        self.say("cmp", |out| out.put_number(1, register(FIRST)).put_number(2, op).put_nest(3, |out| out.put(1, with)));
     }
 
     fn lookup(&mut self, set: &str, absent: bool, gives: bool) {
         const INVERTED: u32 = 1;
-        let mut attributes = vec![Attr::text(1, set), Attr::number(2, register(FIRST))];
-        if absent {
-            attributes.push(Attr::number(5, INVERTED));
-        }
-        if gives {
-            attributes.push(Attr::number(3, register(FIRST)));
-        }
-        self.say("lookup", attributes);
+        self.say("lookup", |out| {
+            out.put_text(1, set).put_number(2, register(FIRST));
+            if absent {
+                out.put_number(5, INVERTED);
+            }
+            if gives { out.put_number(3, register(FIRST)) } else { out }
+        });
     }
 
     fn update(&mut self, it: &stmt::Set<'_>) {
         const UPDATE: u32 = 1;
         self.depend(&it.elem);
         self.load(&it.elem, FIRST);
-        let key = Attr::number(4, register(FIRST));
-        self.say("dynset", vec![Attr::text(1, &it.set[1..]), Attr::number(3, UPDATE), key]);
+        let set = &it.set[1..];
+        self.say("dynset", |out| out.put_text(1, set).put_number(3, UPDATE).put_number(4, register(FIRST)));
     }
 
     /// The kernel corrects the checksum of what is carried, as for an address it must.
     fn assign(&mut self, Mangle { key, value }: &Mangle<'_>) {
         const L4_CHECKSUM: u32 = 1;
         if let (Expression::Named(NamedExpression::Meta(meta)), Expression::String(word)) = (key, value) {
-            let data = Attr::nest(2, vec![Attr::bytes(1, [u8::from(*word == "1")])]);
-            self.say("immediate", vec![Attr::number(1, register(FIRST)), data]);
-            let (key, from) = (meta_number(meta.key), register(FIRST));
-            return self.say("meta", vec![Attr::number(2, key), Attr::number(3, from)]); // NFTA_META_SREG
+            let on = [u8::from(*word == "1")];
+            self.say("immediate", |out| out.put_number(1, register(FIRST)).put_nest(2, |out| out.put(1, &on)));
+            let key = meta_number(meta.key);
+            return self.say("meta", |out| out.put_number(2, key).put_number(3, register(FIRST))); // NFTA_META_SREG
         }
         self.depend(key);
         self.load(value, FIRST);
         let (base, offset, length) = place(key);
-        let place = [Attr::number(2, base), Attr::number(3, offset), Attr::number(4, length)];
-        let write =
-            [Attr::number(5, register(FIRST)), Attr::number(6, 0), Attr::number(7, 0), Attr::number(8, L4_CHECKSUM)];
-        self.say("payload", write.into_iter().chain(place).collect());
+        self.say("payload", |out| {
+            out.put_number(5, register(FIRST)).put_number(6, 0).put_number(7, 0).put_number(8, L4_CHECKSUM);
+            out.put_number(2, base).put_number(3, offset).put_number(4, length)
+        });
     }
 
     fn nat(&mut self, kind: u32, nat: &NAT<'_>) {
@@ -220,16 +226,16 @@ impl Code<'_> {
         self.lookup(&name[1..], false, true);
         let (family, words) = if nat.family == Some(NATFamily::IP6) { (IPV6, 4) } else { (IPV4, 1) };
         let address = register(FIRST);
-        let mut attributes = vec![Attr::number(1, kind), Attr::number(2, u32::from(family))];
-        attributes.extend([Attr::number(3, address), Attr::number(4, address)]);
         let gives_port = self.gives_port(&name[1..]);
-        if gives_port {
-            let port = register(FIRST + words);
-            attributes.extend([Attr::number(5, port), Attr::number(6, port)]);
-        }
-        // NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED: the kernel adds and dumps them in any case.
-        attributes.push(Attr::number(7, if gives_port { 3 } else { 1 }));
-        self.say("nat", attributes);
+        self.say("nat", |out| {
+            out.put_number(1, kind).put_number(2, u32::from(family)).put_number(3, address).put_number(4, address);
+            if gives_port {
+                let port = register(FIRST + words);
+                out.put_number(5, port).put_number(6, port);
+            }
+            // NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED: the kernel adds and dumps them in any case.
+            out.put_number(7, if gives_port { 3 } else { 1 })
+        });
     }
 
     fn gives_port(&self, name: &str) -> bool {
@@ -293,13 +299,12 @@ impl Code<'_> {
             NamedExpression::Payload(_) => self.payload(place(from), to),
             NamedExpression::CT(ct) => {
                 let key = if ct.key == "status" { 2 } else { 0 };
-                self.say("ct", vec![Attr::number(1, register(to)), Attr::number(2, key)]);
+                self.say("ct", |out| out.put_number(1, register(to)).put_number(2, key));
             }
             NamedExpression::Fib(_) => {
                 const ADDRTYPE: u32 = 3;
                 const DADDR: u32 = 2;
-                let attributes = vec![Attr::number(1, register(to)), Attr::number(2, ADDRTYPE), Attr::number(3, DADDR)];
-                self.say("fib", attributes);
+                self.say("fib", |out| out.put_number(1, register(to)).put_number(2, ADDRTYPE).put_number(3, DADDR));
             }
             NamedExpression::Concat(parts) => {
                 let mut next = to;
@@ -313,12 +318,13 @@ impl Code<'_> {
     }
 
     fn meta(&mut self, key: MetaKey, to: u32) {
-        self.say("meta", vec![Attr::number(2, meta_number(key)), Attr::number(1, register(to))]);
+        self.say("meta", |out| out.put_number(2, meta_number(key)).put_number(1, register(to)));
     }
 
     fn payload(&mut self, (base, offset, length): (u32, u32, u32), to: u32) {
-        let place = [Attr::number(2, base), Attr::number(3, offset), Attr::number(4, length)];
-        self.say("payload", [Attr::number(1, register(to))].into_iter().chain(place).collect());
+        self.say("payload", |out| {
+            out.put_number(1, register(to)).put_number(2, base).put_number(3, offset).put_number(4, length)
+        });
     }
 }
 

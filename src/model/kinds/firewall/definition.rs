@@ -3,33 +3,33 @@
 
 use nftables::schema::{Map, Set, SetFlag, SetType, SetTypeValue};
 
-use crate::model::attribute::Attr;
+use crate::model::attribute::{LIST_ELEM, Put as _};
 
 /// Attributes of a set's definition, but for its number within the transaction.
-pub(super) fn set(set: &Set<'_>) -> Vec<Attr> {
+pub(super) fn set(set: &Set<'_>) -> Vec<u8> {
     let has = |flag, bit| if set.flags.as_ref().is_some_and(|flags| flags.contains(&flag)) { bit } else { 0 };
     let flags =
         has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
-    let mut attributes = definition(&set.table, &set.name, flags, &set.set_type);
+    let mut out = definition(&set.table, &set.name, flags, &set.set_type);
     if let Some(size) = set.size {
-        attributes.push(Attr::nest(9, vec![Attr::number(1, size)])); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
+        out.put_nest(9, |out| out.put_number(1, size)); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
     }
     if let Some(seconds) = set.timeout {
-        attributes.push(Attr::bytes(11, (u64::from(seconds) * 1000).to_be_bytes()));
+        out.put(11, &(u64::from(seconds) * 1000).to_be_bytes());
     }
-    attributes.push(Attr::bytes(13, byte_orders(&set.set_type, None)));
-    attributes
+    out.put(13, &byte_orders(&set.set_type, None));
+    out
 }
 
 /// Attributes of a map's definition.
-pub(super) fn map(map: &Map<'_>) -> Vec<Attr> {
+pub(super) fn map(map: &Map<'_>) -> Vec<u8> {
     const MAP: u32 = 0x8;
     let flags = MAP | if map.flags.is_some() { INTERVAL } else { 0 };
-    let mut attributes = definition(&map.table, &map.name, flags, &map.set_type);
-    attributes.push(Attr::number(6, type_number(&map.map))); // NFTA_SET_DATA_TYPE
-    attributes.push(Attr::number(7, width(&map.map))); // NFTA_SET_DATA_LEN
-    attributes.push(Attr::bytes(13, byte_orders(&map.set_type, Some(&map.map))));
-    attributes
+    let mut out = definition(&map.table, &map.name, flags, &map.set_type);
+    out.put_number(6, type_number(&map.map)); // NFTA_SET_DATA_TYPE
+    out.put_number(7, width(&map.map)); // NFTA_SET_DATA_LEN
+    out.put(13, &byte_orders(&map.set_type, Some(&map.map)));
+    out
 }
 
 /// `NFT_SET_INTERVAL`.
@@ -39,24 +39,24 @@ const TIMEOUT: u32 = 0x10;
 const FILLED_BY_PACKETS: u32 = 0x20;
 const CONCAT: u32 = 0x80;
 
-fn definition(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>) -> Vec<Attr> {
+fn definition(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>) -> Vec<u8> {
     let fields = fields(key);
     // Only sets of intervals need to know the fields; to others a concatenation is one key.
     let concat = fields.len() > 1 && flags & INTERVAL != 0;
     let flags = if concat { flags | CONCAT } else { flags };
-    let mut attributes = vec![
-        Attr::text(1, table),
-        Attr::text(2, name),
-        Attr::number(3, flags),
-        Attr::number(4, type_number(key)),
-        Attr::number(5, width(key)),
-    ];
+    let mut out = Vec::with_capacity(256);
+    out.put_text(1, table).put_text(2, name).put_number(3, flags);
+    out.put_number(4, type_number(key)).put_number(5, width(key));
     if concat {
         // NFTA_SET_DESC > NFTA_SET_DESC_CONCAT > NFTA_LIST_ELEM > NFTA_SET_FIELD_LEN
-        let length = |field: &SetType| Attr::nest(1, vec![Attr::number(1, type_of(*field).1)]);
-        attributes.push(Attr::nest(9, vec![Attr::list(2, fields.iter().map(length).collect())]));
+        let length = |field: &SetType| type_of(*field).1;
+        out.put_nest(9, |out| {
+            out.put_nest(2, |out| {
+                fields.iter().fold(out, |out, it| out.put_nest(LIST_ELEM, |out| out.put_number(1, length(it))))
+            })
+        });
     }
-    attributes
+    out
 }
 
 pub(super) fn fields<'a>(types: &'a SetTypeValue<'_>) -> &'a [SetType] {

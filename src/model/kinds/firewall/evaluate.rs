@@ -13,7 +13,7 @@ use super::lookup::Set;
 use super::packet::{Does, Packet, Service};
 use super::rules::Skeleton;
 use super::{Firewall, compile, text};
-use crate::model::attribute::{self, encode, number};
+use crate::model::attribute::{self, number};
 
 /// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -129,19 +129,18 @@ impl Table {
         for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
             elements.entry(element.set()).or_default().push(element);
         }
-        for (object, attributes) in skeleton.compiled() {
-            let bytes = encode(attributes);
+        for (object, bytes) in skeleton.compiled() {
             match object {
-                NfListObject::Chain(_) => chains.push(Chain::new(&bytes)),
+                NfListObject::Chain(_) => chains.push(Chain::new(bytes)),
                 NfListObject::Rule(rule) => {
                     if let Some(chain) = chains.iter_mut().find(|chain: &&mut Chain| chain.name == rule.chain) {
-                        chain.rules.push((text::rule(rule), Expression::all(&bytes)));
+                        chain.rules.push((text::rule(rule), Expression::all(bytes)));
                     }
                 }
                 _ => {
-                    let name = attribute::text(&bytes, 2);
+                    let name = attribute::text(bytes, 2);
                     let own = elements.remove(name).unwrap_or_default();
-                    sets.insert(name.to_owned(), Set::new(&bytes, own.into_iter().cloned()));
+                    sets.insert(name.to_owned(), Set::new(bytes, own.into_iter().cloned()));
                 }
             }
         }

@@ -34,7 +34,7 @@ pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use smallvec::smallvec;
 
-use crate::model::attribute::{self, Attr};
+use crate::model::attribute::{self, Put as _};
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
 use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
 
@@ -133,8 +133,9 @@ impl Firewall {
                 if to.elements.iter().any(Element::closes) {
                     for skeleton in Skeleton::shut(&to.table) {
                         rules.extend(objects(&skeleton));
-                        let chain = [Attr::text(1, &to.table), Attr::text(3, rules::SHUT)];
-                        open.push(message(&skeleton, DELETE_CHAIN, 0, &chain));
+                        let mut chain = Vec::new();
+                        chain.put_text(1, &to.table).put_text(3, rules::SHUT);
+                        open.push(message(&skeleton, DELETE_CHAIN, 0, chain));
                     }
                 }
             }
@@ -188,15 +189,16 @@ const DELETE_CHAIN: u16 = 5;
 const NEW_SET: u16 = 9;
 
 fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {
-    let mut attributes = vec![Attr::text(1, &skeleton.table)];
+    let mut attributes = Vec::new();
+    attributes.put_text(1, &skeleton.table);
     if message == NEW_TABLE {
-        attributes.push(Attr::number(2, 0)); // no flags: dormant would mean that nothing is filtered
+        attributes.put_number(2, 0); // no flags: dormant would mean that nothing is filtered
     }
-    self::message(skeleton, message, flags, &attributes)
+    self::message(skeleton, message, flags, attributes)
 }
 
-fn message(skeleton: &Skeleton, message: u16, flags: u16, attributes: &[Attr]) -> NftMessage {
-    NftMessage { message, family: compile::family(skeleton.family), flags, attributes: attribute::encode(attributes) }
+fn message(skeleton: &Skeleton, message: u16, flags: u16, attributes: Vec<u8>) -> NftMessage {
+    NftMessage { message, family: compile::family(skeleton.family), flags, attributes }
 }
 
 /// The messages that make what is in a table; the table itself is made before.
@@ -205,22 +207,24 @@ fn objects(skeleton: &Skeleton) -> impl Iterator<Item = NftMessage> {
 }
 
 /// The message that makes an object of the skeleton.
-fn object(skeleton: &Skeleton, (object, sent): (&NfListObject<'_>, &[Attr]), id: u32) -> NftMessage {
+fn object(skeleton: &Skeleton, (object, sent): (&NfListObject<'_>, &[u8]), id: u32) -> NftMessage {
     let (message, flags, id) = match object {
         NfListObject::Chain(_) => (NEW_CHAIN, CREATE, None),
         NfListObject::Rule(_) => (NEW_RULE, CREATE | APPEND, None),
-        _ => (NEW_SET, CREATE, Some(Attr::number(10, id))), // NFTA_SET_ID, for this transaction only
+        _ => (NEW_SET, CREATE, Some(id)), // for this transaction only
     };
-    let mut said = match object {
+    let mut attributes = match object {
         // Told a size, the kernel makes room for as many at once, a mebibyte. Not told, it makes room as packets fill the
         // set, up to just that many (`nft_dynset_init`), which is what is read back.
         NfListObject::Set(it) if it.size == Some(rules::FLOWS) => {
-            self::message(skeleton, message, flags, &definition::set(&Set { size: None, ..(**it).clone() }))
+            definition::set(&Set { size: None, ..(**it).clone() })
         }
-        _ => self::message(skeleton, message, flags, sent),
+        _ => sent.to_owned(),
     };
-    said.attributes.extend(attribute::encode(id.as_slice()));
-    said
+    if let Some(id) = id {
+        attributes.put_number(10, id); // NFTA_SET_ID
+    }
+    self::message(skeleton, message, flags, attributes)
 }
 
 impl Kind for Firewall {

@@ -13,7 +13,6 @@ use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, 
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::compile;
-use crate::model::attribute::Attr;
 
 /// Priorities as nft names them (nft(8), standard priority names); bridge chains have their own (`bridged`).
 const RAW: i32 = -300;
@@ -38,7 +37,7 @@ pub(super) struct Skeleton {
     /// Sets and maps, chains and rules in the order in which they are made.
     pub(super) objects: Vec<Object>,
     /// Their attributes, once somebody asked for them.
-    compiled: OnceLock<Vec<Vec<Attr>>>,
+    compiled: OnceLock<Vec<Vec<u8>>>,
 }
 
 impl Skeleton {
@@ -53,7 +52,7 @@ impl Skeleton {
     }
 
     /// All objects but the table itself, each with the attributes that it is made of.
-    pub(super) fn compiled(&self) -> impl Iterator<Item = (&Object, &[Attr])> {
+    pub(super) fn compiled(&self) -> impl Iterator<Item = (&Object, &[u8])> {
         let compile = || self.objects[1..].iter().map(|object| compile::object(self, object)).collect();
         self.objects[1..].iter().zip(self.compiled.get_or_init(compile)).map(|(object, sent)| (object, &**sent))
     }

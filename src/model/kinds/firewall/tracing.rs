@@ -7,7 +7,7 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 use super::packet::{Packet, Service};
 use super::rules::{Expr, Said, Skeleton, any, assign, is, meta, payload};
 use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, objects};
-use crate::model::attribute;
+use crate::model::attribute::Put as _;
 use crate::model::values::Protocol;
 use crate::model::wire::NftMessage;
 
@@ -29,12 +29,13 @@ pub fn tracing(table: &str, packet: &Packet) -> Vec<NftMessage> {
             skeleton.base(chain, NfChainType::Filter, (*hook, FIRST));
             skeleton.rule(chain, like(packet));
         }
-        let own = [attribute::Attr::text(1, table), attribute::Attr::number(2, OWNED)];
+        let mut attributes = Vec::new();
+        attributes.put_text(1, table).put_number(2, OWNED);
         messages.push(NftMessage {
             message: NEW_TABLE,
             family: compile::family(family),
             flags: CREATE | EXCLUSIVE,
-            attributes: attribute::encode(&own),
+            attributes,
         });
         messages.extend(objects(&skeleton));
     }

@@ -12,7 +12,7 @@ use nftables::types::NfFamily;
 use super::compile::{self, interface};
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
 use super::flows::{Sent, Stale};
-use crate::model::attribute::{self, Attr};
+use crate::model::attribute::{self, Put as _};
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 use crate::model::wire::NftMessage;
@@ -47,8 +47,12 @@ pub(super) fn messages<'a>(
     let mut messages = Vec::new();
     for ((set, family), list) in lists {
         for content in list {
-            let mut attributes = attribute::encode(&[Attr::text(1, table), Attr::text(2, set)]);
-            attribute::put_nest(&mut attributes, 3, |out| out.extend(content));
+            let mut attributes = Vec::with_capacity(content.len() + 128);
+            attributes.put_text(1, table).put_text(2, set);
+            attributes.put_nest(3, |out| {
+                out.extend(content);
+                out
+            });
             messages.push(NftMessage { message, family, flags, attributes });
         }
     }
@@ -57,7 +61,8 @@ pub(super) fn messages<'a>(
 
 /// The message that empties a set of the table `inet`, whatever is in it.
 pub(super) fn flush(table: &str, set: &str) -> NftMessage {
-    let attributes = attribute::encode(&[Attr::text(1, table), Attr::text(2, set)]);
+    let mut attributes = Vec::new();
+    attributes.put_text(1, table).put_text(2, set);
     NftMessage { message: DELETE_ELEMENTS, family: compile::family(NfFamily::INet), flags: 0, attributes }
 }
 
@@ -78,10 +83,7 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
         Element::Subnet(net) => {
             node(out, &Key::default().address(net.network()), None, None);
             if let Some(end) = after(net) {
-                attribute::put_nest(out, 1, |out| {
-                    data(out, 1, &Key::default().address(end));
-                    attribute::put(out, 3, &INTERVAL_END.to_be_bytes());
-                });
+                out.put_nest(1, |out| data(out, 1, &Key::default().address(end)).put_number(3, INTERVAL_END));
             }
         }
         Element::Limited(listen) => {
@@ -131,19 +133,17 @@ fn at_no_port(ipv6: bool, to: u8) -> Key {
 }
 
 fn node(out: &mut Vec<u8>, key: &Key, last: Option<Key>, gives: Option<Key>) {
-    attribute::put_nest(out, 1, |out| {
+    out.put_nest(1, |out| {
         data(out, 1, key);
         if let Some(gives) = gives {
             data(out, 2, &gives);
         }
-        if let Some(last) = last {
-            data(out, 10, &last);
-        }
+        if let Some(last) = last { data(out, 10, &last) } else { out }
     });
 }
 
-fn data(out: &mut Vec<u8>, kind: u16, key: &Key) {
-    attribute::put_nest(out, kind, |out| attribute::put(out, 1, &key.0));
+fn data<'a>(out: &'a mut Vec<u8>, kind: u16, key: &Key) -> &'a mut Vec<u8> {
+    out.put_nest(kind, |out| out.put(1, &key.0))
 }
 
 /// The first address past a net, if there is one.
