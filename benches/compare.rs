@@ -11,16 +11,20 @@
     reason = "a program for a person, and numbers that are far from losing a digit"
 )]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use serde::de::DeserializeOwned;
 
 #[path = "compare/measure.rs"]
 mod measure;
 #[path = "compare/plot.rs"]
 mod plot;
+#[path = "compare/profile.rs"]
+mod profile;
 #[path = "compare/table.rs"]
 mod table;
 #[path = "compare/tools.rs"]
@@ -28,7 +32,8 @@ mod tools;
 #[path = "workload/mod.rs"]
 mod workload;
 
-use measure::Run;
+use measure::{Phase, Run};
+use profile::Samples;
 use table::{Results, Subject};
 use tools::Tool;
 
@@ -53,6 +58,9 @@ struct Arguments {
     /// Write the tables and plots of docs/performance.md.
     #[arg(long)]
     write: bool,
+    /// Tell where the processor time of the floor and of netrec goes instead, by perf(1).
+    #[arg(long, conflicts_with_all = ["tools", "results"])]
+    profile: bool,
     /// One run of one tool in the namespaces of the caller; what this program starts itself with.
     #[arg(long, hide = true, num_args = 2, value_names = ["TOOL", "SIZE"])]
     inside: Option<Vec<String>>,
@@ -73,10 +81,18 @@ fn main() -> ExitCode {
         }
     }
     if let Some([tool, size]) = arguments.inside.as_deref() {
-        let tool = Tool::named(tool).expect("a tool that the caller knows");
-        let run = measure::inside(tool, size.parse().expect("a number"));
-        println!("{}", serde_json::to_string(&run).expect("numbers"));
+        let (tool, size) = (Tool::named(tool).expect("a tool that the caller knows"), size.parse().expect("a number"));
+        measure::prepare(tool, size);
+        let said = if arguments.profile {
+            serde_json::to_string(&profile::inside(tool, size))
+        } else {
+            serde_json::to_string(&measure::inside(tool, size))
+        };
+        println!("{}", said.expect("numbers"));
         return ExitCode::SUCCESS;
+    }
+    if arguments.profile {
+        return profiled(&arguments);
     }
     let tools: Vec<Tool> = match &arguments.tools[..] {
         [] => Tool::ALL.into_iter().filter(|tool| tool.is_installed()).collect(),
@@ -92,7 +108,7 @@ fn main() -> ExitCode {
             for tool in &tools {
                 wait_until_freed();
                 eprintln!("{size} containers, round {} of {}: {}", round + 1, arguments.rounds, tool.name());
-                if let Some(run) = outside(*tool, *size) {
+                if let Some(run) = outside(*tool, *size, &[]) {
                     results.add(Subject { tool: *tool, size: *size }, first + round, run);
                 }
             }
@@ -108,8 +124,39 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Runs with and without samples, in turn.
+fn profiled(arguments: &Arguments) -> ExitCode {
+    tools::build_floor();
+    let (mut results, mut samples) = (Results::default(), BTreeMap::<_, Samples>::new());
+    for size in &arguments.sizes {
+        for (round, tool) in (0..arguments.rounds).flat_map(|round| profile::TOOLS.map(|tool| (round, tool))) {
+            wait_until_freed();
+            let run: Option<Run> = outside(tool, *size, &[]);
+            wait_until_freed();
+            let Some(found) = outside::<BTreeMap<Phase, Samples>>(tool, *size, &["--profile"]) else {
+                return ExitCode::FAILURE;
+            };
+            if let Some(run) = run {
+                results.add(Subject { tool, size: *size }, round, run);
+            }
+            for (phase, counts) in found {
+                let sum = samples.entry((tool, *size, phase)).or_default();
+                for (part, count) in counts {
+                    *sum.entry(part).or_default() += count;
+                }
+            }
+        }
+    }
+    let text = profile::text(&results, &samples);
+    println!("{text}");
+    if arguments.write {
+        table::put("--profile --write", &text);
+    }
+    ExitCode::SUCCESS
+}
+
 /// One run in a process with namespaces of its own; none, and a word about it, if it failed.
-fn outside(tool: Tool, size: usize) -> Option<Run> {
+fn outside<T: DeserializeOwned>(tool: Tool, size: usize, options: &[&str]) -> Option<T> {
     // A daemon and what it has started end with the first process of their namespace.
     let processes: &[&str] = if tool.is_daemon() { &["--pid", "--fork", "--kill-child", "--mount-proc"] } else { &[] };
     let output = Command::new("unshare")
@@ -117,6 +164,7 @@ fn outside(tool: Tool, size: usize) -> Option<Run> {
         .args(processes)
         .arg(std::env::current_exe().expect("this program"))
         .args(["--inside", tool.name(), &size.to_string()])
+        .args(options)
         .output()
         .expect("unshare starts");
     let run = serde_json::from_slice(&output.stdout).ok();

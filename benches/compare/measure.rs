@@ -61,10 +61,14 @@ pub(super) struct Figures {
 /// The phases that a tool knows.
 pub(super) type Run = BTreeMap<Phase, Figures>;
 
-/// All phases in the namespaces of the caller, which nobody else uses.
-pub(super) fn inside(tool: Tool, size: usize) -> Run {
+/// Makes ready the namespaces of the caller, which nobody else uses.
+pub(super) fn prepare(tool: Tool, size: usize) {
     sh("mount -t tmpfs tmpfs /run && mkdir -p /run/netns /run/bench && ip link set lo up");
     tool.prepare(size);
+}
+
+/// All phases, in namespaces that are ready.
+pub(super) fn inside(tool: Tool, size: usize) -> Run {
     let (mut run, idle) = (Run::new(), links());
     for phase in Phase::ALL {
         let Some(command) = tool.command(phase, size) else { continue };
@@ -94,7 +98,7 @@ fn timed(mut command: Command, left: Option<usize>) -> Figures {
 }
 
 /// Waits until no packets go out of the host's links any more, those of a set-up take seconds; how many there were.
-fn settle() -> u64 {
+pub(super) fn settle() -> u64 {
     const LIMIT: Duration = Duration::from_secs(30);
     const PAUSE: Duration = Duration::from_millis(500);
 

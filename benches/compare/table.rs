@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::measure::{Figures, Phase, Run};
 use super::plot;
@@ -22,9 +22,6 @@ pub(super) struct Subject {
 pub(super) struct Results {
     runs: BTreeMap<Subject, BTreeMap<usize, Run>>,
 }
-
-/// What is written between the two marks of a page.
-const MARKS: [&str; 2] = ["<!-- begin: cargo bench --bench compare -- --write -->", "<!-- end -->"];
 
 impl Results {
     pub(super) fn add(&mut self, subject: Subject, round: usize, run: Run) {
@@ -127,12 +124,7 @@ impl Results {
             }
             fs::write(docs.join(name), plot::svg(phase.title(), &lines)).expect("docs can be written");
         }
-        let page: PathBuf = docs.join("performance.md");
-        let text = fs::read_to_string(&page).expect("the page is there");
-        let (before, rest) = text.split_once(MARKS[0]).expect("the first mark is on the page");
-        let (_, after) = rest.split_once(MARKS[1]).expect("the second mark is on the page");
-        let [begin, end] = MARKS;
-        fs::write(&page, format!("{before}{begin}\n\n{}{end}{after}", self.text())).expect("docs can be written");
+        put("--write", &self.text());
     }
 
     fn table(&self, title: &str, cell: impl Fn(&Subject) -> Option<String>) -> String {
@@ -156,7 +148,7 @@ impl Results {
         text
     }
 
-    fn median(&self, subject: &Subject, phase: Phase, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
+    pub(super) fn median(&self, subject: &Subject, phase: Phase, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
         median(self.runs.get(subject)?.values().filter_map(|run| run.get(&phase)).map(figure).collect())
     }
 
@@ -177,13 +169,23 @@ impl Results {
     }
 }
 
+/// Writes what these options tell to its place on the page.
+pub(super) fn put(options: &str, text: &str) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+    let [begin, end] = [&format!("<!-- begin: cargo bench --bench compare -- {options} -->"), "<!-- end -->"];
+    let there = fs::read_to_string(&page).expect("the page is there");
+    let (before, rest) = there.split_once(begin).expect("the first mark is on the page");
+    let (_, after) = rest.split_once(end).expect("the second mark is on the page");
+    fs::write(&page, format!("{before}{begin}\n\n{text}{end}{after}")).expect("docs can be written");
+}
+
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len().checked_sub(1)? / 2;
     Some(f64::midpoint(values[middle], values[values.len() / 2]))
 }
 
-fn milliseconds(value: f64) -> String {
+pub(super) fn milliseconds(value: f64) -> String {
     match value {
         ..10.0 => format!("{value:.1} ms"),
         10.0..10_000.0 => format!("{value:.0} ms"),
@@ -200,7 +202,7 @@ fn with_ratio(value: String, ratio: Option<f64>) -> String {
 }
 
 /// The machine in general terms.
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let numbers: String = kernel.chars().take_while(|letter| letter.is_ascii_digit() || *letter == '.').collect();
