@@ -365,8 +365,7 @@ impl Service {
     }
 
     fn follow(&mut self, content: Content) {
-        self.vigil.turn_to(&content);
-        self.turned = true;
+        self.turned |= self.vigil.turn_to(&content);
         self.watcher.accept(content, self.now());
     }
 

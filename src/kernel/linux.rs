@@ -14,7 +14,7 @@ use rtnetlink::packet_route::link::InfoKind;
 use super::lane::Lane;
 use super::lookup::{LaneLookup, NoLookup};
 use super::memory::{Disturbed, Memory};
-use super::netfilter::{Netfilter, Ours};
+use super::netfilter::{Netfilter, Ours, Written};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
@@ -51,6 +51,10 @@ struct Kept {
     nft: Option<Nft>,
     /// Likewise.
     conntrack: Option<Socket>,
+    /// Transactions of the steps under way.
+    commits: u32,
+    /// What the last steps wrote to nftables.
+    written: Option<Written>,
     /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
     /// is over, both of which would wait for it again and again.
     leaving: Vec<OwnedFd>,
@@ -117,7 +121,8 @@ impl Kernel for Linux {
             progress(steps.iter().filter(ended).count());
         }
         run.last();
-        let Run { results, kept, .. } = run;
+        let Run { results, mut kept, .. } = run;
+        kept.written = Written::by(steps, &results, std::mem::take(&mut kept.commits));
         self.kept = kept;
         tracing::debug!("written");
         results
@@ -146,7 +151,7 @@ impl Linux {
         let mut facts = read::recall(scope, &mut memory)?;
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
         let mut nft = self.kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
-        let netfilter = Netfilter::look(&mut nft, last, &scope.owner)?;
+        let netfilter = Netfilter::look(&mut nft, last, self.kept.written.take(), &scope.owner)?;
         self.kept.nft = Some(nft);
         netfilter.tell(&mut facts);
         self.netfilter = Some(netfilter);
@@ -411,6 +416,7 @@ impl Run<'_> {
                 Err(NftError::Stale) => {}
                 committed => {
                     *generation = generation.filter(|_| committed.is_ok()).map(nft::next);
+                    self.kept.commits += u32::from(committed.is_ok());
                     self.kept.nft = committed.is_ok().then_some(nft);
                     return committed.map_err(Into::into);
                 }

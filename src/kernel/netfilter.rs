@@ -1,11 +1,13 @@
 //! What a look takes of nftables: our tables, and what concerns us of others'. One generation of the ruleset holds one
-//! thing, so of the same nothing is asked again.
+//! thing, so of the same nothing is asked again; and of those that only we have made, what we wrote.
 
 use std::sync::Arc;
 
-use super::nft::{Nft, NftError};
+use super::nft::{self, Nft, NftError};
 use super::{KernelError, feature, neighbours};
-use crate::model::wire::{ChainFacts, DockerFacts, Facts, Owner, TableFacts, Tables};
+use crate::model::kinds::firewall::{Asked, Firewall};
+use crate::model::resource::{Op, Resource, Step};
+use crate::model::wire::{ChainFacts, DockerFacts, Facts, Owner, Place, TableFacts, Tables};
 
 /// What nftables holds, as of a generation.
 #[derive(Debug)]
@@ -24,13 +26,40 @@ pub(super) struct Ours {
     docker: Vec<DockerFacts>,
 }
 
+/// What was written since the last look.
+#[derive(Debug)]
+pub(super) struct Written {
+    from: Arc<Firewall>,
+    to: Arc<Firewall>,
+    /// In so many transactions.
+    commits: u32,
+}
+
 impl Netfilter {
-    /// Looks, unless nothing happened since the last time.
-    pub(super) fn look(nft: &mut Nft, last: Option<Self>, owner: &Owner) -> Result<Self, KernelError> {
-        if let Some(last) = last
-            && nft.generation()? == last.generation
-        {
-            return Ok(last);
+    /// Looks, unless nothing happened since the last time, or nothing but what was written.
+    pub(super) fn look(
+        nft: &mut Nft,
+        last: Option<Self>,
+        written: Option<Written>,
+        owner: &Owner,
+    ) -> Result<Self, KernelError> {
+        if let Some(last) = last {
+            let generation = nft.generation()?;
+            if generation == last.generation {
+                return Ok(last);
+            }
+            if let Some(written) = written.filter(|it| it.is_all(last.generation, generation))
+                && let Some(ours) = written.found(nft, &last.ours)
+                && nft.generation()? == generation
+            {
+                #[cfg(debug_assertions)]
+                if let Ok((whole, at)) = nft.steadily(|nft| Ours::look(nft, owner))
+                    && at == generation
+                {
+                    assert_eq!(whole, ours, "what is there is what was, and what was written");
+                }
+                return Ok(Self { generation, ours, ..last });
+            }
         }
         let look = nft.steadily(|nft| {
             let (chains, topologies) = neighbours::look(nft, owner)?;
@@ -47,6 +76,41 @@ impl Netfilter {
         facts.topologies.clone_from(&self.topologies);
         facts.user_rules = self.ours.user_rules;
         facts.docker.clone_from(&self.ours.docker);
+    }
+}
+
+impl Written {
+    /// What steps have written; none if that is more than an update of our tables.
+    pub(super) fn by(steps: &[Step], results: &[Result<(), KernelError>], commits: u32) -> Option<Self> {
+        let here = |(step, _): &(&Step, _)| step.parts.iter().any(|(_, place)| *place == Place::Netfilter);
+        let mut steps = steps.iter().zip(results).filter(here);
+        match (steps.next()?, steps.next()) {
+            ((Step { op: Op::Update { from, to }, .. }, Ok(())), None) => match (from, to) {
+                (Resource::Firewall(from), Resource::Firewall(to)) => {
+                    Some(Self { from: from.clone(), to: to.clone(), commits })
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether nobody else has written between two generations.
+    fn is_all(&self, before: u32, after: u32) -> bool {
+        (0..self.commits).fold(before, |generation, _| nft::next(generation)) == after
+    }
+
+    /// Asks for what was written; what was there before, with that, if the kernel has it so.
+    fn found(&self, nft: &mut Nft, before: &Ours) -> Option<Ours> {
+        before.tables.firewall().filter(|known| **known == *self.from)?;
+        let mut asked = Asked::after(&self.from, &self.to)?.into_iter();
+        let found = asked.all(|it| nft.element(&it.question).is_ok_and(|answer| it.agrees(answer.as_deref())));
+        let Ours { user_rules, docker, .. } = before;
+        found.then(|| Ours {
+            tables: Firewall::clone(&self.to).into(),
+            user_rules: *user_rules,
+            docker: docker.clone(),
+        })
     }
 }
 

@@ -264,6 +264,12 @@ impl Nft {
         Err(NftError::Restless)
     }
 
+    /// Asks for an element by its key: the list that it comes in, if it is there.
+    pub(super) fn element(&mut self, asked: &NftMessage) -> Result<Option<Vec<u8>>, NftError> {
+        let found = self.one((asked.message, 0), asked.family, &asked.attributes)?;
+        Ok(found.and_then(|answers| Some(answers.first()?.get(GENMSG..)?.to_vec())))
+    }
+
     /// Whether the table for rules of users is there.
     pub fn has_user_rules(&mut self) -> Result<bool, NftError> {
         let by_name = nla(1, &[UserRules::TABLE.as_bytes(), &[0]].concat());

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
-use super::kinds::firewall::Firewall;
+use super::kinds::firewall::{Firewall, Rules};
 use super::resource::{HOST, Text};
 use super::values::{Mac, Ports, Protocol};
 use super::wire::NetnsRef;
@@ -221,27 +221,47 @@ pub struct TableFacts {
 }
 
 /// The tables of one topology, shared by all that were told of them, and what they come to, which is read from thousands of
-/// elements once.
+/// elements once. Of what was seen before, but for a few elements since, only that is known.
 #[derive(Clone, Default, Debug)]
-pub struct Tables(Arc<(Vec<TableFacts>, OnceLock<Option<Firewall>>)>);
+pub struct Tables(Arc<Ours>);
+
+#[derive(Default, Debug)]
+struct Ours {
+    /// As they were read, if they were.
+    tables: Option<Vec<TableFacts>>,
+    firewall: OnceLock<Option<Firewall>>,
+}
 
 impl Tables {
     /// What they come to, whoever asks.
     pub fn firewall(&self) -> Option<&Firewall> {
-        let (tables, firewall) = &*self.0;
-        firewall.get_or_init(|| Firewall::observed(tables)).as_ref()
+        let Ours { tables, firewall } = &*self.0;
+        firewall.get_or_init(|| Firewall::observed(tables.as_deref()?)).as_ref()
+    }
+
+    /// Whether nobody changed the rules, of which nothing else is known then.
+    fn is_intact(&self) -> bool {
+        self.firewall().is_none_or(|firewall| firewall.rules == Rules::Intact)
     }
 }
 
 impl From<Vec<TableFacts>> for Tables {
     fn from(tables: Vec<TableFacts>) -> Self {
-        Self(Arc::new((tables, OnceLock::new())))
+        Self(Arc::new(Ours { tables: Some(tables), firewall: OnceLock::new() }))
+    }
+}
+
+impl From<Firewall> for Tables {
+    fn from(firewall: Firewall) -> Self {
+        Self(Arc::new(Ours { tables: None, firewall: Some(firewall).into() }))
     }
 }
 
 impl PartialEq for Tables {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0.0 == other.0.0
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.tables.is_some() && self.0.tables == other.0.tables)
+            || (self.is_intact() && self.firewall() == other.firewall())
     }
 }
 

@@ -54,15 +54,14 @@ impl Focus {
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
         let changed = changed_links(before.host(), after.host())?;
         let different = |one: &'a Facts, other: &'a Facts| {
-            let all = one.namespaces.iter().filter(|(name, _)| &***name != HOST);
-            all.filter(|(name, inside)| other.namespaces.get(*name) != Some(*inside)).map(|(name, _)| name.clone())
+            let all = otherwise(&one.namespaces, &other.namespaces);
+            all.map(|(name, _)| name.clone()).filter(|name| &**name != HOST)
         };
         let different = different(before, after).chain(different(after, before));
         let mut namespaces: BTreeSet<Text> = different.chain(ends(&changed, [before, after])?).collect();
         namespaces.extend(open.namespaces.iter().cloned());
         for (one, other) in [(sysctls, &after.sysctls), (&after.sysctls, sysctls)] {
-            let changed = one.iter().filter(|(key, value)| other.get(key) != Some(value));
-            namespaces.extend(changed.map(|((netns, _), _)| netns.clone()));
+            namespaces.extend(otherwise(one, other).map(|((netns, _), _)| netns.clone()));
         }
         if namespaces.contains(HOST) {
             return None;
@@ -154,6 +153,18 @@ pub struct News {
     /// All of it, of which that is a part: tests compare what follows from either.
     #[cfg(debug_assertions)]
     pub whole: Observed,
+}
+
+/// What a map holds that another one has not, or has otherwise, in linear time.
+fn otherwise<'a, K: Ord, V: PartialEq>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let mut others = other.iter().peekable();
+    one.iter().filter(move |entry| {
+        while others.next_if(|(key, _)| *key < entry.0).is_some() {}
+        others.peek() != Some(entry)
+    })
 }
 
 /// The host's links that are otherwise, as they were and as they are; none if something else of it is.

@@ -1,7 +1,7 @@
 //! Namespaces that come and go. After a sign of life, which is that of a file or of a mount, all names are glanced at; what
 //! gives none (`/proc`) is glanced at as long as it is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,9 @@ pub(super) struct Vigil {
 }
 
 impl Vigil {
-    /// Turns to the containers of a topology. What stood for those that it has in common with the one before is kept in
-    /// mind: whoever gave a sign of life is not passed over.
-    pub(super) fn turn_to(&mut self, content: &Content) {
+    /// Turns to the containers of a topology; whether they are others than before. What stood for those that it has in
+    /// common with the one before is kept in mind: whoever gave a sign of life is not passed over.
+    pub(super) fn turn_to(&mut self, content: &Content) -> bool {
         let before = std::mem::replace(&mut self.containers, lower::scope(&content.topology).containers);
         self.there.retain(|name, _| before.get(name) == self.containers.get(name));
         let new = self.containers.iter().filter(|(name, netns)| before.get(*name) != Some(netns));
@@ -42,17 +42,19 @@ impl Vigil {
         if self.missing_in_proc() {
             self.next = Some(Clock::ZERO);
         }
+        before != self.containers
     }
 
     /// Signs of life, where directories give them.
     pub(super) fn signs(&self) -> Vec<Sign> {
         let named = PathBuf::from(netns::DIRECTORY);
         let mut signs = around(&named);
+        let links = links_in(&named);
         signs.push(Sign::In(named, |_| true));
         let files = self.containers.values().filter_map(|netns| {
             let file = netns::file_of(netns)?;
             // The directory of names is heard as a whole; a name that is a link leads out of it.
-            let heard = matches!(netns, NetnsRef::Named(_)) && !file.is_symlink();
+            let heard = matches!(netns, NetnsRef::Named(_)) && !links.contains(&file);
             (!heard && !file.starts_with("/proc")).then_some(file)
         });
         signs.extend(files.flat_map(|file| around(&file)));
@@ -100,4 +102,11 @@ impl Vigil {
         };
         self.containers.iter().any(|(name, netns)| in_proc(netns) && !self.there.contains_key(name))
     }
+}
+
+/// The symbolic links in a directory, told by one listing of it.
+fn links_in(directory: &Path) -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links.map(|entry| entry.path()).collect()
 }

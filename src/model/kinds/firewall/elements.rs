@@ -334,6 +334,15 @@ impl Element {
         matches!(self, Self::Limited(_) | Self::Policy(Verdict::Deny | Verdict::DenyWithin, _))
     }
 
+    /// Whether it stands in a set of keys, not of intervals.
+    pub(super) fn has_key(&self) -> bool {
+        match self {
+            Self::Publish(mapping) => mapping.port.is_some(),
+            Self::Subnet(_) | Self::Hairpin(..) | Self::Limited(_) | Self::AllowFrom(..) | Self::Policy(..) => false,
+            _ => true,
+        }
+    }
+
     /// Whether its set is in the bridge table.
     pub(super) fn is_bridged(&self) -> bool {
         let within = |verdict: &Verdict| *verdict == Verdict::DenyWithin;
@@ -374,7 +383,7 @@ impl Element {
     }
 
     /// The element without what its map gives: the same for two that cannot be in it together.
-    fn key(&self) -> Self {
+    pub(super) fn key(&self) -> Self {
         let blank = |address: &IpAddr| match address {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

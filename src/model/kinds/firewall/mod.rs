@@ -4,6 +4,7 @@
 //! The rules are a fixed skeleton (`rules`, compiled by `compile`); all that the topology says is in the elements
 //! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
+mod asked;
 mod begin;
 mod bridged;
 mod compare;
@@ -24,6 +25,7 @@ mod wire;
 
 use nftables::schema::{NfListObject, Set};
 
+pub use self::asked::Asked;
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
 pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};

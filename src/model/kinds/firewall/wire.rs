@@ -19,6 +19,8 @@ use crate::model::wire::NftMessage;
 
 /// `NFT_MSG_NEWSETELEM`.
 pub(super) const NEW_ELEMENTS: u16 = 12;
+/// `NFT_MSG_GETSETELEM`.
+pub(super) const GET_ELEMENTS: u16 = 13;
 /// `NFT_MSG_DELSETELEM`.
 pub(super) const DELETE_ELEMENTS: u16 = 14;
 
@@ -27,7 +29,7 @@ const LONGEST: usize = 60_000;
 
 const INTERVAL_END: u32 = 1;
 
-/// The messages that add elements to their sets or delete them, in the order of the sets' names.
+/// The messages that add elements to their sets, delete them or ask for them, in the order of the sets' names.
 pub(super) fn messages<'a>(
     table: &str,
     message: u16,
@@ -204,6 +206,7 @@ pub(super) fn decode<'a>(set: &str, lists: impl Iterator<Item = &'a [u8]>) -> Op
 }
 
 /// One element of a set as the kernel has it.
+#[derive(PartialEq)]
 pub(super) struct Node<'a> {
     pub(super) key: &'a [u8],
     /// The last key of a concatenated interval.
