@@ -110,7 +110,8 @@ fn judging_100_000_flows(bencher: Bencher, published: u32) {
     let said = policies(&(0..published / 10).map(policy).collect::<Vec<_>>(), &[]).expect("few enough");
     let firewall = Firewall::new("w", &networks, &publications).with(said);
     let messages = Firewall::encode(&Op::Create(&firewall), &mut Nobody).expect("it looks nothing up");
-    let flows = messages.into_iter().find_map(|it| if let Body::Forget(flows) = it.body { Some(flows) } else { None });
+    let flows =
+        messages.into_iter().find_map(|it| if let Body::Forget(flows, _) = it.body { Some(flows) } else { None });
     let flows = flows.expect("a note");
     let host: Vec<_> =
         (0..100).map(|at| (bridge(at), format!("10.0.{at}.1/24").parse().expect("an address"))).collect();

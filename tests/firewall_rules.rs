@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netrec::kernel::nft::{Nft, NftError};
-use netrec::model::kinds::firewall::{Firewall, Guard, NetworkRules, Policy, Publication, Rules, SourceNat, policies};
+use netrec::model::kinds::firewall::{
+    Asked, Firewall, Guard, NetworkRules, Policy, Publication, Rules, SourceNat, policies,
+};
 use netrec::model::resource::{Kind, Op, Wire};
 use netrec::model::values::Protocol::{Sctp, Tcp, Udp};
 use netrec::model::values::{Ports, Protocol};
@@ -328,6 +330,43 @@ fn elements_change_in_place_and_the_rest_stays() {
         lab::take(&Op::Delete(&to), None).unwrap();
         assert_eq!(lab::run("nft list tables"), "table inet other\n");
         assert_eq!(observe(&mut nft), None);
+    });
+}
+
+/// What is asked after an update tells it from the rules before, and from what somebody else has done since.
+#[test]
+fn what_was_written_is_asked_for_by_its_key() {
+    lab::in_private_namespaces(|| {
+        let mut nft = Nft::open().unwrap();
+        let publications = [
+            publication("", Protocol::Tcp, "8080", "10.10.0.10", 80),
+            publication("192.0.2.1", Protocol::Udp, "53", "10.10.0.10", 53),
+        ];
+        let from = Firewall::new("shop", &[network("br-front")], &publications);
+        let publications = [
+            publication("", Protocol::Tcp, "8080", "10.10.0.11", 80),
+            publication("", Protocol::Tcp, "8081", "10.10.0.10", 80),
+        ];
+        let to = Firewall::new("shop", &[network("br-front")], &publications).with(Guard::elements(guards()));
+        let asked = Asked::after(&from, &to).unwrap();
+        let mut agree = || {
+            let answers = asked.iter().map(|it| it.agrees(nft.element(&it.question).unwrap().as_deref()));
+            answers.filter(|agrees| *agrees).count()
+        };
+        lab::take(&Op::Create(&from), None).unwrap();
+        assert_eq!(agree(), 1, "nothing but that flows are forgotten, which is noted already");
+        lab::take(&Op::Update { from: &from, to: &to }, None).unwrap();
+        assert_eq!(agree(), asked.len());
+        lab::run("nft delete element inet netrec-shop publish4 '{ tcp . 8081 }'");
+        assert_eq!(agree(), asked.len() - 1);
+        lab::run("nft add element inet netrec-shop publish4_at '{ 192.0.2.1 . udp . 53 : 10.10.0.10 . 53 }'");
+        assert_eq!(agree(), asked.len() - 2);
+
+        let range = publication("", Protocol::Tcp, "7000-7003", "10.10.0.10", 7000);
+        let more = Firewall::new("shop", &[network("br-front")], &[range]);
+        assert!(Asked::after(&to, &more).is_none(), "intervals are read with all else");
+        let altered = Firewall { rules: Rules::Altered("a rule".into()), ..from };
+        assert!(Asked::after(&altered, &to).is_none());
     });
 }
 

@@ -29,8 +29,6 @@ pub struct Known {
     /// Of its own things those that nobody asks for: settings that are read.
     unasked: Vec<Resource>,
     desired: Desired,
-    /// Pairs that lead into a namespace.
-    pairs: BTreeMap<Text, Vec<ResourceId>>,
     /// Where no look has seen yet that all is as wanted.
     open: Focus,
     /// Where something was otherwise when that was planned, and perhaps still is.
@@ -44,24 +42,8 @@ impl Known {
         let unasked: Vec<Resource> = unasked.map(|(_, resource)| resource.clone()).collect();
         let Observed { foreign, absent, present, .. } = observed;
         let read = read(desired.state.resources().chain(&unasked), &present, &desired.state);
-        let mut pairs = BTreeMap::<Text, Vec<ResourceId>>::new();
-        for pair in desired.state.of_kind(HOST, KindName::Veth) {
-            for netns in focus::namespaces(pair).into_iter().filter(|netns| &**netns != HOST) {
-                pairs.entry(netns).or_default().push(pair.id());
-            }
-        }
-        Self {
-            scope,
-            foreign,
-            absent,
-            present,
-            read,
-            unasked,
-            desired,
-            pairs,
-            open: Focus::default(),
-            adrift: Focus::default(),
-        }
+        let (open, adrift) = (Focus::default(), Focus::default());
+        Self { scope, foreign, absent, present, read, unasked, desired, open, adrift }
     }
 
     /// What is to be looked at for it.
@@ -177,10 +159,11 @@ impl Known {
     fn within(&self, focus: &Focus) -> BTreeSet<ResourceId> {
         let state = &self.desired.state;
         let inside = focus.namespaces.iter().flat_map(|netns| state.of_netns(netns));
-        let pairs = focus.namespaces.iter().filter_map(|netns| self.pairs.get(netns)).flatten().cloned();
+        let leads_there = |it: &&Resource| matches!(it, Resource::Veth(veth) if focus.namespaces.contains(&veth.netns));
+        let pairs = state.of_kind(HOST, KindName::Veth).filter(leads_there);
         let names = focus.namespaces.iter().map(|netns| ResourceId::new(&host(), KindName::Netns, netns.clone()));
         let netfilter = state.of_kinds(HOST, focus::NETFILTER).filter(|_| focus.netfilter);
-        inside.chain(netfilter).map(Kind::id).chain(pairs).chain(names).collect()
+        inside.chain(netfilter).chain(pairs).map(Kind::id).chain(names).collect()
     }
 
     /// Whether what decides what is wanted is as it was, as far as it is in the focus.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::thread::JoinHandle;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -49,6 +50,25 @@ pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelE
     let forgotten = forget_stale(&mut socket, flows)?;
     *kept = Some(socket);
     Ok(forgotten)
+}
+
+/// Flows that are being forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
+/// quarter of a million chains, 10 ms.
+#[derive(Debug)]
+pub(super) struct Forgetting(JoinHandle<Result<Option<Socket>, KernelError>>);
+
+impl Forgetting {
+    /// Begins to [forget](forget()).
+    pub(super) fn begin(mut kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
+        let thread = std::thread::Builder::new().name("flows".into());
+        let thread = thread.spawn(move || forget(&mut kept, &flows).map(|_| kept));
+        thread.map(Self).map_err(|error| KernelError::io("cannot start a thread", &error))
+    }
+
+    /// Waits until it is done: its socket.
+    pub(super) fn end(self) -> Result<Option<Socket>, KernelError> {
+        self.0.join().expect("it does not panic")
+    }
 }
 
 fn forget_stale(socket: &mut Socket, flows: &Flows) -> Result<usize, KernelError> {

@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use rtnetlink::packet_route::link::InfoKind;
 
+use super::conntrack::Forgetting;
+use super::kept::Kept;
 use super::lane::Lane;
 use super::lookup::{LaneLookup, NoLookup};
 use super::memory::{Disturbed, Memory};
@@ -42,22 +44,6 @@ pub struct Linux {
     /// Those of the look that news are told against.
     settled: Option<Facts>,
     kept: Kept,
-}
-
-/// What outlives the steps it was needed for.
-#[derive(Default, Debug)]
-struct Kept {
-    /// Sockets of nfnetlink: closed right after a transaction each would wait for a grace period.
-    nft: Option<Nft>,
-    /// Likewise.
-    conntrack: Option<Socket>,
-    /// Transactions of the steps under way.
-    commits: u32,
-    /// What the last steps wrote to nftables.
-    written: Option<Written>,
-    /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
-    /// is over, both of which would wait for it again and again.
-    leaving: Vec<OwnedFd>,
 }
 
 impl Kernel for Linux {
@@ -112,6 +98,7 @@ impl Kernel for Linux {
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
         let containers = &self.containers;
         self.memory.written(steps, |netns| reference(containers, netns));
+        self.kept.end_forgetting();
         let (kept, results) = (std::mem::take(&mut self.kept), vec![Ok(()); steps.len()]);
         let mut run = Run { linux: self, kept, steps, results, rest: BTreeMap::new() };
         let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
@@ -149,6 +136,7 @@ impl Linux {
         let mut memory = std::mem::take(&mut self.memory);
         memory.turn_to(scope, &disturbed);
         let mut facts = read::recall(scope, &mut memory)?;
+        self.kept.end_forgetting();
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
         let mut nft = self.kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
         let netfilter = Netfilter::look(&mut nft, last, self.kept.written.take(), &scope.owner)?;
@@ -383,7 +371,8 @@ impl Run<'_> {
     fn netfilter(&mut self, tasks: Vec<Task>) {
         let mut generation = self.linux.netfilter.as_ref().map(|last| last.generation);
         let mut begun = BTreeSet::new();
-        for (at, body) in self.messages(tasks) {
+        let mut bodies = self.messages(tasks).into_iter().peekable();
+        while let Some((at, body)) = bodies.next() {
             if self.results[at].is_err() {
                 continue;
             }
@@ -392,18 +381,27 @@ impl Run<'_> {
                 Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
                 // What follows the first transaction of a step only says what has become of it. What stands behind the
                 // rules is not to be done without them.
-                Body::Nft(messages) => {
-                    generation = generation.map(nft::next);
-                    match self.commit(&messages, &mut None) {
-                        Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => {
-                            Err(KernelError::Undone("our tables"))
-                        }
-                        other => other,
-                    }
+                Body::Nft(messages) => self.follow_up(&messages, &mut generation),
+                // What is said after it waits for it.
+                Body::Forget(flows, note) if bodies.peek().is_some() || self.kept.unforgotten => {
+                    self.kept.unforgotten = false;
+                    let forgotten = conntrack::forget(&mut self.kept.conntrack, &flows);
+                    forgotten.and_then(|_| self.follow_up(&note, &mut generation))
                 }
-                Body::Forget(flows) => conntrack::forget(&mut self.kept.conntrack, &flows).map(drop),
+                Body::Forget(flows, note) => {
+                    let begun = Forgetting::begin(self.kept.conntrack.take(), flows);
+                    begun.map(|forgetting| self.kept.forgetting = Some((forgetting, note)))
+                }
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
+        }
+    }
+
+    fn follow_up(&mut self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
+        *generation = generation.map(nft::next);
+        match self.commit(messages, &mut None) {
+            Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => Err(KernelError::Undone("our tables")),
+            other => other,
         }
     }
 

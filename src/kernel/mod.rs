@@ -25,6 +25,7 @@ pub mod conntrack;
 pub mod decode;
 pub mod events;
 pub mod feature;
+mod kept;
 mod lane;
 pub mod linux;
 pub mod listeners;

@@ -95,6 +95,11 @@ impl Written {
         }
     }
 
+    /// Another transaction followed, that belongs to it.
+    pub(super) fn goes_on(&mut self) {
+        self.commits += 1;
+    }
+
     /// Whether nobody else has written between two generations.
     fn is_all(&self, before: u32, after: u32) -> bool {
         (0..self.commits).fold(before, |generation, _| nft::next(generation)) == after

@@ -265,7 +265,7 @@ impl Nft {
     }
 
     /// Asks for an element by its key: the list that it comes in, if it is there.
-    pub(super) fn element(&mut self, asked: &NftMessage) -> Result<Option<Vec<u8>>, NftError> {
+    pub fn element(&mut self, asked: &NftMessage) -> Result<Option<Vec<u8>>, NftError> {
         let found = self.one((asked.message, 0), asked.family, &asked.attributes)?;
         Ok(found.and_then(|answers| Some(answers.first()?.get(GENMSG..)?.to_vec())))
     }

@@ -186,8 +186,8 @@ pub enum Body {
     DeleteNetns(Text),
     /// Messages of one nftables transaction, without its begin and end.
     Nft(Vec<NftMessage>),
-    /// Removal of the conntrack entries that are stale.
-    Forget(Flows),
+    /// Removal of the conntrack entries that are stale, and the transaction that notes it.
+    Forget(Flows, Vec<NftMessage>),
 }
 
 /// One message of an nftables transaction.

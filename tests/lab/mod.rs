@@ -62,7 +62,11 @@ pub(crate) fn take(op: &Op<&Firewall>, mut generation: Option<u32>) -> Result<()
                 Nft::open()?.commit(&batch, generation)?;
                 generation = generation.map(nft::next);
             }
-            Body::Forget(flows) => drop(conntrack::forget(&mut None, &flows).expect("flows can be forgotten")),
+            Body::Forget(flows, note) => {
+                conntrack::forget(&mut None, &flows).expect("flows can be forgotten");
+                Nft::open()?.commit(&note, generation)?;
+                generation = generation.map(nft::next);
+            }
             other => panic!("not for netfilter: {other:?}"),
         }
     }

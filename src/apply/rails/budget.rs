@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{called, listed};
+use super::{called, going, listed};
 use crate::apply::Prepared;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::lower::table;
@@ -25,6 +25,7 @@ pub(super) fn empty(topology: &Topology) -> Option<Diagnostic> {
 
 /// Whether what goes is more than was allowed, or than goes by mistake.
 pub(super) fn check(prepared: &Prepared, topology: &Topology, allowed: Option<usize>) -> Option<Diagnostic> {
+    going(prepared).next()?;
     let stays = |(part, name): &(Part, &str)| {
         let renamed =
             topology.moved.iter().any(|moved| moved.from.get_ref().split_once('.') == Some((table(part), name)));

@@ -124,14 +124,16 @@ impl Firewall {
         let forgotten = notes.iter().map(|note| Element::Stale(Stale::Forgotten { ipv6: note.is_ipv6() }));
         let forgotten: Elements = forgotten.collect();
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
-        let elements: Elements = to.elements.iter().chain(notes.iter()).cloned().collect();
-        let with_notes = Self { elements, ..to.clone() };
+        let with_notes = || {
+            let elements = to.elements.iter().chain(notes.iter()).cloned().collect();
+            Self { table: to.table.clone(), rules: Rules::Intact, elements }
+        };
         let (mut rules, mut open) = (Vec::new(), Vec::new());
         match from {
-            None => with_notes.create(CREATE | EXCLUSIVE, &mut rules),
+            None => with_notes().create(CREATE | EXCLUSIVE, &mut rules),
             Some(from) if from.rules != Rules::Intact => {
                 from.delete(&mut rules);
-                with_notes.create(CREATE, &mut rules);
+                with_notes().create(CREATE, &mut rules);
                 if to.elements.iter().any(Element::closes) {
                     for skeleton in Skeleton::shut(&to.table) {
                         rules.extend(objects(&skeleton));
@@ -144,7 +146,7 @@ impl Firewall {
             Some(from) => {
                 // What was noted before is in the notes again, or forgotten, and then nobody sees it any more.
                 rules.extend(forgotten.iter().map(|word| wire::flush(&to.table, word.set())));
-                let gone = from.elements.without(&with_notes.elements);
+                let gone = from.elements.without(&to.elements).filter(|element| !notes.contains(element));
                 rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
                 let new = to.elements.without(&from.elements).chain(notes.iter());
                 rules.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
@@ -153,8 +155,8 @@ impl Firewall {
         let mut said = vec![Body::Nft(rules)];
         said.extend((!open.is_empty()).then_some(Body::Nft(open)));
         if notes.iter().next().is_some() {
-            said.push(Body::Forget(flows));
-            said.push(Body::Nft(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, forgotten.iter())));
+            let word = wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, forgotten.iter());
+            said.push(Body::Forget(flows, word));
         }
         said.into_iter().map(|body| Message { place: Place::Netfilter, body }).collect()
     }

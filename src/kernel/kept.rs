@@ -1,0 +1,50 @@
+//! What is kept from some steps to the next look and the next steps.
+
+use std::os::fd::OwnedFd;
+
+use super::conntrack::Forgetting;
+use super::netfilter::Written;
+use super::netlink::Socket;
+use super::nft::Nft;
+use crate::model::wire::NftMessage;
+
+/// What outlives the steps it was needed for.
+#[derive(Default, Debug)]
+pub(super) struct Kept {
+    /// Sockets of nfnetlink: closed right after a transaction each would wait for a grace period.
+    pub(super) nft: Option<Nft>,
+    /// Likewise.
+    pub(super) conntrack: Option<Socket>,
+    /// Flows that are being forgotten, and what notes that they are.
+    pub(super) forgetting: Option<(Forgetting, Vec<NftMessage>)>,
+    /// Whether that failed the last time. The note is missing, so it is tried again, and then waited for.
+    pub(super) unforgotten: bool,
+    /// Transactions of the steps under way.
+    pub(super) commits: u32,
+    /// What the last steps wrote to nftables.
+    pub(super) written: Option<Written>,
+    /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
+    /// is over, both of which would wait for it again and again.
+    pub(super) leaving: Vec<OwnedFd>,
+}
+
+impl Kept {
+    /// Waits until flows are forgotten, and notes that they are.
+    pub(super) fn end_forgetting(&mut self) {
+        let Some((forgetting, note)) = self.forgetting.take() else { return };
+        let noted = forgetting.end().and_then(|socket| {
+            self.conntrack = socket;
+            let mut nft = self.nft.take().map_or_else(Nft::open, Ok)?;
+            nft.commit(&note, None)?;
+            self.nft = Some(nft);
+            Ok(())
+        });
+        match noted {
+            Ok(()) => self.written.iter_mut().for_each(Written::goes_on),
+            Err(error) => {
+                tracing::warn!(%error, "stale flows are not forgotten");
+                self.unforgotten = true;
+            }
+        }
+    }
+}
