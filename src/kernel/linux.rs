@@ -206,7 +206,9 @@ impl Run<'_> {
             }
         }
         let mut containers = Vec::new();
-        for (place, tasks) in lanes {
+        // First, as flows are forgotten beside all else.
+        let netfilter = lanes.remove_entry(&Place::Netfilter);
+        for (place, tasks) in netfilter.into_iter().chain(lanes) {
             match place {
                 Place::Netns(netns) if &*netns != HOST => containers.push((netns, tasks)),
                 Place::Netns(_) => {
