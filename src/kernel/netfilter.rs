@@ -56,7 +56,7 @@ impl Netfilter {
                 if let Ok((whole, at)) = nft.steadily(|nft| Ours::look(nft, owner))
                     && at == generation
                 {
-                    assert_eq!(whole, ours, "what is there is what was, and what was written");
+                    assert!(whole == ours, "what is there is what was, and what was written");
                 }
                 return Ok(Self { generation, ours, ..last });
             }
