@@ -338,7 +338,7 @@ impl Element {
     pub(super) fn has_key(&self) -> bool {
         match self {
             Self::Publish(mapping) => mapping.port.is_some(),
-            Self::Subnet(_) | Self::Hairpin(..) | Self::Limited(_) | Self::AllowFrom(..) | Self::Policy(..) => false,
+            Self::Subnet(_) | Self::Limited(_) | Self::AllowFrom(..) | Self::Policy(..) => false,
             _ => true,
         }
     }
