@@ -1,5 +1,8 @@
 //! The pure parts of the loop at growing sizes: `cargo bench --bench pure`. Near-linear is the goal, and 150 ms of user
-//! time for everything at 10,000 endpoints; nothing here asks the kernel.
+//! time for everything at 10,000 endpoints, which `cargo bench --bench pure -- stages 10000` tells; nothing here asks the
+//! kernel.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,13 +21,19 @@ use netrec::model::topology::Topology;
 use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{Body, FlowFacts, Lookup};
 
+#[path = "pure/stages.rs"]
+mod stages;
 #[path = "workload/mod.rs"]
 mod workload;
 
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
 
 fn main() {
-    divan::main();
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
+    match words.next().as_deref() {
+        Some("stages") => stages::print(words.next().and_then(|word| word.parse().ok()).unwrap_or(SIZES[2])),
+        _ => divan::main(),
+    }
 }
 
 fn sources(endpoints: usize) -> Sources {
