@@ -6,10 +6,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use petgraph::Direction;
-use petgraph::algo::kosaraju_scc;
-use petgraph::graph::{DiGraph, NodeIndex};
-
 use super::{Change, Diff};
 use crate::model::numbers::ByNumber;
 use crate::model::resource::{Few, Kind, Op, Parts, Resource, ResourceId, Step};
@@ -68,22 +64,22 @@ pub fn plan(diff: &Diff, desired: &State, observed: &State) -> Result<Plan, Flaw
         return Ok(Plan::default());
     }
     let draft = Draft::new(diff);
-    let graph = draft.graph(diff);
-    let order = in_order(&graph).map_err(|cycle| {
-        let ids: Vec<String> = cycle.iter().map(|node| draft.steps[node.index()].0.to_string()).collect();
+    let waits = draft.waits(diff);
+    let order = in_order(&waits).map_err(|cycle| {
+        let ids: Vec<String> = cycle.iter().map(|node| draft.steps[*node as usize].0.to_string()).collect();
         Flaw::Cycle(ids.join(" -> "))
     })?;
-    let plan = draft.staged(&graph, &order);
-    draft.prove(&plan, &order, desired, observed)?;
-    Ok(plan)
+    draft.proved(waits, &order, desired, observed)
 }
 
 /// The steps before they are in order, and who does what to which thing.
 #[derive(Default)]
 struct Draft<'a> {
     steps: Vec<(&'a ResourceId, Op<&'a Resource>)>,
-    /// What each step starts from and what it leaves, in terms of things.
-    ties: Vec<(Ties, Ties)>,
+    /// What each step starts from, in terms of things; no further than the last that starts from anything.
+    from: Vec<Ties>,
+    /// What each step leaves.
+    to: Vec<Ties>,
     things: Things,
     makers: ByNumber<Few<u32>>,
     /// Steps that remove a provider, or something that takes it along.
@@ -96,25 +92,25 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Removals come first and creations last where nothing else decides, so that plans read alike.
     fn new(diff: &'a Diff) -> Self {
-        let mut draft = Self::default();
-        draft.steps.reserve(diff.len());
-        draft.ties.reserve(diff.len());
-        draft.things.reserve(diff.len()); // a link, its addresses: about one each
+        let (mut deletes, mut updates, mut creates) = (Vec::new(), Vec::new(), Vec::with_capacity(diff.len()));
         for (id, change) in diff {
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
-                draft.deletes.insert(id, draft.steps.len() as u32);
-                draft.push(id, Op::Delete(from));
+                deletes.push((id, Op::Delete(from)));
             }
-        }
-        for (id, change) in diff {
             if let Change::Update { from, to, .. } = change {
-                draft.push(id, Op::Update { from, to });
+                updates.push((id, Op::Update { from, to }));
+            }
+            if let Change::Create { to } | Change::Replace { to, .. } = change {
+                creates.push((id, Op::Create(to)));
             }
         }
-        for (id, change) in diff {
-            if let Change::Create { to } | Change::Replace { to, .. } = change {
-                draft.push(id, Op::Create(to));
-            }
+        let mut draft =
+            Self { deletes: (0..).zip(&deletes).map(|(node, (id, _))| (*id, node)).collect(), ..Self::default() };
+        draft.steps = [deletes, updates, creates].concat();
+        draft.to.reserve(draft.steps.len());
+        draft.things.reserve(draft.steps.len()); // a link, its addresses: about one each
+        for node in 0..draft.steps.len() {
+            draft.tie(node);
         }
         for (id, change) in diff.iter().filter(|(_, change)| change.removes()) {
             let remover = draft.deletes.get(change.implied().unwrap_or(id)).copied();
@@ -126,37 +122,37 @@ impl<'a> Draft<'a> {
         draft
     }
 
-    fn push(&mut self, id: &'a ResourceId, op: Op<&'a Resource>) {
-        let node = self.steps.len() as u32;
-        let from = op.from().map(|from| self.things.ties(from)).unwrap_or_default();
+    fn tie(&mut self, node: usize) {
+        let (_, op) = &self.steps[node];
+        if let Some(from) = op.from() {
+            let from = self.things.ties(from);
+            if matches!(op, Op::Update { .. }) {
+                for thing in &from.provides {
+                    self.updaters.entry(*thing).push(node as u32);
+                }
+            }
+            self.from.push(from);
+        }
         let to = op.to().map(|to| self.things.ties(to)).unwrap_or_default();
         for thing in &to.provides {
-            self.makers.entry(*thing).push(node);
+            self.makers.entry(*thing).push(node as u32);
         }
-        if matches!(op, Op::Update { .. }) {
-            for thing in &from.provides {
-                self.updaters.entry(*thing).push(node);
-            }
-        }
-        self.steps.push((id, op));
-        self.ties.push((from, to));
+        self.to.push(to);
     }
 
-    fn graph(&self, diff: &Diff) -> DiGraph<(), ()> {
-        let mut graph = DiGraph::with_capacity(self.steps.len(), self.steps.len() * 4);
-        for _ in &self.steps {
-            graph.add_node(());
-        }
+    /// The steps that each waits for.
+    fn waits(&self, diff: &Diff) -> Vec<Few<u32>> {
+        let mut waits: Vec<Few<u32>> = self.steps.iter().map(|_| Few::new()).collect();
         let mut edge = |before: u32, after: u32| {
             if before != after {
-                graph.add_edge(before.into(), after.into(), ());
+                waits[after as usize].push(before);
             }
         };
-        for (node, ((id, op), (from, to))) in (0..).zip(self.steps.iter().zip(&self.ties)) {
+        for (node, ((id, op), to)) in (0..).zip(self.steps.iter().zip(&self.to)) {
             for (_, thing) in &to.needs {
                 each(&self.makers, *thing, |maker| edge(maker, node));
             }
-            for (_, thing) in &from.needs {
+            for (_, thing) in self.from.get(node as usize).into_iter().flat_map(|from| &from.needs) {
                 if !to.need(*thing) {
                     each(&self.removers, *thing, |remover| edge(node, remover));
                 }
@@ -164,12 +160,13 @@ impl<'a> Draft<'a> {
                     each(&self.updaters, *thing, |updater| edge(node, updater));
                 }
             }
+            if self.deletes.is_empty() {
+                continue;
+            }
             for thing in to.provides.iter().filter(|thing| self.things.name(**thing).is_exclusive()) {
                 each(&self.removers, *thing, |remover| edge(remover, node));
             }
-            if let (Op::Create(_), false) = (op, self.deletes.is_empty())
-                && let Some(change @ Change::Replace { .. }) = diff.get(id)
-            {
+            if let (Op::Create(_), Some(change @ Change::Replace { .. })) = (op, diff.get(*id)) {
                 // After the step that removes the old one of what is made anew.
                 let remover = self.deletes.get(change.implied().unwrap_or(id));
                 if let Some(remover) = remover {
@@ -177,45 +174,48 @@ impl<'a> Draft<'a> {
                 }
             }
         }
-        graph
+        waits
     }
 
-    /// Gives each part of each step its stage: the next one after what it waits for, or the same where both are said to
-    /// the same place, as a place hears in order.
-    fn staged(&self, graph: &DiGraph<(), ()>, order: &[NodeIndex]) -> Plan {
-        let mut position = vec![0_u32; order.len()];
-        for (at, node) in order.iter().enumerate() {
-            position[node.index()] = at as u32;
-        }
-        let mut steps: Vec<Step> = Vec::with_capacity(self.steps.len());
-        for node in order {
-            let (id, op) = &self.steps[node.index()];
-            let (id, op) = ((*id).clone(), op.cloned());
-            let before = graph.neighbors_directed(*node, Direction::Incoming);
-            let mut waits: Few<u32> = before.map(|before| position[before.index()]).collect();
-            waits.sort_unstable();
-            waits.dedup();
-            let parts = parts(&op, &waits, &steps);
-            steps.push(Step { id, op, parts, waits });
-        }
-        Plan { steps }
-    }
-
-    /// Takes all steps on a simulated kernel: none may be refused, and what comes out must be what is wanted.
-    fn prove(mut self, plan: &Plan, order: &[NodeIndex], desired: &State, observed: &State) -> Result<(), Flaw> {
-        let mut simulation = Simulation::of(observed, self.things, plan.steps.len());
-        for (_, to) in &self.ties {
+    /// Puts the steps in that order, and takes each on a simulated kernel: none may be refused, and what comes out must be
+    /// what is wanted. Both at once, while the step is in the processor's cache.
+    fn proved(
+        mut self,
+        mut waits: Vec<Few<u32>>,
+        order: &[u32],
+        desired: &State,
+        observed: &State,
+    ) -> Result<Plan, Flaw> {
+        let mut simulation = Simulation::of(observed, self.things, order.len());
+        for to in &self.to {
             simulation.expect(to);
         }
         // Met in the order of ids, as far as they are made, they are found again in that order without a search.
         let places: Vec<u32> = self.steps.iter().map(|(id, _)| simulation.place(id)).collect();
-        for (at, (step, node)) in plan.steps.iter().zip(order).enumerate() {
-            let (_, to) = std::mem::take(&mut self.ties[node.index()]);
-            let taken = simulation.take_step(places[node.index()], &step.op, to);
-            taken.map_err(|refusal| Flaw::Refused { step: at + 1, refusal: Box::new(refusal) })?;
+        let mut position = vec![0_u32; order.len()];
+        let mut steps: Vec<Step> = Vec::with_capacity(order.len());
+        for node in order.iter().map(|node| *node as usize) {
+            position[node] = steps.len() as u32;
+            let mut waits = std::mem::take(&mut waits[node]);
+            waits.iter_mut().for_each(|before| *before = position[*before as usize]);
+            let (id, op) = &self.steps[node];
+            let step = step(id, op, waits, &steps);
+            let taken = simulation.take_step(places[node], &step.op, std::mem::take(&mut self.to[node]));
+            taken.map_err(|refusal| Flaw::Refused { step: steps.len() + 1, refusal: Box::new(refusal) })?;
+            steps.push(step);
         }
-        simulation.misses(desired).map_or(Ok(()), |id| Err(Flaw::Misses(id)))
+        simulation.misses(desired).map_or(Ok(Plan { steps }), |id| Err(Flaw::Misses(id)))
     }
+}
+
+/// A step after those that it waits for. Each of its parts has its stage: the next one after what it waits for, or the
+/// same where both are said to the same place, as a place hears in order.
+fn step(id: &ResourceId, op: &Op<&Resource>, mut waits: Few<u32>, before: &[Step]) -> Step {
+    waits.sort_unstable();
+    waits.dedup();
+    let op = op.cloned();
+    let parts = parts(&op, &waits, before);
+    Step { id: id.clone(), op, parts, waits }
 }
 
 fn each(index: &ByNumber<Few<u32>>, thing: u32, edge: impl FnMut(u32)) {
@@ -237,27 +237,51 @@ fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Parts {
     parts
 }
 
-/// Kahn's order, the lowest ready node first; or a cycle.
-fn in_order(graph: &DiGraph<(), ()>) -> Result<Vec<NodeIndex>, Vec<NodeIndex>> {
-    let mut waits: Vec<usize> =
-        graph.node_indices().map(|node| graph.neighbors_directed(node, Direction::Incoming).count()).collect();
-    let mut ready: BinaryHeap<Reverse<NodeIndex>> =
-        graph.node_indices().filter(|node| waits[node.index()] == 0).map(Reverse).collect();
+/// Kahn's order, the lowest ready step first; or steps of which each waits for the next, and the last for the first.
+fn in_order(waits: &[Few<u32>]) -> Result<Vec<u32>, Vec<u32>> {
+    // Those who wait for a step, one after the other, and where those of each step end.
+    let mut ends = vec![0; waits.len() + 1];
+    for before in waits.iter().flatten() {
+        ends[*before as usize + 1] += 1;
+    }
+    for at in 1..ends.len() {
+        ends[at] += ends[at - 1];
+    }
+    let mut waiting = vec![0; ends[waits.len()]];
+    for (node, before) in (0..).zip(waits).flat_map(|(node, waits)| waits.iter().map(move |before| (node, *before))) {
+        let end = &mut ends[before as usize];
+        waiting[*end] = node;
+        *end += 1;
+    }
+    let mut left: Vec<usize> = waits.iter().map(Few::len).collect();
+    let ready = (0..).zip(&left).filter(|(_, left)| **left == 0);
+    let mut ready: BinaryHeap<Reverse<u32>> = ready.map(|(node, _)| Reverse(node)).collect();
     let mut order = Vec::with_capacity(waits.len());
     while let Some(Reverse(node)) = ready.pop() {
         order.push(node);
-        for after in graph.neighbors(node) {
-            waits[after.index()] -= 1;
-            if waits[after.index()] == 0 {
-                ready.push(Reverse(after));
+        let start = node.checked_sub(1).map_or(0, |before| ends[before as usize]);
+        for after in &waiting[start..ends[node as usize]] {
+            left[*after as usize] -= 1;
+            if left[*after as usize] == 0 {
+                ready.push(Reverse(*after));
             }
         }
     }
-    if order.len() == waits.len() {
-        return Ok(order);
+    if order.len() == waits.len() { Ok(order) } else { Err(cycle(waits, &left)) }
+}
+
+/// From a step that is left over to one that it waits for and that is left over as well, until one is met again.
+fn cycle(waits: &[Few<u32>], left: &[usize]) -> Vec<u32> {
+    let mut path = Vec::new();
+    let mut next = (0..).zip(left).find(|(_, left)| **left > 0).map(|(node, _)| node);
+    while let Some(node) = next {
+        if let Some(at) = path.iter().position(|met| *met == node) {
+            return path.split_off(at);
+        }
+        path.push(node);
+        next = waits[node as usize].iter().copied().find(|before| left[*before as usize] > 0);
     }
-    let cycles = kosaraju_scc(graph);
-    Err(cycles.into_iter().max_by_key(Vec::len).unwrap_or_default())
+    path
 }
 
 #[cfg(test)]
@@ -269,6 +293,14 @@ mod tests {
     fn state(addresses: &[&str]) -> State {
         let address = |net: &&str| Address::new(&"api".into(), &"eth0".into(), net.parse().expect("a net"));
         addresses.iter().map(address).map(Resource::from).collect()
+    }
+
+    #[test]
+    fn who_waits_in_a_circle_is_told() {
+        let order = |waits: &[&[u32]]| in_order(&waits.iter().map(|waits| Few::from_slice(waits)).collect::<Vec<_>>());
+        assert_eq!(order(&[&[2], &[], &[3, 3], &[1]]), Ok(vec![1, 3, 2, 0]));
+        // The first and the last are in no circle.
+        assert_eq!(order(&[&[1], &[3], &[1, 4], &[2], &[]]), Err(vec![1, 3, 2]));
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub fn host() -> Text {
 }
 
 /// Identity of a resource, printed as `netns/kind/name` everywhere: plans, logs, errors, the mark in the kernel.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "equal is what would be so if that were derived as well")]
+#[derive(Clone, Eq, Hash, Debug)]
 pub struct ResourceId {
     /// The namespace the resource lives in: [`HOST`], a named namespace, or the name of a container given by path or pid.
     pub netns: Text,
@@ -54,6 +55,14 @@ impl Ord for ResourceId {
         let same = Arc::ptr_eq(&self.netns, &other.netns);
         let netns = if same { Ordering::Equal } else { self.netns.cmp(&other.netns) };
         netns.then(self.kind.cmp(&other.kind)).then_with(|| self.name.cmp(&other.name))
+    }
+}
+
+/// Likewise; and an id and its clone hold one text of everything.
+impl PartialEq for ResourceId {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |one: &Text, other: &Text| Arc::ptr_eq(one, other) || one == other;
+        self.kind == other.kind && same(&self.netns, &other.netns) && same(&self.name, &other.name)
     }
 }
 

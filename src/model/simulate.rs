@@ -17,8 +17,8 @@ pub struct Simulation {
     things: Things,
     /// Who provides a thing, by place.
     providers: ByNumber<Few<u32>>,
-    /// Who needs a thing, or did when it was last there, by place.
-    dependents: ByNumber<Few<u32>>,
+    /// Who needs a thing, or did when it was last there, by place; not known before anything goes.
+    dependents: Option<ByNumber<Few<u32>>>,
     /// Things that some resource provides at some time: needed while absent, they are missed. All others are the host's.
     known: ByNumber<bool>,
 }
@@ -200,13 +200,15 @@ impl Simulation {
             let place = &self.places[*at as usize];
             place.resource.is_some() && place.ties.needs.iter().any(|(bond, it)| *it == thing && bonds.contains(bond))
         };
-        let mut all: Vec<u32> = self.dependents.get(thing).into_iter().flatten().copied().filter(bound).collect();
+        let dependents = self.dependents.as_ref().and_then(|dependents| dependents.get(thing));
+        let mut all: Vec<u32> = dependents.into_iter().flatten().copied().filter(bound).collect();
         all.sort_unstable();
         all.dedup();
         all
     }
 
     fn delete(&mut self, at: u32) -> Result<(), Refusal> {
+        self.know_dependents();
         for thing in &self.places[at as usize].ties.provides {
             let only_provider = self.providers.get(*thing).is_some_and(|providers| providers.len() == 1);
             if let (true, Some(holder)) = (only_provider, self.bound(*thing, &[Bond::Upon]).first()) {
@@ -232,6 +234,17 @@ impl Simulation {
         Ok(())
     }
 
+    fn know_dependents(&mut self) {
+        let Self { dependents, places, .. } = self;
+        dependents.get_or_insert_with(|| {
+            let mut all = ByNumber::<Few<u32>>::default();
+            for (at, place) in (0..).zip(places.iter()) {
+                place.ties.needs.iter().for_each(|(_, thing)| all.entry(*thing).push(at));
+            }
+            all
+        });
+    }
+
     fn bereave(&mut self, at: u32, gone: u32) {
         if let Some(mut resource) = self.take(at) {
             resource.bereft(self.things.name(gone));
@@ -254,9 +267,11 @@ impl Simulation {
             *self.known.entry(*thing) = true;
             self.providers.entry(*thing).push(at);
         }
-        let before = &self.places[at as usize].ties;
-        for (_, thing) in ties.needs.iter().filter(|(_, thing)| !before.need(*thing)) {
-            self.dependents.entry(*thing).push(at);
+        if let Some(dependents) = &mut self.dependents {
+            let before = &self.places[at as usize].ties;
+            for (_, thing) in ties.needs.iter().filter(|(_, thing)| !before.need(*thing)) {
+                dependents.entry(*thing).push(at);
+            }
         }
         self.places[at as usize].resource = Some(resource);
         self.places[at as usize].ties = ties;
