@@ -85,7 +85,7 @@ impl Known {
         #[cfg(debug_assertions)]
         assert_eq!(diff, crate::diff::diff(&self.desired.state, &news.whole.ours), "{focus:?}");
         let plan = proven(&diff, &state, &observed.ours)?;
-        let origin = |id: &ResourceId| Some((id.clone(), *self.desired.origins.get(id)?));
+        let origin = |id: &ResourceId| Some((id.clone(), self.desired.origins.get(id)?));
         let origins = diff.keys().filter_map(origin).collect();
         // Not all of it, whose origins are as many as the resources.
         let Desired { topology, pending, notes, .. } = &self.desired;
@@ -309,7 +309,7 @@ db = { container = "db", network = "front" }
             let prepared =
                 self.known.follow(self.news(Focus { namespaces, netfilter, ..Focus::default() })).expect("no flaw")?;
             assert_eq!(prepared.whole, Some(self.known.desired.state.clone()));
-            assert!(prepared.diff.keys().all(|id| prepared.desired.origins.contains_key(id)), "each has its place");
+            assert!(prepared.diff.keys().all(|id| prepared.desired.origins.get(id).is_some()), "each has its place");
             assert_eq!(prepared.plan.steps.len(), prepared.diff.len());
             Some(prepared.diff.keys().map(ToString::to_string).collect())
         }

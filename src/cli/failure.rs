@@ -81,7 +81,7 @@ impl Failure {
             .map(|(id, error)| {
                 let message = format!("{id}: {error}");
                 let finding = match report.desired.origins.get(id) {
-                    Some(origin) => Diagnostic::at(*origin, message).label("asked for here"),
+                    Some(origin) => Diagnostic::at(origin, message).label("asked for here"),
                     None => Diagnostic::new(message),
                 };
                 Error { finding, id: Some(id.clone()), errno: error.errno() }

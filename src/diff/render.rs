@@ -1,13 +1,13 @@
 //! A difference as people and programs read it. The only place with `+ ~ ± -`; colours are the caller's business.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use super::{Change, Diff, Why};
 use crate::model::resource::{FieldChange, HOST, Kind, ResourceId};
-use crate::model::source::{Origin, Source, Span};
+use crate::model::source::{Origin, Source};
+use crate::model::state::Origins;
 
 /// Columns of a line at most.
 const WIDTH: usize = 100;
@@ -183,7 +183,7 @@ pub struct Context<'a> {
     /// Whose plan.
     pub topology: &'a str,
     /// Where each resource was asked for.
-    pub origins: &'a BTreeMap<ResourceId, Span>,
+    pub origins: &'a Origins,
     /// The files those places are in.
     pub sources: &'a [Source],
     /// What the user should know.

@@ -89,7 +89,7 @@ pub struct Desired {
     /// The resources.
     pub state: Arc<State>,
     /// Where in the TOML each resource was asked for. Beside the state, so that spans never spoil equality.
-    pub origins: BTreeMap<ResourceId, Span>,
+    pub origins: Origins,
     /// Containers that are declared but not there yet; what they need is not in `state`.
     pub pending: Vec<Pending>,
     /// What the user should know before saying yes; never an error.
@@ -106,6 +106,27 @@ impl Desired {
         self.origins = wanted.iter().map(|(id, _, origin)| (id.clone(), *origin)).collect();
         let resources = wanted.into_iter().map(|(id, resource, _)| (id, resource)).collect();
         self.state = Arc::new(State { resources });
+    }
+}
+
+/// Places in the TOML by id: a list, as there are tens of thousands of them and few are ever asked for.
+#[derive(Clone, Default, Debug)]
+pub struct Origins(Vec<(ResourceId, Span)>);
+
+impl Origins {
+    /// Where a resource was asked for; the last of several.
+    pub fn get(&self, id: &ResourceId) -> Option<Span> {
+        let after = self.0.partition_point(|(it, _)| it <= id);
+        self.0[..after].last().filter(|(it, _)| it == id).map(|(_, origin)| *origin)
+    }
+}
+
+/// From places in the order of their ids.
+impl FromIterator<(ResourceId, Span)> for Origins {
+    fn from_iter<I: IntoIterator<Item = (ResourceId, Span)>>(origins: I) -> Self {
+        let origins: Vec<_> = origins.into_iter().collect();
+        debug_assert!(origins.is_sorted_by_key(|(id, _)| id), "they are found by halving");
+        Self(origins)
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn check(prepared: &Prepared, session: &Session) -> Vec<Diagnostic> {
     cuts.extend(mapped(prepared, session));
     let finding = |(how, id): (String, Option<ResourceId>)| {
         let message = format!("this would cut off the session from {peer} that netrec is run in: {how}");
-        let span = id.and_then(|id| prepared.desired.origins.get(&id).copied());
+        let span = id.and_then(|id| prepared.desired.origins.get(&id));
         Diagnostic { span, ..Diagnostic::new(message) }
             .hint("do it from elsewhere, or with `--allow-self-cut` and, to be safe, `--confirm 120s`")
     };

@@ -91,7 +91,7 @@ fn protected(prepared: &Prepared) -> impl Iterator<Item = Diagnostic> {
         let (name, topology) = (called(label, id), &prepared.desired.topology);
         let message = format!("{part} `{name}` would be {what}, and is protected");
         let hint = format!("`protect = true` of {part} `{name}` in topology `{topology}` forbids it: set it to false there and apply that first");
-        Some(Diagnostic { span: prepared.desired.origins.get(id).copied(), ..Diagnostic::new(message) }.hint(hint))
+        Some(Diagnostic { span: prepared.desired.origins.get(id), ..Diagnostic::new(message) }.hint(hint))
     })
 }
 

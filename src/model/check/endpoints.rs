@@ -81,7 +81,7 @@ impl Checking<'_> {
     fn references(&mut self, item: &Item<Endpoint>) {
         let (container, network) = (&item.container, &item.network);
         let name = container.get_ref().as_str();
-        if !self.topology.containers.contains_key(name) && !self.broken.has("containers", name) {
+        if self.containers.known(&name).is_none() && !self.broken.has("containers", name) {
             let finding = Diagnostic::at(item.span(container), format!("there is no container `{name}`"));
             self.say(finding.nearest(name, self.topology.containers.keys().map(String::as_str)));
         }

@@ -27,7 +27,9 @@ use super::topology::{Endpoint, Item, Network, Topology};
 
 /// All that is wrong with a topology in itself, as far as its tables could be read.
 pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
-    let mut checking = Checking { topology, broken, findings: Vec::new() };
+    let mut containers = Numbers::default();
+    containers.extend(topology.containers.keys().map(String::as_str));
+    let mut checking = Checking { topology, broken, containers, findings: Vec::new() };
     checking.names();
     checking.containers();
     checking.pools();
@@ -44,6 +46,8 @@ pub(super) fn check(topology: &Topology, broken: &Broken) -> Vec<Diagnostic> {
 struct Checking<'a> {
     topology: &'a Topology,
     broken: &'a Broken,
+    /// The names of those that could be read: each endpoint asks for its own.
+    containers: Numbers<&'a str>,
     findings: Vec<Diagnostic>,
 }
 

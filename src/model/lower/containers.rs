@@ -1,11 +1,10 @@
 //! Containers: which are there, which are made, which are waited for.
 
-use std::collections::BTreeMap;
-
 use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
 use crate::model::kinds::netns::Netns;
+use crate::model::numbers::Numbers;
 use crate::model::resource::{Text, host};
 use crate::model::state::Pending;
 use crate::model::topology::{Container, Item, Topology};
@@ -39,10 +38,23 @@ fn label(container: &str, found: &NetnsRef) -> Text {
     }
 }
 
+/// Containers by name. Each endpoint asks for its own, and among ten thousand names a search in order compares two dozen.
+#[derive(Default)]
+pub(super) struct Sandboxes<'a> {
+    names: Numbers<&'a str>,
+    all: Vec<Sandbox>,
+}
+
+impl<'a> Sandboxes<'a> {
+    pub(super) fn get(&self, name: &'a str) -> Option<&Sandbox> {
+        self.names.known(&name).map(|at| &self.all[at as usize])
+    }
+}
+
 impl<'a> Lowering<'a> {
     /// Wants the namespaces that are ours to make, and says which containers are there.
-    pub(super) fn sandboxes(&mut self) -> BTreeMap<&'a str, Sandbox> {
-        let (topology, mut sandboxes) = (self.topology, BTreeMap::new());
+    pub(super) fn sandboxes(&mut self) -> Sandboxes<'a> {
+        let (topology, mut sandboxes) = (self.topology, Sandboxes::default());
         let on_host = topology.on_host();
         for (name, container) in &topology.containers {
             let Some(found) = reference(container) else { continue };
@@ -58,7 +70,8 @@ impl<'a> Lowering<'a> {
                 let label = self.label(name, &name.as_str().into(), container.protect.as_ref());
                 self.want(Netns::new(&netns, &self.owner, label), container.name);
             }
-            sandboxes.insert(name.as_str(), Sandbox { netns, there: missing.is_none() });
+            sandboxes.names.number(name);
+            sandboxes.all.push(Sandbox { netns, there: missing.is_none() });
         }
         sandboxes
     }

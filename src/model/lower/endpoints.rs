@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::containers::Sandboxes;
 use super::names::endpoint_mac;
-use super::{Lowering, NetworkPlan, Port, Sandbox, veth_name};
+use super::{Lowering, NetworkPlan, Port, veth_name};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
@@ -45,7 +46,7 @@ impl<'a> Lowering<'a> {
     /// Fills the blanks of every endpoint whose container is there, in the order of their names.
     pub(super) fn endpoints<'n>(
         &mut self,
-        sandboxes: &BTreeMap<&str, Sandbox>,
+        sandboxes: &Sandboxes<'a>,
         networks: &'n BTreeMap<&str, NetworkPlan<'n>>,
     ) -> Vec<Port<'n>>
     where

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
+use super::containers::Sandboxes;
 use super::endpoints::Birth;
 use super::names::bridge_name;
-use super::{Lowering, NetworkPlan, Sandbox, Subnet};
+use super::{Lowering, NetworkPlan, Subnet};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::ipam;
@@ -28,7 +29,7 @@ fn is(flag: Option<&Spanned<bool>>, default: bool) -> bool {
 impl<'a> Lowering<'a> {
     /// Fills the blanks of every network. Explicit subnets are taken first, then held ones, so that neither moves for a
     /// network that comes to the pools later.
-    pub(super) fn networks(&mut self, sandboxes: &BTreeMap<&str, Sandbox>) -> BTreeMap<&'a str, NetworkPlan<'a>> {
+    pub(super) fn networks(&mut self, sandboxes: &Sandboxes<'a>) -> BTreeMap<&'a str, NetworkPlan<'a>> {
         let topology = self.topology;
         let mut plans: BTreeMap<&str, NetworkPlan> = BTreeMap::new();
         for (name, item) in &topology.networks {
@@ -102,12 +103,12 @@ impl<'a> Lowering<'a> {
         &self,
         plan: &NetworkPlan,
         plans: &BTreeMap<&str, NetworkPlan>,
-        sandboxes: &BTreeMap<&str, Sandbox>,
+        sandboxes: &Sandboxes<'a>,
         ipv6: bool,
     ) -> Option<IpNet> {
         let addressed = is(plan.item.host_address.as_ref(), true) && !plan.external;
         let bridge = self.held(HOST, &plan.link).filter(|_| addressed);
-        let stays = |item: &Endpoint| {
+        let stays = |item: &'a Endpoint| {
             let flag = if ipv6 { &item.ipv6 } else { &item.ipv4 };
             let there = sandboxes.get(item.container.get_ref().as_str()).is_some_and(|sandbox| sandbox.there);
             there && item.network.get_ref() == plan.name && is(flag.as_ref(), true)

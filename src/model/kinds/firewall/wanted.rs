@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Element, Elements, Firewall, Listen, Mapping, Role, Rules};
+use super::{Element, Firewall, Listen, Mapping, Role, Rules};
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 
@@ -76,11 +76,11 @@ pub struct Publication {
 impl Firewall {
     /// The firewall of a topology.
     pub fn new(topology: &str, networks: &[NetworkRules], publications: &[Publication]) -> Self {
-        let elements: Elements = networks
-            .iter()
-            .flat_map(NetworkRules::elements)
-            .chain(publications.iter().flat_map(Publication::elements))
-            .collect();
+        // In the order of what most of them become, as for those of guards.
+        let mut sorted: Vec<&Publication> = publications.iter().collect();
+        sorted.sort_by_key(|it| (it.listen, it.protocol, it.ports, it.target));
+        let published = sorted.into_iter().flat_map(Publication::elements);
+        let elements = networks.iter().flat_map(NetworkRules::elements).chain(published).collect();
         Self { table: Self::table_name(topology).into(), rules: Rules::Intact, elements }
     }
 
