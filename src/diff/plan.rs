@@ -74,8 +74,9 @@ pub fn plan(diff: &Diff, desired: &State, observed: &State) -> Result<Plan, Flaw
 
 /// The steps before they are in order, and who does what to which thing.
 #[derive(Default)]
-struct Draft<'a> {
-    steps: Vec<(&'a ResourceId, Op<&'a Resource>)>,
+struct Draft {
+    /// Each kind of step in the order of ids.
+    steps: Vec<(ResourceId, Op)>,
     /// What each step starts from, in terms of things; no further than the last that starts from anything.
     from: Vec<Ties>,
     /// What each step leaves.
@@ -86,27 +87,28 @@ struct Draft<'a> {
     removers: ByNumber<Few<u32>>,
     /// Steps that change a provider on the living object.
     updaters: ByNumber<Few<u32>>,
-    deletes: BTreeMap<&'a ResourceId, u32>,
+    deletes: BTreeMap<ResourceId, u32>,
 }
 
-impl<'a> Draft<'a> {
+impl Draft {
     /// Removals come first and creations last where nothing else decides, so that plans read alike.
-    fn new(diff: &'a Diff) -> Self {
+    fn new(diff: &Diff) -> Self {
         let (mut deletes, mut updates, mut creates) = (Vec::new(), Vec::new(), Vec::with_capacity(diff.len()));
         for (id, change) in diff {
+            let id = || id.clone();
             if let Change::Delete { from, implied: None } | Change::Replace { from, implied: None, .. } = change {
-                deletes.push((id, Op::Delete(from)));
+                deletes.push((id(), Op::Delete(from.clone())));
             }
             if let Change::Update { from, to, .. } = change {
-                updates.push((id, Op::Update { from, to }));
+                updates.push((id(), Op::Update { from: from.clone(), to: to.clone() }));
             }
             if let Change::Create { to } | Change::Replace { to, .. } = change {
-                creates.push((id, Op::Create(to)));
+                creates.push((id(), Op::Create(to.clone())));
             }
         }
-        let mut draft =
-            Self { deletes: (0..).zip(&deletes).map(|(node, (id, _))| (*id, node)).collect(), ..Self::default() };
-        draft.steps = [deletes, updates, creates].concat();
+        let mut draft = Self::default();
+        draft.deletes = (0..).zip(&deletes).map(|(node, (id, _))| (id.clone(), node)).collect();
+        draft.steps = deletes.into_iter().chain(updates).chain(creates).collect();
         draft.to.reserve(draft.steps.len());
         draft.things.reserve(draft.steps.len()); // a link, its addresses: about one each
         for node in 0..draft.steps.len() {
@@ -166,7 +168,7 @@ impl<'a> Draft<'a> {
             for thing in to.provides.iter().filter(|thing| self.things.name(**thing).is_exclusive()) {
                 each(&self.removers, *thing, |remover| edge(remover, node));
             }
-            if let (Op::Create(_), Some(change @ Change::Replace { .. })) = (op, diff.get(*id)) {
+            if let (Op::Create(_), Some(change @ Change::Replace { .. })) = (op, diff.get(id)) {
                 // After the step that removes the old one of what is made anew.
                 let remover = self.deletes.get(change.implied().unwrap_or(id));
                 if let Some(remover) = remover {
@@ -178,7 +180,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Puts the steps in that order, and takes each on a simulated kernel: none may be refused, and what comes out must be
-    /// what is wanted. Both at once, while the step is in the processor's cache.
+    /// what is wanted. Both at once, while the step is in the processor's cache. Each part of a step has its stage: the
+    /// next one after what it waits for, or the same where both are said to the same place, as a place hears in order.
     fn proved(
         mut self,
         mut waits: Vec<Few<u32>>,
@@ -192,30 +195,24 @@ impl<'a> Draft<'a> {
         }
         // Met in the order of ids, as far as they are made, they are found again in that order without a search.
         let places: Vec<u32> = self.steps.iter().map(|(id, _)| simulation.place(id)).collect();
+        // Moved, not copied: what they hold lies in the order of ids, and is not touched in another one.
+        let mut drafted: Vec<Option<(ResourceId, Op)>> = self.steps.into_iter().map(Some).collect();
         let mut position = vec![0_u32; order.len()];
         let mut steps: Vec<Step> = Vec::with_capacity(order.len());
         for node in order.iter().map(|node| *node as usize) {
+            let Some((id, op)) = drafted[node].take() else { continue };
             position[node] = steps.len() as u32;
             let mut waits = std::mem::take(&mut waits[node]);
             waits.iter_mut().for_each(|before| *before = position[*before as usize]);
-            let (id, op) = &self.steps[node];
-            let step = step(id, op, waits, &steps);
-            let taken = simulation.take_step(places[node], &step.op, std::mem::take(&mut self.to[node]));
+            waits.sort_unstable();
+            waits.dedup();
+            let taken = simulation.take_step(places[node], &op, std::mem::take(&mut self.to[node]));
             taken.map_err(|refusal| Flaw::Refused { step: steps.len() + 1, refusal: Box::new(refusal) })?;
-            steps.push(step);
+            let parts = parts(&op, &waits, &steps);
+            steps.push(Step { id, op, parts, waits });
         }
         simulation.misses(desired).map_or(Ok(Plan { steps }), |id| Err(Flaw::Misses(id)))
     }
-}
-
-/// A step after those that it waits for. Each of its parts has its stage: the next one after what it waits for, or the
-/// same where both are said to the same place, as a place hears in order.
-fn step(id: &ResourceId, op: &Op<&Resource>, mut waits: Few<u32>, before: &[Step]) -> Step {
-    waits.sort_unstable();
-    waits.dedup();
-    let op = op.cloned();
-    let parts = parts(&op, &waits, before);
-    Step { id: id.clone(), op, parts, waits }
 }
 
 fn each(index: &ByNumber<Few<u32>>, thing: u32, edge: impl FnMut(u32)) {

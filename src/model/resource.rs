@@ -225,17 +225,6 @@ impl<R> Op<R> {
     }
 }
 
-impl Op<&Resource> {
-    /// The same step on resources of its own.
-    pub fn cloned(&self) -> Op {
-        match *self {
-            Self::Create(to) => Op::Create(to.clone()),
-            Self::Update { from, to } => Op::Update { from: from.clone(), to: to.clone() },
-            Self::Delete(from) => Op::Delete(from.clone()),
-        }
-    }
-}
-
 /// The stages of a step's messages, and where they are said; most steps have one.
 pub type Parts = smallvec::SmallVec<[(usize, Place); 1]>;
 
