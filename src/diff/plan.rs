@@ -106,9 +106,11 @@ impl Draft {
                 creates.push((id(), Op::Create(to.clone())));
             }
         }
-        let mut draft = Self::default();
-        draft.deletes = (0..).zip(&deletes).map(|(node, (id, _))| (id.clone(), node)).collect();
-        draft.steps = deletes.into_iter().chain(updates).chain(creates).collect();
+        let mut draft = Self {
+            deletes: (0..).zip(&deletes).map(|(node, (id, _))| (id.clone(), node)).collect(),
+            steps: deletes.into_iter().chain(updates).chain(creates).collect(),
+            ..Self::default()
+        };
         draft.to.reserve(draft.steps.len());
         draft.things.reserve(draft.steps.len()); // a link, its addresses: about one each
         for node in 0..draft.steps.len() {

@@ -79,7 +79,8 @@ impl Address {
 
 impl Kind for Address {
     fn id(&self) -> ResourceId {
-        ResourceId::new(&self.netns, KindName::Address, text(format_args!("{}:{}", self.link, self.address)))
+        let (ip, length) = (self.address.addr(), self.address.prefix_len());
+        ResourceId::new(&self.netns, KindName::Address, text(format_args!("{}:{ip}/{length}", self.link)))
     }
 
     fn needs(&self) -> Few<Need> {

@@ -78,7 +78,7 @@ impl Firewall {
     pub fn new(topology: &str, networks: &[NetworkRules], publications: &[Publication]) -> Self {
         // In the order of what most of them become, as for those of guards.
         let mut sorted: Vec<&Publication> = publications.iter().collect();
-        sorted.sort_by_key(|it| (it.listen, it.protocol, it.ports, it.target));
+        sorted.sort_by_key(|it| (it.protocol, it.ports));
         let published = sorted.into_iter().flat_map(Publication::elements);
         let elements = networks.iter().flat_map(NetworkRules::elements).chain(published).collect();
         Self { table: Self::table_name(topology).into(), rules: Rules::Intact, elements }
