@@ -6,6 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::DiGraph;
+
 use super::{Change, Diff};
 use crate::model::numbers::ByNumber;
 use crate::model::resource::{Few, Kind, Op, Parts, Resource, ResourceId, Step};
@@ -236,51 +239,31 @@ fn parts(op: &Op, waits: &[u32], steps: &[Step]) -> Parts {
     parts
 }
 
-/// Kahn's order, the lowest ready step first; or steps of which each waits for the next, and the last for the first.
+/// Kahn's order, the lowest ready step first; or the steps of a cycle.
 fn in_order(waits: &[Few<u32>]) -> Result<Vec<u32>, Vec<u32>> {
-    // Those who wait for a step, one after the other, and where those of each step end.
-    let mut ends = vec![0; waits.len() + 1];
-    for before in waits.iter().flatten() {
-        ends[*before as usize + 1] += 1;
+    let mut graph = DiGraph::<(), ()>::with_capacity(waits.len(), waits.iter().map(Few::len).sum());
+    for _ in waits {
+        graph.add_node(());
     }
-    for at in 1..ends.len() {
-        ends[at] += ends[at - 1];
-    }
-    let mut waiting = vec![0; ends[waits.len()]];
-    for (node, before) in (0..).zip(waits).flat_map(|(node, waits)| waits.iter().map(move |before| (node, *before))) {
-        let end = &mut ends[before as usize];
-        waiting[*end] = node;
-        *end += 1;
-    }
+    graph.extend_with_edges((0_u32..).zip(waits).flat_map(|(node, waits)| waits.iter().map(move |it| (*it, node))));
     let mut left: Vec<usize> = waits.iter().map(Few::len).collect();
-    let ready = (0..).zip(&left).filter(|(_, left)| **left == 0);
+    let ready = (0_u32..).zip(&left).filter(|(_, left)| **left == 0);
     let mut ready: BinaryHeap<Reverse<u32>> = ready.map(|(node, _)| Reverse(node)).collect();
     let mut order = Vec::with_capacity(waits.len());
     while let Some(Reverse(node)) = ready.pop() {
         order.push(node);
-        let start = node.checked_sub(1).map_or(0, |before| ends[before as usize]);
-        for after in &waiting[start..ends[node as usize]] {
-            left[*after as usize] -= 1;
-            if left[*after as usize] == 0 {
-                ready.push(Reverse(*after));
+        for after in graph.neighbors(node.into()) {
+            left[after.index()] -= 1;
+            if left[after.index()] == 0 {
+                ready.push(Reverse(after.index() as u32));
             }
         }
     }
-    if order.len() == waits.len() { Ok(order) } else { Err(cycle(waits, &left)) }
-}
-
-/// From a step that is left over to one that it waits for and that is left over as well, until one is met again.
-fn cycle(waits: &[Few<u32>], left: &[usize]) -> Vec<u32> {
-    let mut path = Vec::new();
-    let mut next = (0..).zip(left).find(|(_, left)| **left > 0).map(|(node, _)| node);
-    while let Some(node) = next {
-        if let Some(at) = path.iter().position(|met| *met == node) {
-            return path.split_off(at);
-        }
-        path.push(node);
-        next = waits[node as usize].iter().copied().find(|before| left[*before as usize] > 0);
+    if order.len() == waits.len() {
+        return Ok(order);
     }
-    path
+    let cycle = kosaraju_scc(&graph).into_iter().max_by_key(Vec::len).unwrap_or_default();
+    Err(cycle.into_iter().map(|node| node.index() as u32).collect())
 }
 
 #[cfg(test)]
@@ -299,7 +282,9 @@ mod tests {
         let order = |waits: &[&[u32]]| in_order(&waits.iter().map(|waits| Few::from_slice(waits)).collect::<Vec<_>>());
         assert_eq!(order(&[&[2], &[], &[3, 3], &[1]]), Ok(vec![1, 3, 2, 0]));
         // The first and the last are in no circle.
-        assert_eq!(order(&[&[1], &[3], &[1, 4], &[2], &[]]), Err(vec![1, 3, 2]));
+        let mut circle = order(&[&[1], &[3], &[1, 4], &[2], &[]]).unwrap_err();
+        circle.sort_unstable();
+        assert_eq!(circle, [1, 2, 3]);
     }
 
     #[test]
