@@ -135,10 +135,5 @@ pub(super) fn all<T>(
     question: &Request,
     decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
 ) -> Result<Vec<T>, KernelError> {
-    let mut all = Vec::new();
-    socket.dump(question, |reply: Reply<'_>| {
-        all.extend(decode(reply.payload)?);
-        Ok(())
-    })?;
-    Ok(all)
+    socket.dump(question, |reply: Reply<'_>| decode(reply.payload))
 }

@@ -76,14 +76,11 @@ fn forget_stale(socket: &mut Socket, flows: &Flows) -> Result<usize, KernelError
         return Ok(0);
     }
     let flows = flows.on(&addresses()?);
-    let mut stale = Vec::new();
     // Of any family, version 0, no resource.
     let every = Request { kind: SUBSYSTEM | GET, flags: 0, payload: vec![0; 4] };
-    socket.dump(&every, |reply: Reply<'_>| {
-        if flow(reply.payload).is_some_and(|flow| flows.is_stale(&flow)) {
-            stale.push(deletion(reply.payload));
-        }
-        Ok(())
+    let stale = socket.dump(&every, |reply: Reply<'_>| {
+        let is_stale = flow(reply.payload).is_some_and(|flow| flows.is_stale(&flow));
+        Ok(is_stale.then(|| deletion(reply.payload)))
     })?;
     for batch in stale.chunks(BATCH) {
         for ended in socket.transact(batch, batch.len() - 1) {

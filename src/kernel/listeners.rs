@@ -37,12 +37,9 @@ pub fn all() -> Result<Vec<ListenerFacts>, KernelError> {
             payload[1] = protocol as u8;
             payload[4..8].copy_from_slice(&states.to_ne_bytes());
             let question = Request { kind: SOCK_DIAG_BY_FAMILY, flags: 0, payload };
-            let asked = socket.dump(&question, |reply: Reply<'_>| {
-                all.extend(listeners(protocol, reply.payload));
-                Ok(())
-            });
-            match asked {
-                Ok(()) | Err(KernelError::Refused { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => {}
+            match socket.dump(&question, |reply: Reply<'_>| Ok(listeners(protocol, reply.payload))) {
+                Ok(found) => all.extend(found),
+                Err(KernelError::Refused { errno: Errno::ENOENT | Errno::EOPNOTSUPP, .. }) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -265,25 +265,20 @@ impl Socket {
         self.acknowledged(&mut bytes, requests.len(), flush)
     }
 
-    /// Asks for a table and hands over its messages, all of them, once they are known to be a complete and consistent
-    /// copy; tries again, a bounded number of times, if the kernel says that it changed meanwhile.
+    /// Asks for a table and tells all that is read of its messages, once it is known to be a complete and consistent copy;
+    /// tries again, a bounded number of times, if the kernel says that it changed meanwhile.
     ///
     /// # Errors
     ///
-    /// Those of the kernel, also when they come with the end of the dump; and what `each` returns.
-    pub fn dump(
+    /// Those of the kernel, also when they come with the end of the dump; and what `read` returns.
+    pub fn dump<I: IntoIterator>(
         &mut self,
         request: &Request,
-        mut each: impl FnMut(Reply<'_>) -> Result<(), KernelError>,
-    ) -> Result<(), KernelError> {
-        let mut answer = Answer::take();
+        read: impl Fn(Reply<'_>) -> Result<I, KernelError>,
+    ) -> Result<Vec<I::Item>, KernelError> {
         for attempt in 1..=DUMP_TRIES {
-            answer.clear();
-            if self.whole_dump(request, &mut answer)? {
-                return answer.replies(self.sequence).try_for_each(|reply| {
-                    OBJECTS.fetch_add(1, Ordering::Relaxed);
-                    each(reply?)
-                });
+            if let Some(table) = self.whole_dump(request, &read)? {
+                return Ok(table);
             }
             if attempt < DUMP_TRIES {
                 std::thread::sleep(Duration::from_millis(1 << attempt.min(6)));
@@ -425,25 +420,35 @@ impl Socket {
         silence
     }
 
-    /// Whether the dump is consistent; an answer that is not complete is an error.
-    fn whole_dump(&mut self, request: &Request, answer: &mut Answer) -> Result<bool, KernelError> {
+    /// What is read of a dump, each datagram as it comes; none if it is not consistent. An answer that is not complete is
+    /// an error.
+    fn whole_dump<I: IntoIterator>(
+        &mut self,
+        request: &Request,
+        read: impl Fn(Reply<'_>) -> Result<I, KernelError>,
+    ) -> Result<Option<Vec<I::Item>>, KernelError> {
         let sequence = self.ask(request, libc::NLM_F_DUMP as u16)?;
-        let mut consistent = true;
+        let (mut answer, mut table, mut consistent) = (Answer::take(), Vec::new(), true);
         loop {
-            let from = self.receive(answer, 0)?.at;
-            for reply in answer.since(from) {
+            answer.clear();
+            self.receive(&mut answer, 0)?;
+            for reply in answer.since(0) {
                 let reply = reply?;
                 if reply.sequence != sequence {
                     continue;
                 }
                 consistent &= i32::from(reply.flags) & libc::NLM_F_DUMP_INTR == 0;
                 match i32::from(reply.kind) {
-                    libc::NLMSG_DONE => return done(&reply).map(|()| consistent),
+                    libc::NLMSG_DONE => return done(&reply).map(|()| consistent.then_some(table)),
                     libc::NLMSG_ERROR => {
                         verdict(&reply)?;
                         return Err(KernelError::Malformed("an acknowledgement instead of a dump"));
                     }
                     libc::NLMSG_OVERRUN => return Err(KernelError::Lost(Errno::ENOBUFS)),
+                    libc::NLMSG_MIN_TYPE.. => {
+                        OBJECTS.fetch_add(1, Ordering::Relaxed);
+                        table.extend(read(reply)?);
+                    }
                     _ => {}
                 }
             }
