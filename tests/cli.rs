@@ -69,6 +69,11 @@ fn with_shop(test: impl FnOnce() + Send) {
     });
 }
 
+/// The same, but so long that the host is looked at while it is read.
+fn long(text: &str) -> String {
+    text.to_owned() + &"# long\n".repeat(8_000)
+}
+
 /// Everything in reach of the program that it could change.
 fn snapshot() -> String {
     sh("ip -d link; ip address; ip rule; ip route show table all; ip -6 route show table all; ip netns list
@@ -165,7 +170,7 @@ fn nothing_is_touched_and_programs_are_told_why() {
             ),
             (
                 10,
-                "strace -qqo /dev/null -e inject=socket:error=EPROTONOSUPPORT:when=3 NETREC apply --format json /run/shop.toml",
+                "strace -qqo /dev/null -e inject=socket:error=EPROTONOSUPPORT:when=2 NETREC apply --format json /run/shop.toml",
                 "nftables",
             ),
             (
@@ -217,6 +222,27 @@ fn a_name_that_is_taken_is_refused_and_what_is_lost_on_the_way_out_is_told() {
         let full = run("netrec check /run/shop.toml >/dev/full").ends(1).err;
         assert_eq!(full, "error: cannot write to stdout: No space left on device (os error 28)\n");
         run("netrec completions bash | true").ends(0);
+    });
+}
+
+#[test]
+fn a_long_file_is_done_undone_and_refused_as_a_short_one_is() {
+    with_shop(|| {
+        let links = || sh("ip -br link; ip netns list");
+        let before = links();
+        fs::write("/run/shop.toml", long(&SHOP.replace("bridge", "brigde"))).expect("ours");
+        assert!(run("netrec apply /run/shop.toml").ends(3).err.contains("`brigde`"));
+        fs::write("/run/shop.toml", long(SHOP)).expect("ours");
+        let unable = format!("setpriv --bounding-set -net_admin {NETREC} apply /run/shop.toml");
+        assert!(run(&unable).ends(10).err.contains("CAP_NET_ADMIN"));
+        let busy = format!("mkdir -p /run/netrec; flock /run/netrec {NETREC} apply --lock-timeout 0 /run/shop.toml");
+        assert!(run(&busy).ends(8).err.contains("another netrec is writing"));
+        run("netrec apply /run/shop.toml").ends(0);
+        assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
+        sh("ip address del 10.10.0.1/24 dev $(ip -br link show type bridge | cut -d' ' -f1)");
+        assert!(run("netrec apply /run/shop.toml").ends(0).out.contains("10.10.0.1/24"));
+        run("netrec destroy /run/shop.toml").ends(0);
+        assert_eq!(links(), before);
     });
 }
 

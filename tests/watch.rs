@@ -403,7 +403,8 @@ fn what_is_watched_is_applied_by_its_watcher() {
         };
         // So patient that only `apply` can be what makes it read its files.
         let watcher = Watcher::of(SHOP, &["--debounce", "1h", "--poll-every", "1h"]);
-        fs::write(FILE, SHOP.replace("mtu = 1500", "mtu = 1400")).unwrap();
+        // So long that its reader takes the lock before it knows whose it is.
+        fs::write(FILE, SHOP.replace("mtu = 1500", "mtu = 1400") + &"# long\n".repeat(8_000)).unwrap();
         let (code, text) = netrec(&["apply", FILE]);
         assert!(code == Some(0) && text.contains("verified"), "{text}\n{}", watcher.events());
         assert!(sh("ip link show br-front").contains(" mtu 1400 "));

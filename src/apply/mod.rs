@@ -249,8 +249,9 @@ pub struct Report {
 
 impl Report {
     /// Of a run that had nothing to do.
-    pub fn idle(prepared: Prepared) -> Self {
-        Self { done: 0, failed: Vec::new(), residual: prepared.diff, desired: prepared.desired, rounds: 0, news: false }
+    pub fn idle(prepared: &mut Prepared) -> Self {
+        let (residual, desired) = (std::mem::take(&mut prepared.diff), std::mem::take(&mut prepared.desired));
+        Self { done: 0, failed: Vec::new(), residual, desired, rounds: 0, news: false }
     }
 
     /// Whether all that is wanted is there, as the last look showed.

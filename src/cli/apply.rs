@@ -1,5 +1,6 @@
 //! `netrec apply`: plan, execute, look again.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use clap::Args;
 use super::confirm::{self, Confirming, Settled};
 use super::control;
 use super::failure::Failure;
-use super::load::{Loaded, load};
+use super::load::{Loaded, read_all, understand};
 use super::outcome::{Applied, Outcome};
 use super::output::{self, Progress};
 use super::{Allowing, Exit, Format, Input, Writing, plan};
@@ -18,10 +19,12 @@ use crate::apply::watch::Content;
 use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, look};
 use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
+use crate::kernel::lock::{self, Lock};
 use crate::kernel::probe::Probe;
-use crate::kernel::{KernelError, lock, privilege, stop};
+use crate::kernel::{KernelError, privilege, stop};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::resource::ResourceId;
+use crate::model::source::Sources;
 
 /// Make the kernel hold what the topology says: plan, execute, verify.
 ///
@@ -72,11 +75,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl Apply {
     pub(super) fn run(self) -> Result<Exit, Failure> {
-        let loaded = load(&self.input.paths)?;
+        let (loaded, ahead) = Ahead::load(&self.input.paths)?;
         let (target, writing, allowing) = (Target::Topology(&loaded.topology), self.writing, self.allowing);
         let format = self.input.output.format;
-        let errand = Errand { command: "apply", target, loaded: &loaded, writing, allowing, format };
-        errand.run(Some(&self))
+        let errand = Errand { command: "apply", target, loaded: &loaded, ahead, writing, allowing, format };
+        let exit = errand.run(Some(&self));
+        output::leave(loaded);
+        exit
     }
 
     /// What is seen to before the first write: refuses what was not confirmed once, and what could not be undone.
@@ -93,11 +98,40 @@ impl Apply {
     }
 }
 
+/// What begins before files are understood, where that takes a while: the right to write, and the look at the host that
+/// is decided from.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    lock: Lock,
+    kernel: Linux,
+}
+
+impl Ahead {
+    /// Files as one topology, and what could begin meanwhile.
+    pub(super) fn load(paths: &[PathBuf]) -> Result<(Loaded, Option<Self>), Failure> {
+        let sources = read_all(paths)?;
+        let ahead = Self::begin(&sources);
+        Ok((understand(sources, None)?, ahead))
+    }
+
+    /// Where others write, or it may not be, later is soon enough, and says why.
+    fn begin(sources: &Sources) -> Option<Self> {
+        /// Less is understood before another thread has started.
+        const BYTES: usize = 32 << 10;
+        if sources.iter().map(|source| source.text.len()).sum::<usize>() < BYTES || privilege::check().is_err() {
+            return None;
+        }
+        let lock = lock::acquire(Duration::ZERO).ok()??;
+        Some(Self { lock, kernel: Linux::ahead() })
+    }
+}
+
 /// One run of a command that writes.
 pub(super) struct Errand<'a> {
     pub(super) command: &'static str,
     pub(super) target: Target<'a>,
     pub(super) loaded: &'a Loaded,
+    pub(super) ahead: Option<Ahead>,
     pub(super) writing: Writing,
     pub(super) allowing: Allowing,
     pub(super) format: Format,
@@ -105,16 +139,19 @@ pub(super) struct Errand<'a> {
 
 impl Errand<'_> {
     /// Plans, shows, asks, executes, verifies and tells: what `apply` and `destroy` do.
-    pub(super) fn run(self, apply: Option<&Apply>) -> Result<Exit, Failure> {
+    pub(super) fn run(mut self, apply: Option<&Apply>) -> Result<Exit, Failure> {
         privilege::check()?;
         let topology = self.topology();
         let watched = self.is_watched(apply.is_some_and(|apply| apply.confirm.is_some()))?;
+        let (lock, mut kernel) = self.ahead.take().map_or_else(Default::default, |it| (Some(it.lock), it.kernel));
         // A watcher that is to do the work takes the lock itself.
-        let lock = if watched { None } else { Some(lock::acquire(self.writing.timeout())?.ok_or_else(busy)?) };
+        let lock = match lock.filter(|_| !watched) {
+            None if !watched => Some(lock::acquire(self.writing.timeout())?.ok_or_else(busy)?),
+            held => held,
+        };
         confirm::is_free(&topology)?;
-        let mut kernel = Linux::default();
         let unplanned = |no_plan| Failure::unplanned(no_plan, &self.loaded.sources);
-        let prepared = look(&mut kernel, self.target).map_err(unplanned)?;
+        let mut prepared = look(&mut kernel, self.target).map_err(unplanned)?;
         let (nothing, asks) = (prepared.diff.is_empty(), !self.writing.yes && output::is_interactive());
         match self.format {
             Format::Text => output::say(&plan::text(&prepared)),
@@ -127,10 +164,10 @@ impl Errand<'_> {
         let json = || serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
         let plan = matches!(self.format, Format::Json).then(json);
         if nothing {
-            let report = Ok(Report::idle(prepared));
+            let report = Ok(Report::idle(&mut prepared));
             self.tell(plan, &report, None);
             let exit = settled_exit(&report, None);
-            output::leave(report);
+            output::leave((report, prepared, kernel));
             return Ok(exit);
         }
         let confirming = apply.map(|apply| apply.precautions(&self, &prepared)).transpose()?.flatten();
@@ -225,9 +262,9 @@ fn busy() -> Failure {
 }
 
 /// Executes what was prepared, unless that is nothing, with a word on how far it has come.
-pub(super) fn run(kernel: &mut Linux, target: Target, prepared: Prepared) -> Result<Report, NoPlan> {
+pub(super) fn run(kernel: &mut Linux, target: Target, mut prepared: Prepared) -> Result<Report, NoPlan> {
     if prepared.diff.is_empty() {
-        return Ok(Report::idle(prepared));
+        return Ok(Report::idle(&mut prepared));
     }
     stop::listen();
     let mut progress = Progress::new();

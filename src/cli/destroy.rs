@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::apply::Errand;
+use super::apply::{Ahead, Errand};
 use super::failure::Failure;
-use super::load::{Loaded, load};
+use super::load::Loaded;
 use super::{Allowing, Cutting, Exit, Format, Output, Writing};
 use crate::apply::Target;
 use crate::model::source::Sources;
@@ -41,12 +41,13 @@ impl Destroy {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let format: Format = self.output.format;
         let (writing, allowing) = (self.writing, Allowing { allow_deletes: None, cutting: self.cutting });
-        let errand = |target, loaded| Errand { command: "destroy", target, loaded, writing, allowing, format };
+        let errand =
+            |target, loaded, ahead| Errand { command: "destroy", target, loaded, ahead, writing, allowing, format };
         if let Some(name) = self.topology {
             let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
-            return errand(Target::Nothing(&name, None), &loaded).run(None);
+            return errand(Target::Nothing(&name, None), &loaded, None).run(None);
         }
-        let loaded = load(&self.paths)?;
-        errand(Target::Nothing(&loaded.topology.name, Some(&loaded.topology)), &loaded).run(None)
+        let (loaded, ahead) = Ahead::load(&self.paths)?;
+        errand(Target::Nothing(&loaded.topology.name, Some(&loaded.topology)), &loaded, ahead).run(None)
     }
 }

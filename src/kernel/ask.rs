@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::libc;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Ask;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
@@ -14,7 +15,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::netlink::{Reply, Request, Socket};
 use super::{KernelError, decode};
-use crate::model::wire::{AddressFacts, LinkFacts};
+use crate::model::wire::{AddressFacts, LinkFacts, RouteFacts};
 
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
@@ -50,15 +51,20 @@ pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
 
 /// All of a namespace's addresses.
 pub fn addresses(socket: &mut Socket) -> Result<Vec<AddressFacts>, KernelError> {
-    all(socket, &QUESTIONS.addresses, decode::address)
+    of_both(socket, &QUESTIONS.addresses, decode::address)
+}
+
+/// All of a namespace's routes, of all tables.
+pub(super) fn routes(socket: &mut Socket) -> Result<Vec<RouteFacts>, KernelError> {
+    of_both(socket, &QUESTIONS.routes, decode::route)
 }
 
 /// What is asked in every namespace, encoded once.
 pub(super) struct Questions {
     pub(super) loopback: Request,
     pub(super) links: Request,
-    pub(super) addresses: Request,
-    pub(super) routes: Request,
+    addresses: [Request; 2],
+    routes: [Request; 2],
     pub(super) rules: Request,
 }
 
@@ -66,12 +72,23 @@ pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
     let mut loopback = LinkMessage::default();
     loopback.header.index = LOOPBACK;
     let ask = |message| Request::route(&message, 0);
-    // The unspecified family is IPv4 and IPv6 in one dump.
+    let families = [AddressFamily::Inet, AddressFamily::Inet6];
+    let addresses = families.map(|family| {
+        let mut message = AddressMessage::default();
+        message.header.family = family;
+        ask(Ask::GetAddress(message))
+    });
+    let routes = families.map(|family| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        ask(Ask::GetRoute(message))
+    });
     Questions {
         loopback: link_question(loopback),
         links: link_question(LinkMessage::default()),
-        addresses: ask(Ask::GetAddress(AddressMessage::default())),
-        routes: ask(Ask::GetRoute(RouteMessage::default())),
+        addresses,
+        routes,
+        // The unspecified family is IPv4 and IPv6 in one dump.
         rules: ask(Ask::GetRule(RuleMessage::default())),
     }
 });
@@ -136,4 +153,20 @@ pub(super) fn all<T>(
     decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
 ) -> Result<Vec<T>, KernelError> {
     socket.dump(question, |reply: Reply<'_>| decode(reply.payload))
+}
+
+/// Asks for IPv4 and for IPv6: for both at once Linux takes the lock of rtnetlink, for which whoever looks into other
+/// namespaces would wait.
+fn of_both<T>(
+    socket: &mut Socket,
+    questions: &[Request; 2],
+    decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+) -> Result<Vec<T>, KernelError> {
+    let mut both = Vec::new();
+    for question in questions {
+        // A kernel without IPv6 answers for all that it has.
+        let asked = |payload: &[u8]| payload.first() == question.payload.first();
+        both.append(&mut all(socket, question, |it| if asked(it) { decode(it) } else { Ok(None) })?);
+    }
+    Ok(both)
 }

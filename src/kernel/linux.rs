@@ -123,6 +123,13 @@ impl Linux {
         Self { disturbed: Some(Disturbed::default()), ..Self::default() }
     }
 
+    /// Linux, whose host is looked at from now on: before it is known what for, and by another thread, where one is to be had.
+    pub fn ahead() -> Self {
+        let mut linux = Self::default();
+        linux.memory.ahead = read::Ahead::begin();
+        linux
+    }
+
     /// What was seen is not as it is wanted, or for another reason than before.
     pub fn unsettle(&mut self) {
         self.settled = None;
@@ -135,11 +142,17 @@ impl Linux {
         // Until the look is complete nothing is known.
         let mut memory = std::mem::take(&mut self.memory);
         memory.turn_to(scope, &disturbed);
-        let mut facts = read::recall(scope, &mut memory)?;
-        self.kept.end_forgetting();
+        memory.fleeting = self.disturbed.is_none();
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
-        let mut nft = self.kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
-        let netfilter = Netfilter::look(&mut nft, last, self.kept.written.take(), &scope.owner)?;
+        let kept = &mut self.kept;
+        let netfilter = || {
+            kept.end_forgetting();
+            let mut nft = kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
+            let netfilter = Netfilter::look(&mut nft, last, kept.written.take(), &scope.owner)?;
+            Ok::<_, KernelError>((nft, netfilter))
+        };
+        let (mut facts, netfilter) = read::recall(scope, &mut memory, netfilter)?;
+        let (nft, netfilter) = netfilter?;
         self.kept.nft = Some(nft);
         netfilter.tell(&mut facts);
         self.netfilter = Some(netfilter);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::netns::{self, Identity};
-use super::read::Seen;
+use super::read::{Ahead, Seen};
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Facts, NetnsFacts, NetnsRef, Place, Scope};
 
@@ -51,6 +51,10 @@ impl Disturbed {
 /// What was seen.
 #[derive(Default, Debug)]
 pub(super) struct Memory {
+    /// Whether nobody will ask what it was: nothing is kept.
+    pub(super) fleeting: bool,
+    /// A look at the host that has begun.
+    pub(super) ahead: Option<Ahead>,
     /// What was looked for.
     scope: Option<Scope>,
     host: Option<Host>,
@@ -85,7 +89,7 @@ impl Memory {
     pub(super) fn turn_to(&mut self, scope: &Scope, disturbed: &Disturbed) {
         let alike = |last: &Scope| last.owner == scope.owner && last.sysctls == scope.sysctls;
         if disturbed.anywhere || !self.scope.as_ref().is_some_and(alike) {
-            *self = Self::default();
+            *self = Self { ahead: self.ahead.take(), ..Self::default() };
         }
         if disturbed.host || !disturbed.links.is_empty() {
             self.host_again.get_or_insert_default().indexes.extend(&disturbed.links);
@@ -136,8 +140,8 @@ impl Memory {
         gathered.map(|gathered| (gathered, forgotten))
     }
 
-    pub(super) fn keep_gathered(&mut self, facts: Facts) {
-        self.gathered = Some(facts);
+    pub(super) fn keep_gathered(&mut self, facts: &Facts) {
+        self.gathered = (!self.fleeting).then(|| facts.clone());
     }
 
     /// What was seen of the host, and what of it is to be asked again.
@@ -146,8 +150,8 @@ impl Memory {
         self.host.take().map(|host| (host, again))
     }
 
-    pub(super) fn keep_host(&mut self, host: Host) {
-        self.host = Some(host);
+    pub(super) fn keep_host(&mut self, host: &Host) {
+        self.host = (!self.fleeting).then(|| host.clone());
     }
 
     /// What was seen of a namespace, if the same one still stands there.
@@ -157,8 +161,10 @@ impl Memory {
         same.then(|| seen.clone())
     }
 
-    pub(super) fn keep(&mut self, netns: NetnsRef, identity: Identity, seen: Seen) {
-        self.namespaces.insert(netns, (identity, seen));
+    pub(super) fn keep(&mut self, netns: &NetnsRef, identity: Identity, seen: &Seen) {
+        if !self.fleeting {
+            self.namespaces.insert(netns.clone(), (identity, seen.clone()));
+        }
     }
 
     /// Forgets where steps write, and where the kernel does more than is written: the far end of a pair.
@@ -243,11 +249,11 @@ mod tests {
     fn memory() -> Memory {
         let mut memory = Memory::default();
         memory.turn_to(&scope(), &Disturbed::anywhere());
-        memory.keep_host(Host { facts: Arc::default(), sysctls: Vec::new() });
+        memory.keep_host(&Host { facts: Arc::default(), sysctls: Vec::new() });
         for (inode, name) in [(1, "api"), (2, "db"), (3, "others")] {
-            memory.keep(named(name), (4, inode), Seen::Foreign(Some((4, inode))));
+            memory.keep(&named(name), (4, inode), &Seen::Foreign(Some((4, inode))));
         }
-        memory.keep_gathered(Facts::default());
+        memory.keep_gathered(&Facts::default());
         memory
     }
 

@@ -66,6 +66,8 @@ impl Netfilter {
             Ok((Ours::look(nft, owner)?, chains, topologies))
         });
         let ((ours, chains, topologies), generation) = look.map_err(feature::nftables)?;
+        // Read here, while other threads may still look elsewhere, and not when somebody asks for it.
+        ours.tables.firewall();
         Ok(Self { generation, ours, chains: chains.into(), topologies: topologies.into() })
     }
 

@@ -162,43 +162,43 @@ fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
     std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// Does something with each item, going from namespace to namespace, on as many threads of its own; if one is enough, on
-/// the calling one where that may come back. Results are in the order of the items.
+/// Does something with each item, going from namespace to namespace, on as many threads, of which the calling one is the
+/// first. Results are in the order of the items.
 pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn(&Visitor, &T) -> R + Sync) -> Vec<R> {
-    let threads = threads.get().min(items.len());
-    if items.is_empty() {
-        return Vec::new();
-    }
-    if threads == 1 {
-        return away(|way_back| {
-            let one = |item| {
-                let done = each(&Visitor(PhantomData), item);
-                // What the next item is called may depend on where this thread is: `/proc/self/ns/net`.
-                way_back.inspect(|way_back| way_back.take());
-                done
-            };
-            items.iter().map(one).collect()
-        });
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let visitor = Visitor(PhantomData);
+    visit_beside(items, threads, each, || ()).0
+}
+
+/// The same, and something else where the calling thread is: it begins with that, and then helps the others.
+pub fn visit_beside<T: Sync, R: Send, B>(
+    items: &[T],
+    threads: NonZeroUsize,
+    each: impl Fn(&Visitor, &T) -> R + Sync,
+    beside: impl FnOnce() -> B,
+) -> (Vec<R>, B) {
+    let (threads, next) = (threads.get().min(items.len()), AtomicUsize::new(0));
+    let work = |way_back: Option<&WayBack>| {
         let mut done = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(at) else { return done };
-            done.push((at, each(&visitor, item)));
+            done.push((at, each(&Visitor(PhantomData), item)));
+            if threads == 1 {
+                // What the next item is called may depend on where this thread is: `/proc/self/ns/net`.
+                way_back.inspect(|way_back| way_back.take());
+            }
         }
     };
-    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+    let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(None))).collect();
+        let beside = beside();
+        let mut all = if items.is_empty() { Vec::new() } else { away(work) };
+        for other in others {
+            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        (all, beside)
     });
     all.sort_unstable_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, result)| result).collect()
+    (all.into_iter().map(|(_, result)| result).collect(), beside)
 }
 
 /// Runs something in a namespace.

@@ -4,7 +4,6 @@
 //! namespace and hide its death.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
@@ -13,16 +12,19 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
-use super::ask::{self, LOOPBACK, MAIN, QUESTIONS, addresses, all, links, nsid};
-use super::memory::{Again, Host, Memory};
+use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, nsid, routes};
+use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
 use super::{KernelError, decode, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
-use crate::model::observed::KERNEL;
 use crate::model::resource::{self, HOST, Text};
 use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, RouteFacts, Scope};
+
+pub(super) use host::{Ahead, sees_host};
+
+mod host;
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
@@ -43,20 +45,25 @@ const RA: u8 = 9;
 ///
 /// When any part could not be read completely: there are no partial facts.
 pub fn facts(scope: &Scope) -> Result<Facts, KernelError> {
-    recall(scope, &mut Memory::default())
+    recall(scope, &mut Memory::default(), || ()).map(|(facts, ())| facts)
 }
 
-/// The same, but of what is in the memory nothing is asked again. What was seen is added to it.
-pub(super) fn recall(scope: &Scope, memory: &mut Memory) -> Result<Facts, KernelError> {
+/// The same, but of what is in the memory nothing is asked again. What was seen is added to it. Something else is looked at
+/// beside it.
+pub(super) fn recall<B>(
+    scope: &Scope,
+    memory: &mut Memory,
+    beside: impl FnOnce() -> B,
+) -> Result<(Facts, B), KernelError> {
     file_limit();
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
-    let facts = match look.refresh(memory)? {
-        Some(facts) => facts,
-        None => look.everywhere(memory)?,
+    let (facts, beside) = match look.refresh(memory)? {
+        Some(facts) => (facts, beside()),
+        None => look.everywhere(memory, beside)?,
     };
-    memory.keep_gathered(facts.clone());
-    Ok(facts)
+    memory.keep_gathered(&facts);
+    Ok((facts, beside))
 }
 
 /// A namespace to go to.
@@ -86,7 +93,7 @@ impl Job<'_> {
 
     fn remember(&self, seen: Seen, memory: &mut Memory) -> Seen {
         if let Seen::Namespace(identity, ..) | Seen::Foreign(Some(identity)) = seen {
-            memory.keep(self.reference().clone(), identity, seen.clone());
+            memory.keep(self.reference(), identity, &seen);
         }
         seen
     }
@@ -136,17 +143,22 @@ impl<'a> Look<'a> {
         Ok(whole.then_some(facts))
     }
 
-    fn everywhere(&self, memory: &mut Memory) -> Result<Facts, KernelError> {
+    fn everywhere<B>(&self, memory: &mut Memory, beside: impl FnOnce() -> B) -> Result<(Facts, B), KernelError> {
         let jobs = self.jobs()?;
         let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
         let unknown: Vec<&Job> =
             jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
-        // One after the other: a dump of the host's links holds the lock that the others would wait for.
+        let (news, (beside, host)) = netns::visit_beside(
+            &unknown,
+            threads(unknown.len()),
+            |visitor, job| self.visit(visitor, job),
+            // In that order: a dump of the host's links holds the lock that the others wait for.
+            || (beside(), self.remembered_host(memory)),
+        );
         let mut facts = Facts::default();
-        let Host { facts: host, sysctls } = self.remembered_host(memory)?;
+        let Host { facts: host, sysctls } = host?;
         put(&mut facts, &resource::host(), host, sysctls);
-        let mut news =
-            netns::visit(&unknown, threads(unknown.len()), |visitor, job| self.visit(visitor, job)).into_iter();
+        let mut news = news.into_iter();
         let mut seen = Vec::with_capacity(jobs.len());
         for (job, known) in jobs.iter().zip(known) {
             seen.push(match known {
@@ -156,7 +168,7 @@ impl<'a> Look<'a> {
         }
         let mut met = gather(&mut facts, jobs.into_iter().zip(seen))?;
         self.for_lost_ends(&mut facts, &mut met)?;
-        Ok(facts)
+        Ok((facts, beside))
     }
 
     fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
@@ -172,26 +184,18 @@ impl<'a> Look<'a> {
         let host = match memory.take_host() {
             Some((host, None)) => host,
             Some((host, Some(again))) => {
-                let mut socket = Socket::open(Protocol::Route)?;
-                let links = links_again(&mut socket, &host.facts, &again)?;
-                let now = self.host(&mut socket, links)?;
+                let now = self.settings(host::look_again(&host.facts, &again)?)?;
                 // Whoever compares sees at a glance that nothing is otherwise.
                 Host { facts: if now.facts == host.facts { host.facts } else { now.facts }, ..now }
             }
-            None => {
-                let mut socket = Socket::open(Protocol::Route)?;
-                let links = links(&mut socket)?;
-                self.host(&mut socket, links)?
-            }
+            None => self.settings(memory.ahead.take().map_or_else(host::look, Ahead::end)?)?,
         };
-        memory.keep_host(host.clone());
+        memory.keep_host(&host);
         Ok(host)
     }
 
-    fn host(&self, socket: &mut Socket, links: Vec<LinkFacts>) -> Result<Host, KernelError> {
-        let mut host = read(socket, NetnsOrigin::Host, links)?;
-        host.routes = all(socket, &QUESTIONS.routes, decode::route)?;
-        host.routes.retain(sees_host);
+    /// Adds the settings of the host that are looked for.
+    fn settings(&self, host: NetnsFacts) -> Result<Host, KernelError> {
         let mut sysctls = self.sysctls(HOST)?;
         let of_links = accept_ra(&host).into_iter().chain(self.route_localnet(&host));
         for name in of_links.chain([Sysctl::disable_ipv6(None)]) {
@@ -423,34 +427,6 @@ fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Te
     moved
 }
 
-/// The host's links with some asked again.
-fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<Vec<LinkFacts>, KernelError> {
-    let named = host.links.iter().filter(|link| again.names.contains(&link.name)).map(|link| link.index);
-    let indexes: BTreeSet<u32> = named.chain(again.indexes.iter().copied()).collect();
-    // One asked for by itself is as much work for the kernel as one in a dump, and two more system calls.
-    if indexes.len() + again.names.len() > host.links.len() / 2 {
-        return links(socket);
-    }
-    let mut all: BTreeMap<u32, LinkFacts> = host.links.iter().map(|link| (link.index, link.clone())).collect();
-    let mut asked = BTreeSet::new();
-    ask::with_masters(socket, indexes.into_iter().collect(), &mut asked, &mut all)?;
-    let known: BTreeSet<Text> = all.values().map(|link| link.name.clone()).collect();
-    for name in again.names.difference(&known) {
-        let link = ask::link_named(socket, name)?.filter(|link| asked.insert(link.index));
-        let masters = link.iter().filter_map(|link| link.master).collect();
-        all.extend(link.map(|link| (link.index, link)));
-        ask::with_masters(socket, masters, &mut asked, &mut all)?;
-    }
-    Ok(all.into_values().collect())
-}
-
-/// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and the one for
-/// multicast, and no subnet contains them.
-pub(super) fn sees_host(route: &RouteFacts) -> bool {
-    !matches!(route.destination.addr(), IpAddr::V6(ip)
-        if ip.is_unicast_link_local() || (ip.is_multicast() && route.protocol == KERNEL))
-}
-
 /// Whether a look at a container keeps that route: it is of the main table, or ours in whatever table.
 fn sees(route: &RouteFacts) -> bool {
     route.table == MAIN || route.protocol == PROTOCOL
@@ -475,7 +451,7 @@ fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Resu
 
 fn read_container(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
     let mut facts = read(socket, origin, links)?;
-    facts.routes = all(socket, &QUESTIONS.routes, decode::route)?;
+    facts.routes = routes(socket)?;
     facts.routes.retain(sees);
     Ok(facts)
 }

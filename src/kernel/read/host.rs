@@ -1,0 +1,79 @@
+//! The host's namespace: what is asked there whatever is looked for, so that it may be asked before that is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::thread::{Builder, JoinHandle};
+
+use super::read;
+use crate::kernel::KernelError;
+use crate::kernel::ask::{self, links};
+use crate::kernel::memory::Again;
+use crate::kernel::netlink::{Protocol, Socket};
+use crate::model::observed::KERNEL;
+use crate::model::resource::Text;
+use crate::model::wire::{LinkFacts, NetnsFacts, NetnsOrigin, RouteFacts};
+
+/// A look that has begun, on a thread of its own.
+#[derive(Debug)]
+pub(in crate::kernel) struct Ahead(JoinHandle<Result<NetnsFacts, KernelError>>);
+
+impl Ahead {
+    /// Begins it, where there can be another thread.
+    pub(in crate::kernel) fn begin() -> Option<Self> {
+        Builder::new().name("look".into()).spawn(look).ok().map(Self)
+    }
+
+    /// Waits for its end.
+    pub(super) fn end(self) -> Result<NetnsFacts, KernelError> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Links, addresses, rules and routes.
+pub(super) fn look() -> Result<NetnsFacts, KernelError> {
+    let mut socket = Socket::open(Protocol::Route)?;
+    let links = links(&mut socket)?;
+    around(links, &mut socket)
+}
+
+/// The same, but of the links only some are asked again.
+pub(super) fn look_again(before: &NetnsFacts, again: &Again) -> Result<NetnsFacts, KernelError> {
+    let mut socket = Socket::open(Protocol::Route)?;
+    let links = links_again(&mut socket, before, again)?;
+    around(links, &mut socket)
+}
+
+fn around(links: Vec<LinkFacts>, socket: &mut Socket) -> Result<NetnsFacts, KernelError> {
+    let mut host = read(socket, NetnsOrigin::Host, links)?;
+    host.routes = ask::routes(socket)?;
+    host.routes.retain(sees_host);
+    Ok(host)
+}
+
+/// The host's links with some asked again.
+fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<Vec<LinkFacts>, KernelError> {
+    let named = host.links.iter().filter(|link| again.names.contains(&link.name)).map(|link| link.index);
+    let indexes: BTreeSet<u32> = named.chain(again.indexes.iter().copied()).collect();
+    // One asked for by itself is as much work for the kernel as one in a dump, and two more system calls.
+    if indexes.len() + again.names.len() > host.links.len() / 2 {
+        return links(socket);
+    }
+    let mut all: BTreeMap<u32, LinkFacts> = host.links.iter().map(|link| (link.index, link.clone())).collect();
+    let mut asked = BTreeSet::new();
+    ask::with_masters(socket, indexes.into_iter().collect(), &mut asked, &mut all)?;
+    let known: BTreeSet<Text> = all.values().map(|link| link.name.clone()).collect();
+    for name in again.names.difference(&known) {
+        let link = ask::link_named(socket, name)?.filter(|link| asked.insert(link.index));
+        let masters = link.iter().filter_map(|link| link.master).collect();
+        all.extend(link.map(|link| (link.index, link)));
+        ask::with_masters(socket, masters, &mut asked, &mut all)?;
+    }
+    Ok(all.into_values().collect())
+}
+
+/// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and the one for
+/// multicast, and no subnet contains them.
+pub(in crate::kernel) fn sees_host(route: &RouteFacts) -> bool {
+    !matches!(route.destination.addr(), IpAddr::V6(ip)
+        if ip.is_unicast_link_local() || (ip.is_multicast() && route.protocol == KERNEL))
+}
