@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -369,5 +370,41 @@ fn the_storm_after_a_set_up_stays_small() {
         assert!(packets > 0, "the statistics are read");
         let most = (ENDPOINTS + 2) * (ENDPOINTS + 2) * EACH_TO_EACH;
         assert!(packets <= most as u64, "{packets} packets among {ENDPOINTS}");
+    });
+}
+
+/// Until Linux has settled it, up to a second later by itself, IPv6 on the bridge does not hear who asks for its address.
+#[test]
+fn a_bridge_has_its_carrier_when_all_is_done() {
+    alone(|| {
+        apply(&workload::topology(3));
+        let bridge = sh("ip -br link show type bridge");
+        assert!(bridge.contains(" UP ") && !bridge.contains("NO-CARRIER"), "{bridge}");
+    });
+}
+
+/// With ports that forward, a bridge that is up arms its timers for all of them whenever one goes.
+#[test]
+fn a_bridge_goes_down_before_its_ports_go() {
+    alone(|| {
+        apply(&workload::topology(3));
+        let bridge = sh("ip -br link show type bridge | cut -d' ' -f1").trim().to_owned();
+        let mut monitor = Command::new("sh").args(["-c", "exec ip -o monitor link >/run/links"]).spawn().unwrap();
+        let heard = |link: &str| {
+            sh(&format!(
+                "ip link add {link} type bridge; n=0; until grep -q {link} /run/links; do \
+                ip link set {link} alias $n; n=$((n + 1)); test $n -lt 500; sleep 0.01; done"
+            ));
+        };
+        heard("begin");
+        destroy();
+        heard("end");
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+        let all = fs::read_to_string("/run/links").unwrap();
+        let first = |wanted: &dyn Fn(&str) -> bool| all.lines().position(wanted).unwrap_or_else(|| panic!("{all}"));
+        let down = first(&|line| line.contains(&format!(" {bridge}: ")) && line.contains("state DOWN"));
+        let gone = first(&|line| line.starts_with("Deleted") && !line.contains(&bridge));
+        assert!(down < gone, "{all}");
     });
 }

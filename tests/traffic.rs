@@ -165,6 +165,26 @@ fn published_ports_answer_from_everywhere() {
     });
 }
 
+/// Only a source that would be answered around the host is hidden behind its address.
+#[test]
+fn who_is_behind_a_router_on_the_bridge_keeps_the_own_address_at_a_published_port() {
+    applied(|| {
+        // Container b routes for somebody, as one with a VPN does, and may: its port is not guarded.
+        run("ip -n b addr add 203.0.113.9/32 dev lo; ip route add 203.0.113.9 via 10.10.0.11
+            port=$(bridge fdb show | awk -v mac=$(ip -n b -br link show eth0 | awk '{print $3}') '$1 == mac {print $3}' | head -1)
+            table=$(nft list tables bridge | awk '{print $3; exit}')
+            nft add element bridge $table loose { $port }
+            echo 0 | tee /proc/sys/net/ipv4/conf/*/rp_filter > /dev/null");
+        let asked = |netns: &str, from: &str| {
+            run(&format!("{netns} sh -c 'socat -t2 - TCP4:192.0.2.1:8080,bind={from},connect-timeout=3 </dev/null'"))
+        };
+        assert_eq!(asked("ip netns exec b", "203.0.113.9"), "a 203.0.113.9");
+        assert_eq!(asked("ip netns exec b", "10.10.0.11"), "a 10.10.0.1");
+        assert_eq!(asked("", "10.20.0.1"), "a 10.20.0.1");
+        run("ip route del 203.0.113.9; nft flush set bridge $(nft list tables bridge | awk '{print $3; exit}') loose");
+    });
+}
+
 #[test]
 fn what_nobody_opened_is_closed() {
     applied(|| {

@@ -1,6 +1,6 @@
 //! `netrec apply`: plan, execute, look again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -118,7 +118,9 @@ impl Ahead {
     fn begin(sources: &Sources) -> Option<Self> {
         /// Less is understood before another thread has started.
         const BYTES: usize = 32 << 10;
-        if sources.iter().map(|source| source.text.len()).sum::<usize>() < BYTES || privilege::check().is_err() {
+        let short = sources.iter().map(|source| source.text.len()).sum::<usize>() < BYTES;
+        // It is not made for a file that may be wrong.
+        if short || privilege::check().is_err() || !Path::new(lock::DIRECTORY).is_dir() {
             return None;
         }
         let lock = lock::acquire(Duration::ZERO).ok()??;

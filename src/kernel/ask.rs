@@ -42,6 +42,14 @@ pub fn link_named(socket: &mut Socket, name: &str) -> Result<Option<LinkFacts>, 
     one_link(socket, &link_question(message))
 }
 
+/// Has the carriers of links settled: of one that is asked for by itself Linux does it at once (`linkwatch_sync_dev` in
+/// `rtnl_getlink`, 6.7). Otherwise it does so within a second, or later where many links change, and until then IPv6 on a
+/// bridge has no route for the multicast by which neighbours ask for its address. Nothing more is lost if it fails.
+pub fn settle_carriers(links: &BTreeSet<crate::model::resource::Text>) {
+    let _ = Socket::open(super::netlink::Protocol::Route)
+        .and_then(|mut socket| links.iter().try_for_each(|link| link_named(&mut socket, link).map(drop)));
+}
+
 /// All of a namespace's links, ascending by index.
 pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
     let mut links = all(socket, &QUESTIONS.links, |payload| decode::link(payload).map(Some))?;

@@ -11,7 +11,7 @@ use nix::net::if_::if_indextoname;
 use super::netlink::{Protocol as Family, Reply, Request, Socket};
 use super::{KernelError, ask};
 use crate::model::attribute::{self, get, walk};
-use crate::model::kinds::firewall::Flows;
+use crate::model::kinds::firewall::{Flows, FlowsOnHost};
 use crate::model::resource::Text;
 use crate::model::values::Protocol;
 use crate::model::wire::FlowFacts;
@@ -47,7 +47,10 @@ const BATCH: usize = 256;
 /// no socket any more.
 pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelError> {
     let mut socket = kept.take().map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
-    let forgotten = forget_stale(&mut socket, flows)?;
+    let forgotten = match around(&mut socket)? {
+        Some(addresses) => forget_stale(&mut socket, &flows.on(&addresses))?,
+        None => 0,
+    };
     *kept = Some(socket);
     Ok(forgotten)
 }
@@ -55,27 +58,35 @@ pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelE
 /// Flows that are being forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
 /// quarter of a million chains, 10 ms.
 #[derive(Debug)]
-pub(super) struct Forgetting(JoinHandle<Result<Option<Socket>, KernelError>>);
+pub(super) struct Forgetting(JoinHandle<Result<Socket, KernelError>>);
 
 impl Forgetting {
-    /// Begins to [forget](forget()).
-    pub(super) fn begin(mut kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
-        let thread = std::thread::Builder::new().name("flows".into());
-        let thread = thread.spawn(move || forget(&mut kept, &flows).map(|_| kept));
+    /// Begins to [forget](forget()). Which addresses are the host's is asked before anything else is done.
+    pub(super) fn begin(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
+        let mut socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
+        let addresses = around(&mut socket)?;
+        let walk = move || {
+            if let Some(addresses) = addresses {
+                forget_stale(&mut socket, &flows.on(&addresses))?;
+            }
+            Ok(socket)
+        };
+        let thread = std::thread::Builder::new().name("flows".into()).spawn(walk);
         thread.map(Self).map_err(|error| KernelError::io("cannot start a thread", &error))
     }
 
     /// Waits until it is done: its socket.
-    pub(super) fn end(self) -> Result<Option<Socket>, KernelError> {
-        self.0.join().expect("it does not panic")
+    pub(super) fn end(self) -> Result<Socket, KernelError> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-fn forget_stale(socket: &mut Socket, flows: &Flows) -> Result<usize, KernelError> {
-    if number(socket)? == Some(0) {
-        return Ok(0);
-    }
-    let flows = flows.on(&addresses()?);
+/// The host's addresses, if there are any flows.
+fn around(socket: &mut Socket) -> Result<Option<Vec<(Text, IpNet)>>, KernelError> {
+    if number(socket)? == Some(0) { Ok(None) } else { addresses().map(Some) }
+}
+
+fn forget_stale(socket: &mut Socket, flows: &FlowsOnHost) -> Result<usize, KernelError> {
     // Of any family, version 0, no resource.
     let every = Request { kind: SUBSYSTEM | GET, flags: 0, payload: vec![0; 4] };
     let stale = socket.dump(&every, |reply: Reply<'_>| {

@@ -33,7 +33,7 @@ impl Kept {
     pub(super) fn end_forgetting(&mut self) {
         let Some((forgetting, note)) = self.forgetting.take() else { return };
         let noted = forgetting.end().and_then(|socket| {
-            self.conntrack = socket;
+            self.conntrack = Some(socket);
             let mut nft = self.nft.take().map_or_else(Nft::open, Ok)?;
             nft.commit(&note, None)?;
             self.nft = Some(nft);

@@ -97,7 +97,7 @@ impl Kernel for Linux {
 
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
         let containers = &self.containers;
-        self.memory.written(steps, |netns| reference(containers, netns));
+        self.memory.written(steps, |netns| netns::reference(containers, netns));
         self.kept.end_forgetting();
         let (kept, results) = (std::mem::take(&mut self.kept), vec![Ok(()); steps.len()]);
         let mut run = Run { linux: self, kept, steps, results, rest: BTreeMap::new() };
@@ -151,7 +151,9 @@ impl Linux {
             let netfilter = Netfilter::look(&mut nft, last, kept.written.take(), &scope.owner)?;
             Ok::<_, KernelError>((nft, netfilter))
         };
-        let (mut facts, netfilter) = read::recall(scope, &mut memory, netfilter)?;
+        let looked = read::recall(scope, &mut memory, netfilter);
+        // Whoever does not see gives the lock away: afterwards the note might be taken for that of others' rules.
+        let (mut facts, netfilter) = looked.inspect_err(|_| self.kept.end_forgetting())?;
         let (nft, netfilter) = netfilter?;
         self.kept.nft = Some(nft);
         netfilter.tell(&mut facts);
@@ -173,17 +175,12 @@ impl Linux {
     }
 
     pub(super) fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {
-        match netns::find(&reference(&self.containers, netns))? {
+        match netns::find(&netns::reference(&self.containers, netns))? {
             Found::Bound(fd) => Ok(fd),
             Found::Unbound(_) => Err(KernelError::NotANamespace(format!("no namespace stands behind {netns}"))),
             Found::Absent(reason) => Err(KernelError::system(reason, Errno::ENOENT)),
         }
     }
-}
-
-/// How to find a namespace by the name that ids use.
-fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
-    containers.get(netns).cloned().unwrap_or_else(|| NetnsRef::Named(netns.clone()))
 }
 
 /// One execution.
@@ -225,8 +222,7 @@ impl Run<'_> {
             match place {
                 Place::Netns(netns) if &*netns != HOST => containers.push((netns, tasks)),
                 Place::Netns(_) => {
-                    let socket = Socket::open(Protocol::Route);
-                    let ended = self.lane(&HOST.into(), socket, tasks);
+                    let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
                     self.note(ended);
                 }
                 Place::Namespaces => self.namespaces(tasks),
@@ -247,10 +243,13 @@ impl Run<'_> {
         let rest = std::mem::take(&mut self.rest).into_iter().filter(|(at, _)| self.results[*at].is_ok());
         let tasks: Vec<Task> =
             rest.map(|(at, messages)| (at, Some(messages.into_iter().map(route).collect()))).collect();
-        if !tasks.is_empty() {
-            let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
-            self.note(ended);
+        if tasks.is_empty() {
+            return;
         }
+        let links: BTreeSet<Text> = tasks.iter().map(|(at, _)| self.steps[*at].id.name.clone()).collect();
+        let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
+        self.note(ended);
+        ask::settle_carriers(&links);
     }
 
     /// A step is not taken when one that it waits for has failed.

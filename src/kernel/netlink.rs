@@ -428,7 +428,7 @@ impl Socket {
         read: impl Fn(Reply<'_>) -> Result<I, KernelError>,
     ) -> Result<Option<Vec<I::Item>>, KernelError> {
         let sequence = self.ask(request, libc::NLM_F_DUMP as u16)?;
-        let (mut answer, mut table, mut consistent) = (Answer::take(), Vec::new(), true);
+        let (mut answer, mut table, mut consistent, mut wrong) = (Answer::take(), Vec::new(), true, None);
         loop {
             answer.clear();
             self.receive(&mut answer, 0)?;
@@ -439,7 +439,11 @@ impl Socket {
                 }
                 consistent &= i32::from(reply.flags) & libc::NLM_F_DUMP_INTR == 0;
                 match i32::from(reply.kind) {
-                    libc::NLMSG_DONE => return done(&reply).map(|()| consistent.then_some(table)),
+                    libc::NLMSG_DONE => {
+                        done(&reply)?;
+                        // What is wrong in a copy that is none says nothing.
+                        return if consistent { wrong.map_or(Ok(Some(table)), Err) } else { Ok(None) };
+                    }
                     libc::NLMSG_ERROR => {
                         verdict(&reply)?;
                         return Err(KernelError::Malformed("an acknowledgement instead of a dump"));
@@ -447,7 +451,10 @@ impl Socket {
                     libc::NLMSG_OVERRUN => return Err(KernelError::Lost(Errno::ENOBUFS)),
                     libc::NLMSG_MIN_TYPE.. => {
                         OBJECTS.fetch_add(1, Ordering::Relaxed);
-                        table.extend(read(reply)?);
+                        match read(reply) {
+                            Ok(items) => table.extend(items),
+                            Err(error) => wrong = wrong.or(Some(error)),
+                        }
                     }
                     _ => {}
                 }

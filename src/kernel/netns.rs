@@ -20,6 +20,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statfs;
 
 use super::KernelError;
+use crate::model::resource::Text;
 use crate::model::wire::NetnsRef;
 
 mod names;
@@ -162,13 +163,13 @@ fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
     std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// Does something with each item, going from namespace to namespace, on as many threads, of which the calling one is the
-/// first. Results are in the order of the items.
+/// Does something with each item, going from namespace to namespace, on as many threads of its own; if one is enough, on
+/// the calling one where that may come back. Results are in the order of the items.
 pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn(&Visitor, &T) -> R + Sync) -> Vec<R> {
     visit_beside(items, threads, each, || ()).0
 }
 
-/// The same, and something else where the calling thread is: it begins with that, and then helps the others.
+/// The same, and something else where the calling thread is, beside the others or before it goes itself.
 pub fn visit_beside<T: Sync, R: Send, B>(
     items: &[T],
     threads: NonZeroUsize,
@@ -189,9 +190,10 @@ pub fn visit_beside<T: Sync, R: Send, B>(
         }
     };
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work(None))).collect();
+        // One who goes alone may be the calling thread. Among several it stays: `/proc/self` is where the process's first is.
+        let others: Vec<_> = (0..threads).filter(|_| threads > 1).map(|_| scope.spawn(|| work(None))).collect();
         let beside = beside();
-        let mut all = if items.is_empty() { Vec::new() } else { away(work) };
+        let mut all = if threads == 1 { away(work) } else { Vec::new() };
         for other in others {
             all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
@@ -311,6 +313,53 @@ fn network_namespace(file: File, path: &Path) -> Result<Found, KernelError> {
     }
 }
 
+/// How to find a namespace by the name that ids use.
+pub(super) fn reference(containers: &BTreeMap<Text, NetnsRef>, netns: &Text) -> NetnsRef {
+    containers.get(netns).cloned().unwrap_or_else(|| NetnsRef::Named(netns.clone()))
+}
+
 fn not_one(path: &Path) -> KernelError {
     KernelError::NotANamespace(format!("{} is not a network namespace", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    /// `/proc/self/ns/net` is where the process's first thread is, which a test of several is not: it forks.
+    #[test]
+    #[expect(unsafe_code, reason = "fork(2): nix takes it for unsafe as well")]
+    fn whoever_helps_finds_the_process_where_it_is() {
+        // SAFETY: the child has this thread only, and ends without coming back.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                let right = std::panic::catch_unwind(all_are_found_at_home).is_ok_and(|right| right);
+                // SAFETY: it ends the process.
+                unsafe { libc::_exit(i32::from(!right)) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                let ended = nix::sys::wait::waitpid(child, None).unwrap();
+                assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+            }
+        }
+    }
+
+    fn all_are_found_at_home() -> bool {
+        nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).unwrap();
+        let home = own().unwrap();
+        let at_home = identity(home.as_fd()).unwrap();
+        nix::sched::unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let away = own().unwrap();
+        nix::sched::setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
+        let process = NetnsRef::Path("/proc/self/ns/net".into());
+        let found = visit(&[(); 64], NonZeroUsize::new(4).unwrap(), |visitor, ()| {
+            let Ok(Found::Bound(fd)) = find(&process) else { return false };
+            visitor.enter(away.as_fd()).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+            identity(fd.as_fd()).unwrap() == at_home
+        });
+        found.into_iter().all(|at_home| at_home)
+    }
 }

@@ -126,6 +126,19 @@ fn what_goes_on_within_a_network_goes_on_when_br_netfilter_begins_to_show_it() {
 }
 
 #[test]
+fn what_is_denied_within_a_network_ends_with_br_netfilter_in_either_direction() {
+    in_private_namespaces(|| {
+        build();
+        filter_bridged(1);
+        apply(&shop("", ""));
+        let mut within = talks(&[WITHIN]);
+        let deny = "[[policies]]\naction = \"deny\"\nfrom = { endpoint = \"api\" }\nto = { endpoint = \"web\" }\n";
+        apply(&shop("", &format!("{deny}ports = [\"81/tcp\"]\n")));
+        within[0].1.is_over();
+    });
+}
+
+#[test]
 fn endpoints_that_may_not_talk_any_more_are_cut_off_from_each_other_and_from_nobody_else() {
     in_private_namespaces(|| {
         build();

@@ -72,7 +72,9 @@ impl Found {
             part: Span,
             same: impl Fn(Span) -> bool,
         ) -> bool {
-            let item = from.get(table.name).filter(|item| same(item.part));
+            // What is under a header says something else than the same text with none above it.
+            let under = |item: &&Item<T>| (item.name.start < item.part.start) == table.is_plain;
+            let item = from.get(table.name).filter(under).filter(|item| same(item.part));
             into.extend(item.map(|item| named(table, part, item.value.clone())));
             item.is_some()
         }
@@ -368,6 +370,60 @@ to = "networks.back"
         for after in [text.to_owned(), format!("{text}[containers.db]\nnetns = \"db\"\n")] {
             let is = parse_again(&[Source::new("shop.toml", after)], Some((&was, &before))).expect("right");
             assert!(is.containers.contains_key("api"));
+        }
+    }
+
+    #[test]
+    fn what_was_before_all_headers_is_not_what_is_under_one() {
+        let before = [Source::new("shop.toml", "# of the shop\ntopology = \"shop\"\ncontainers.db.netns = \"db\"\n")];
+        let was = parse(&before).expect("right");
+        let after = [Source::new("shop.toml", format!("[containers.db]{}", before[0].text))];
+        let said = |topology| format!("{topology:?}");
+        assert_eq!(parse_again(&after, Some((&was, &before))).map(said), parse(&after).map(said));
+    }
+
+    #[test]
+    fn pieces_are_what_the_whole_is() {
+        for text in [
+            "\u{feff}[containers.db]\nnetns = \"db\"\n",
+            "\u{feff}\n[containers.db]\nnetns = \"db\"\n",
+            "[containers.db]\n\u{feff}netns = \"db\"\n",
+            "[containers.db]\u{feff}\nnetns = \"db\"\n",
+            "[containers.db]\rnetns = \"db\"\n",
+            "[containers.db]\r\nnetns = \"db\"\r\n[containers.x]\r\n\tnetns=\"x\"",
+            "[containers.db]# \u{1} c\nnetns = \"db\"\n",
+            "[containers.db]# c\rnetns = \"db\"\n",
+            "[containers.db]\ncontainers.x.netns = \"db\"\n",
+            "[networks.a]\ndriver = \"bridge\"\nbridge.name = \"x\"\n",
+            "[networks.a]\ndriver = \"bridge\"\nbridge.name = \"x\"\n[networks.a.bridge]\nmtu = 1\n",
+            "[networks.a]\ndriver = \"bridge\"\n[networks.b]\ndriver=\"none\"\n[networks.a.bridge]\nname=\"x\"\n",
+            "[networks.a]\ndriver = \"\"\"\nbridge\"\"\"\n",
+            "[networks.a]\ndriver = \"\"\"\n[networks.b]\n\"\"\"\n[networks.c]\ndriver=\"none\"\n",
+            "[networks.a]\nsubnets = [\n[networks.b]\n]\n",
+            "[networks.a]\nsubnets = [ # [\n  \"10.0.0.0/24\", # ]\n]\n",
+            "[networks.a.bridge]\nname = \"x\"\n[networks.a]\ndriver = \"bridge\"\n",
+            "[networks]\na = { driver = \"none\" }\n[networks.b]\ndriver = \"none\"\n",
+            "[networks.b]\ndriver = \"none\"\n[networks]\na = { driver = \"none\" }\n",
+            "[networks.b]\ndriver = \"none\"\ndriver = \"none\"\n",
+            "networks.a.driver = \"none\"\n[networks.b]\ndriver = \"none\"\n",
+            "[networks.a]\n[[networks.a]]\n",
+            "[[networks.a]]\n",
+            "[networks.a]\ndriver = \"none\"\n[ networks . b ]\ndriver = \"none\"\n",
+            "[networks.a] [networks.b]\n",
+            "[networks.a]\n  \t[networks.b]\ndriver=\"none\"",
+            "[networks.a]\ndriver={}\n",
+            "[networks.1]\ndriver=\"none\"\n[networks.-]\ndriver=\"none\"\n",
+            "[containers.a]\n[containers.b]\nnetns=\"b\"\n",
+            "[containers.db]\nnetns = \"db\" \u{0}\n",
+            "[networks.a]\ndriver = \"bridge\"\nbridge = {\n name = \"x\",\n}\n",
+            "[endpoints.a]\ncontainer=\"c\"\nnetwork=\"n\"\nroutes=[{to=\"1.0.0.0/8\"}]\n[[endpoints.a.routes]]\nto=\"2.0.0.0/8\"\n",
+            "[endpoints.a]\ncontainer=\"c\"\nnetwork=\"n\"\n[endpoints.b]\ncontainer=\"c\"\nnetwork=\"n\"\n[[endpoints.a.routes]]\nto=\"2.0.0.0/8\"\n",
+        ] {
+            let source = Source::new("shop.toml", text);
+            let (pieces, all) = (read(0, &source, None), whole(0, &source));
+            if let Some(found) = pieces {
+                assert_eq!(Some(places(&found)), all.as_ref().map(places), "{text:?}");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From the types of the `nftables` crate to what nfnetlink takes, as nft 1.0.6 itself compiles them: only the part of
 //! the language that [`super::rules`] speaks. Numbers are those of `linux/netfilter/nf_tables.h`.
 
-use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, Prefix};
+use nftables::expr::{Expression, FibFlag, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, Prefix};
 use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::stmt::{self, Mangle, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
@@ -22,6 +22,10 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+
+/// `NFTA_FIB_F_SADDR` and `NFTA_FIB_F_DADDR`.
+pub(super) const FIB_SADDR: u32 = 1;
+const FIB_DADDR: u32 = 2;
 
 /// Registers in steps of four bytes from `NFT_REG32_00`.
 const FIRST: u32 = 0;
@@ -301,10 +305,10 @@ impl Code<'_> {
                 let key = if ct.key == "status" { 2 } else { 0 };
                 self.say("ct", |out| out.put_number(1, register(to)).put_number(2, key));
             }
-            NamedExpression::Fib(_) => {
+            NamedExpression::Fib(it) => {
                 const ADDRTYPE: u32 = 3;
-                const DADDR: u32 = 2;
-                self.say("fib", |out| out.put_number(1, register(to)).put_number(2, ADDRTYPE).put_number(3, DADDR));
+                let of = if it.flags.contains(&FibFlag::Saddr) { FIB_SADDR } else { FIB_DADDR };
+                self.say("fib", |out| out.put_number(1, register(to)).put_number(2, ADDRTYPE).put_number(3, of));
             }
             NamedExpression::Concat(parts) => {
                 let mut next = to;

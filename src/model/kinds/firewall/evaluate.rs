@@ -238,7 +238,9 @@ impl<'a> Walk<'a> {
             "payload" => self.load(data)?,
             "ct" => self.store(data.number(1), &self.conntrack(data.number(2)).to_ne_bytes()),
             "fib" => {
-                let kind: u32 = if (self.is_local)(self.packet.destination()) { 2 } else { 1 }; // RTN_LOCAL, RTN_UNICAST
+                let of_source = data.number(3) == compile::FIB_SADDR;
+                let of = if of_source { self.packet.source() } else { self.packet.destination() };
+                let kind: u32 = if (self.is_local)(of) { 2 } else { 1 }; // RTN_LOCAL, RTN_UNICAST
                 self.store(data.number(1), &kind.to_ne_bytes());
             }
             "bitwise" => self.bitwise(data)?,

@@ -86,7 +86,7 @@ impl Skeleton {
         it.base("from_host", NfChainType::Filter, (NfHook::Output, FILTER));
         it.base("leave", NfChainType::Filter, (NfHook::Postrouting, FILTER));
         it.base("postrouting", NfChainType::NAT, (NfHook::Postrouting, SRCNAT));
-        for chain in ["publish", "to_host", "between", "hairpin"] {
+        for chain in ["publish", "to_host", "between", "hairpin", "own"] {
             it.chain(chain);
         }
         it.publishing();
@@ -147,7 +147,7 @@ impl Skeleton {
         self.rule("publish", [dnat(NATFamily::IP6, at(ip6("daddr")), "@ranges6_at")]);
         // ::1 never leaves the host, mapped or not: let its own listeners, or a reset, answer at once.
         self.rule("publish", [is(ip6("daddr"), "::1"), RETURN]);
-        self.rule("publish", [is_not(local_destination(), "local"), RETURN]);
+        self.rule("publish", [is_not(local(FibFlag::Daddr), "local"), RETURN]);
         self.rule("publish", [v4(), dnat(NATFamily::IP, port(), "@publish4")]);
         self.rule("publish", [v4(), dnat(NATFamily::IP, port(), "@ranges4")]);
         self.rule("publish", [v6(), dnat(NATFamily::IP6, port(), "@publish6")]);
@@ -159,7 +159,7 @@ impl Skeleton {
         let to = || vec![meta(MetaKey::L4proto), payload("th", "dport")];
         for (family, limited, from) in [("ip", "@limited4", "@allow_from4"), ("ip6", "@limited6", "@allow_from6")] {
             let unwanted = is_not(concat([vec![payload(family, "saddr")], to()].concat()), from);
-            let local = is(local_destination(), "local");
+            let local = is(local(FibFlag::Daddr), "local");
             self.rule("prerouting", [local, unwanted, is(concat(to()), limited), DROP]);
         }
         for (family, limited, from) in
@@ -187,12 +187,20 @@ impl Skeleton {
         self.rule("forward", [is(oifname(), "@bridges"), goto("between")]);
         self.known("between");
         // conntrack takes up a connection in the middle of it (`nf_conntrack_tcp_loose`), by whichever side speaks first. So
-        // one that was forgotten, as it could not begin any more, would begin backwards: with an answer. Not within a
-        // network: there is no telling when `br_netfilter` begins to show its frames.
+        // one that was forgotten, as it could not begin any more, would begin backwards: with an answer. Within a network
+        // only if it is denied: there is no telling when `br_netfilter` begins to show its frames.
         let goes_on = || [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"])];
-        let in_the_middle = |of| goes_on().into_iter().chain([of, DROP]).collect::<Vec<_>>();
-        self.rule("between", in_the_middle(is_not(pair(), "@icc")));
-        self.rule("from_host", in_the_middle(is(oifname(), "@bridges")));
+        let in_the_middle = |of, verdict| goes_on().into_iter().chain([of, verdict]).collect::<Vec<_>>();
+        self.rule("between", in_the_middle(is_not(pair(), "@icc"), DROP));
+        for (family, all, some) in [("ip", "@deny4", "@deny4_port"), ("ip6", "@deny6", "@deny6_port")] {
+            let back = |ports: &[&'static str]| passage(family, ["daddr", "saddr"], ports);
+            self.rule("between", in_the_middle(is(back(&[]), all), DROP));
+            self.rule("between", in_the_middle(is(back(&["sport"]), some), DROP));
+        }
+        // Nor by the host itself. What is mapped bears its new address here, but is still on its way to the link of the old one.
+        self.rule("from_host", in_the_middle(is(local(FibFlag::Daddr), "local"), RETURN));
+        self.rule("from_host", in_the_middle(is(ip("daddr"), "@subnets4"), DROP));
+        self.rule("from_host", in_the_middle(is(ip6("daddr"), "@subnets6"), DROP));
         // Frames within a bridge come here too while br_netfilter is on, and no policy is to stop neighbour discovery.
         for neighbour_discovery in ["nd-neighbor-solicit", "nd-neighbor-advert"] {
             self.rule("between", [is(payload("icmpv6", "type"), neighbour_discovery), ACCEPT]);
@@ -247,12 +255,14 @@ impl Skeleton {
     /// No set of bridges with their subnets: a single subnet of IPv6 in it takes 64 KiB to be cleared (`pipapo_resize`).
     fn hairpin(&mut self) {
         for same in ["@icc", "@no_icc"] {
-            self.rule("hairpin", [is(concat(vec![iifname(), oifname()]), same), MASQUERADE]);
+            self.rule("hairpin", [is(concat(vec![iifname(), oifname()]), same), goto("own")]);
         }
         self.rule("hairpin", [is(iifname(), "@bridges"), RETURN]);
-        for source in [is(ip("saddr"), loopback()), is(ip("saddr"), "@subnets4"), is(ip6("saddr"), "@subnets6")] {
-            self.rule("hairpin", [source, MASQUERADE]);
-        }
+        self.rule("hairpin", [is(ip("saddr"), loopback()), MASQUERADE]);
+        self.rule("hairpin", [is(local(FibFlag::Saddr), "local"), RETURN]);
+        self.rule("hairpin", [goto("own")]);
+        self.rule("own", [is(ip("saddr"), "@subnets4"), MASQUERADE]);
+        self.rule("own", [is(ip6("saddr"), "@subnets6"), MASQUERADE]);
     }
 
     pub(super) fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {
@@ -395,9 +405,9 @@ fn loopback() -> Expr {
     Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(text("127.0.0.0")), len: 8 }))
 }
 
-/// Type of the destination address as the routing tables have it.
-fn local_destination() -> Expr {
-    let flags = [FibFlag::Daddr].into();
+/// Type of an address as the routing tables have it.
+fn local(of: FibFlag) -> Expr {
+    let flags = [of].into();
     Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, flags }))
 }
 

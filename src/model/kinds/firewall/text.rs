@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use nftables::expr::{Expression, MetaKey, NamedExpression, Payload};
+use nftables::expr::{Expression, FibFlag, MetaKey, NamedExpression, Payload};
 use nftables::schema::{Chain, NfListObject, Rule, SetTypeValue};
 use nftables::stmt::{NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainType, NfFamily};
@@ -141,6 +141,7 @@ fn expression(expression_: &Expression<'_>) -> String {
                 format!("@{},{},{}", format!("{:?}", it.base).to_lowercase(), it.offset, it.len)
             }
             NamedExpression::CT(ct) => format!("ct {}", ct.key),
+            NamedExpression::Fib(it) if it.flags.contains(&FibFlag::Saddr) => "fib saddr type".into(),
             NamedExpression::Fib(_) => "fib daddr type".into(),
             NamedExpression::Meta(meta) => match meta.key {
                 MetaKey::Iifname => "iifname".into(),
