@@ -39,11 +39,11 @@ pub(super) fn ask_acknowledgement(bytes: &mut [u8], position: usize) {
 }
 
 thread_local! {
-    /// The answer buffer of a thread, taken while in use: a megabyte need not be mapped anew for each socket.
+    /// The answer buffer of a thread, taken while in use: it need not be mapped anew for each socket.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Datagrams received for one request, one after the other.
+/// A datagram of a dump, or those received for one request, one after the other.
 pub(super) struct Answer {
     bytes: Vec<u8>,
     filled: usize,
