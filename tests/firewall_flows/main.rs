@@ -240,8 +240,18 @@ impl Talk {
         Self::with(&Self::listen(server), from, at, server.0)
     }
 
+    /// One who listened there before may be held for a moment still, by what another test forks.
     fn listen((server, port): (&'static str, u16)) -> TcpListener {
-        inside(server, move || TcpListener::bind(("::", port)).unwrap())
+        let listen = move || {
+            (0..200).find_map(|_| {
+                let listener = TcpListener::bind(("::", port)).ok();
+                if listener.is_none() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                listener
+            })
+        };
+        inside(server, listen).expect("nobody else listens there")
     }
 
     fn with(listener: &TcpListener, (netns, from): (&'static str, &str), at: &str, server: &'static str) -> Self {
