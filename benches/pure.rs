@@ -21,6 +21,8 @@ use netrec::model::topology::Topology;
 use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{Body, FlowFacts, Lookup};
 
+#[path = "workload/callgrind.rs"]
+mod callgrind;
 #[path = "pure/stages.rs"]
 mod stages;
 #[path = "workload/mod.rs"]

@@ -8,10 +8,10 @@
     reason = "a test may end at once and speak for itself"
 )]
 
+#[path = "../benches/workload/callgrind.rs"]
+mod callgrind;
 #[path = "../benches/workload/mod.rs"]
 mod workload;
-
-use std::process::Command;
 
 use netrec::diff::diff;
 use netrec::diff::plan::plan;
@@ -33,17 +33,10 @@ fn pure(endpoints: usize) {
 
 /// Instructions that planning so many endpoints takes.
 fn instructions(endpoints: usize) -> u64 {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "planning_is_near_linear_and_no_dearer_than_it_was", "--test-threads", "1"])
-        .env(ENDPOINTS, endpoints.to_string())
-        .output()
-        .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words}");
-    let collected = words.split("Collected :").nth(1).and_then(|rest| rest.split_whitespace().next());
-    collected.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no count in {words}"))
+    callgrind::instructions(|this| {
+        this.args(["--exact", "planning_is_near_linear_and_no_dearer_than_it_was", "--test-threads", "1"])
+            .env(ENDPOINTS, endpoints.to_string())
+    })
 }
 
 #[test]
@@ -51,7 +44,7 @@ fn planning_is_near_linear_and_no_dearer_than_it_was() {
     if let Ok(endpoints) = std::env::var(ENDPOINTS) {
         return pure(endpoints.parse().unwrap());
     }
-    if Command::new("valgrind").arg("--version").output().is_err() {
+    if !callgrind::is_there() {
         eprintln!("SKIPPED: valgrind is not installed, nothing was shown about instructions");
         return;
     }

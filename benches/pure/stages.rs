@@ -1,7 +1,7 @@
 //! What each stage takes of a process of its own, as a command starts one: user time by the kernel, and instructions by
 //! valgrind where it is installed. Both end with the plan: what is freed after it is not counted.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
 use netrec::diff::diff;
 use netrec::diff::plan::plan;
@@ -10,6 +10,8 @@ use netrec::model::observed::Observed;
 use netrec::model::parse::parse;
 use netrec::model::state::State;
 use nix::sys::resource::{UsageWho, getrusage};
+
+use super::callgrind;
 
 const STAGES: [&str; 5] = ["start", "parse", "lower", "compare", "order and prove"];
 const RUNS: usize = 21;
@@ -23,7 +25,8 @@ pub(crate) fn print(endpoints: usize) {
         return run(endpoints, &until);
     }
     let times: Vec<Vec<f64>> = (0..RUNS).map(|_| times(endpoints)).collect();
-    let counts: Option<Vec<f64>> = STAGES.iter().map(|stage| instructions(endpoints, stage)).collect();
+    let count = || STAGES.iter().map(|stage| instructions(endpoints, stage)).collect();
+    let counts: Option<Vec<f64>> = callgrind::is_there().then(count);
     println!("{endpoints} endpoints        user ms: best  median of {RUNS}   million instructions");
     let line = |name: &str, from: usize, to: usize| {
         let mut taken: Vec<f64> = times.iter().map(|run| run[to] - run[from]).collect();
@@ -59,28 +62,21 @@ fn run(endpoints: usize, until: &str) {
     drop(plan);
 }
 
-fn until(mut command: Command, endpoints: usize, stage: &str) -> Output {
-    let output = command.args(["stages", &endpoints.to_string()]).env(UNTIL, stage).output().expect("it starts");
-    assert!(output.status.success(), "{output:?}");
-    output
-}
-
 /// The user time until the end of each stage, in milliseconds.
 fn times(endpoints: usize) -> Vec<f64> {
-    let this = Command::new(std::env::current_exe().expect("a program"));
-    let output = until(this, endpoints, STAGES[STAGES.len() - 1]);
+    let mut this = Command::new(std::env::current_exe().expect("a program"));
+    let output = until(&mut this, endpoints, STAGES[STAGES.len() - 1]).output().expect("it starts");
+    assert!(output.status.success(), "{output:?}");
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
     words.lines().map(|line| line.parse::<f64>().expect("a number") / 1_000.0).collect()
 }
 
 /// Millions of instructions until the end of a stage.
-fn instructions(endpoints: usize, stage: &str) -> Option<f64> {
-    Command::new("valgrind").arg("--version").output().ok()?;
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    valgrind.arg(std::env::current_exe().expect("a program"));
-    let output = until(valgrind, endpoints, stage);
-    let words = String::from_utf8_lossy(&output.stderr).into_owned();
-    let collected = words.split("Collected :").nth(1).and_then(|rest| rest.split_whitespace().next());
-    Some(collected?.parse::<f64>().expect("a number") / 1e6)
+#[expect(clippy::cast_precision_loss, reason = "numbers that are far from losing a digit")]
+fn instructions(endpoints: usize, stage: &str) -> f64 {
+    callgrind::instructions(|this| until(this, endpoints, stage)) as f64 / 1e6
+}
+
+fn until<'a>(this: &'a mut Command, endpoints: usize, stage: &str) -> &'a mut Command {
+    this.args(["stages", &endpoints.to_string()]).env(UNTIL, stage)
 }

@@ -249,8 +249,7 @@ pub struct Report {
 
 impl Report {
     /// Of a run that had nothing to do.
-    pub fn idle(prepared: &mut Prepared) -> Self {
-        let (residual, desired) = (std::mem::take(&mut prepared.diff), std::mem::take(&mut prepared.desired));
+    pub fn idle(residual: Diff, desired: Desired) -> Self {
         Self { done: 0, failed: Vec::new(), residual, desired, rounds: 0, news: false }
     }
 

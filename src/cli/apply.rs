@@ -153,7 +153,7 @@ impl Errand<'_> {
         };
         confirm::is_free(&topology)?;
         let unplanned = |no_plan| Failure::unplanned(no_plan, &self.loaded.sources);
-        let mut prepared = look(&mut kernel, self.target).map_err(unplanned)?;
+        let prepared = look(&mut kernel, self.target).map_err(unplanned)?;
         let (nothing, asks) = (prepared.diff.is_empty(), !self.writing.yes && output::is_interactive());
         match self.format {
             Format::Text => output::say(&plan::text(&prepared)),
@@ -166,10 +166,10 @@ impl Errand<'_> {
         let json = || serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
         let plan = matches!(self.format, Format::Json).then(json);
         if nothing {
-            let report = Ok(Report::idle(&mut prepared));
+            let report = Ok(Report::idle(prepared.diff, prepared.desired));
             self.tell(plan, &report, None);
             let exit = settled_exit(&report, None);
-            output::leave((report, prepared, kernel));
+            output::leave((report, prepared.observed, kernel));
             return Ok(exit);
         }
         let confirming = apply.map(|apply| apply.precautions(&self, &prepared)).transpose()?.flatten();
@@ -264,9 +264,9 @@ fn busy() -> Failure {
 }
 
 /// Executes what was prepared, unless that is nothing, with a word on how far it has come.
-pub(super) fn run(kernel: &mut Linux, target: Target, mut prepared: Prepared) -> Result<Report, NoPlan> {
+pub(super) fn run(kernel: &mut Linux, target: Target, prepared: Prepared) -> Result<Report, NoPlan> {
     if prepared.diff.is_empty() {
-        return Ok(Report::idle(&mut prepared));
+        return Ok(Report::idle(prepared.diff, prepared.desired));
     }
     stop::listen();
     let mut progress = Progress::new();

@@ -205,7 +205,7 @@ impl Draft {
         let mut position = vec![0_u32; order.len()];
         let mut steps: Vec<Step> = Vec::with_capacity(order.len());
         for node in order.iter().map(|node| *node as usize) {
-            let Some((id, op)) = drafted[node].take() else { continue };
+            let (id, op) = drafted[node].take().expect("each step is once in the order");
             position[node] = steps.len() as u32;
             let mut waits = std::mem::take(&mut waits[node]);
             waits.iter_mut().for_each(|before| *before = position[*before as usize]);

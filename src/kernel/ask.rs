@@ -13,8 +13,9 @@ use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
-use super::netlink::{Reply, Request, Socket};
+use super::netlink::{Protocol, Reply, Request, Socket};
 use super::{KernelError, decode};
+use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, LinkFacts, RouteFacts};
 
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
@@ -45,8 +46,8 @@ pub fn link_named(socket: &mut Socket, name: &str) -> Result<Option<LinkFacts>, 
 /// Has the carriers of links settled: of one that is asked for by itself Linux does it at once (`linkwatch_sync_dev` in
 /// `rtnl_getlink`, 6.7). Otherwise it does so within a second, or later where many links change, and until then IPv6 on a
 /// bridge has no route for the multicast by which neighbours ask for its address. Nothing more is lost if it fails.
-pub fn settle_carriers(links: &BTreeSet<crate::model::resource::Text>) {
-    let _ = Socket::open(super::netlink::Protocol::Route)
+pub fn settle_carriers(links: &BTreeSet<Text>) {
+    let _ = Socket::open(Protocol::Route)
         .and_then(|mut socket| links.iter().try_for_each(|link| link_named(&mut socket, link).map(drop)));
 }
 

@@ -183,17 +183,16 @@ pub fn visit_beside<T: Sync, R: Send, B>(
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(at) else { return done };
             done.push((at, each(&Visitor(PhantomData), item)));
-            if threads == 1 {
-                // What the next item is called may depend on where this thread is: `/proc/self/ns/net`.
-                way_back.inspect(|way_back| way_back.take());
-            }
+            // What the next item is called may depend on where the calling thread is: `/proc/self/ns/net`.
+            way_back.inspect(|way_back| way_back.take());
         }
     };
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
         // One who goes alone may be the calling thread. Among several it stays: `/proc/self` is where the process's first is.
-        let others: Vec<_> = (0..threads).filter(|_| threads > 1).map(|_| scope.spawn(|| work(None))).collect();
+        let alone = threads == 1;
+        let others: Vec<_> = (0..if alone { 0 } else { threads }).map(|_| scope.spawn(|| work(None))).collect();
         let beside = beside();
-        let mut all = if threads == 1 { away(work) } else { Vec::new() };
+        let mut all = if alone { away(work) } else { Vec::new() };
         for other in others {
             all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }

@@ -229,7 +229,7 @@ impl News {
 }
 
 /// The namespaces that a resource stands in or leads into: where it is seen.
-pub fn namespaces(resource: &Resource) -> BTreeSet<Text> {
+fn namespaces(resource: &Resource) -> BTreeSet<Text> {
     let things = resource.provides();
     let led_into = things.iter().filter_map(|thing| match thing {
         Thing::Netns(netns) | Thing::Link(netns, _) => Some(netns.clone()),

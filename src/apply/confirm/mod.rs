@@ -193,9 +193,9 @@ impl RolledBack {
 /// Goes back: the same loop, with what was there before as its target.
 pub fn roll_back(kernel: &mut impl Kernel, before: &Before) -> RolledBack {
     let target = Target::State(before);
-    let report = look(kernel, target).and_then(|mut prepared| {
+    let report = look(kernel, target).and_then(|prepared| {
         if prepared.diff.is_empty() {
-            return Ok(Report::idle(&mut prepared));
+            return Ok(Report::idle(prepared.diff, prepared.desired));
         }
         execute(kernel, target, prepared, &mut |_, _| {})
     });

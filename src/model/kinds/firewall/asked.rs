@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::flows::{self, Stale};
+use super::flows;
 use super::wire::{self, Node};
 use super::{Element, Firewall, Rules};
 use crate::model::attribute::{get, walk};
@@ -29,12 +29,10 @@ impl Asked {
         let gone = from.elements.without(&to.elements).filter(|element| !keys.contains(&element.key()));
         // What was noted before is noted again, and then forgotten.
         let gone: Vec<&Element> = gone.filter(|element| !matches!(element, Element::Stale(_))).collect();
-        let notes = flows::stale(Some(from), &to.elements).into_iter().map(|note| note.is_ipv6());
-        let notes = notes.collect::<BTreeSet<bool>>().into_iter();
-        let forgotten: Vec<Element> = notes.map(|ipv6| Element::Stale(Stale::Forgotten { ipv6 })).collect();
+        let forgotten = flows::forgotten(&flows::stale(Some(from), &to.elements));
         let plain = from.rules == Rules::Intact && new.iter().chain(&gone).all(|element| element.has_key());
         let few = new.len() + gone.len() <= ELEMENTS;
-        let there = new.into_iter().chain(&forgotten).map(|element| (element, Some(wire::nodes(element))));
+        let there = new.into_iter().chain(forgotten.iter()).map(|element| (element, Some(wire::nodes(element))));
         let all = there.chain(gone.into_iter().map(|element| (element, None)));
         let ask = |(element, answer)| {
             let question = wire::messages(&to.table, wire::GET_ELEMENTS, 0, std::iter::once(element)).pop()?;

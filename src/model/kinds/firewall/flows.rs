@@ -157,6 +157,11 @@ pub(super) fn stale(from: Option<&Firewall>, to: &Elements) -> Vec<Stale> {
     notes
 }
 
+/// The words that what was noted is done.
+pub(super) fn forgotten(notes: &[Stale]) -> Elements {
+    notes.iter().map(|note| Element::Stale(Stale::Forgotten { ipv6: note.is_ipv6() })).collect()
+}
+
 /// Notes, and the rules as they now are: together they say of each flow whether it is to be forgotten.
 #[derive(Clone, Debug, Default)]
 pub struct Flows {

@@ -121,8 +121,7 @@ impl Firewall {
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
         let notes = flows::stale(from, &to.elements);
         let flows = Flows::new(&notes, to);
-        let forgotten = notes.iter().map(|note| Element::Stale(Stale::Forgotten { ipv6: note.is_ipv6() }));
-        let forgotten: Elements = forgotten.collect();
+        let forgotten = flows::forgotten(&notes);
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let with_notes = || {
             let elements = to.elements.iter().chain(notes.iter()).cloned().collect();
