@@ -15,8 +15,8 @@ mod world;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use netrec::model::lower::{self, veth_name};
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
 use netrec::model::wire::{NetnsRef, Scope};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use world::{Process, sh};
 
 /// The counters are one for the process.
@@ -385,26 +386,37 @@ fn a_bridge_has_its_carrier_when_all_is_done() {
 
 /// With ports that forward, a bridge that is up arms its timers for all of them whenever one goes.
 #[test]
-fn a_bridge_goes_down_before_its_ports_go() {
+fn a_bridge_goes_down_before_its_ports_do() {
     alone(|| {
         apply(&workload::topology(3));
-        let bridge = sh("ip -br link show type bridge | cut -d' ' -f1").trim().to_owned();
-        let mut monitor = Command::new("sh").args(["-c", "exec ip -o monitor link >/run/links"]).spawn().unwrap();
-        let heard = |link: &str| {
-            sh(&format!(
-                "ip link add {link} type bridge; n=0; until grep -q {link} /run/links; do \
-                ip link set {link} alias $n; n=$((n + 1)); test $n -lt 500; sleep 0.01; done"
-            ));
-        };
-        heard("begin");
+        let bridge: u32 = sh("ip -o link show type bridge | cut -d: -f1").trim().parse().unwrap();
+        let announced = announcements_of_links();
         destroy();
-        heard("end");
-        monitor.kill().unwrap();
-        monitor.wait().unwrap();
-        let all = fs::read_to_string("/run/links").unwrap();
-        let first = |wanted: &dyn Fn(&str) -> bool| all.lines().position(wanted).unwrap_or_else(|| panic!("{all}"));
-        let down = first(&|line| line.contains(&format!(" {bridge}: ")) && line.contains("state DOWN"));
-        let gone = first(&|line| line.starts_with("Deleted") && !line.contains(&bridge));
-        assert!(down < gone, "{all}");
+        let said = heard(&announced);
+        let down = said.iter().position(|(index, up)| *index == bridge && !up).expect("it goes down");
+        assert!(said[down..].iter().any(|(index, up)| *index != bridge && *up), "its ports are up still: {said:?}");
     });
+}
+
+/// A socket that hears what the kernel says of links from now on (rtnetlink(7), `RTMGRP_LINK`).
+fn announcements_of_links() -> OwnedFd {
+    let (family, kind, link) = (AddressFamily::Netlink, SockType::Raw, 1);
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute).unwrap();
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, link)).unwrap();
+    socket
+}
+
+/// The links that it told of, in order, by index, and whether each was up (`struct ifinfomsg`).
+fn heard(announced: &OwnedFd) -> Vec<(u32, bool)> {
+    const IFINFOMSG: usize = 16;
+    let (mut said, mut bytes) = (Vec::new(), vec![0; 64 << 10]);
+    while let Ok(length) = recv(announced.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+        let mut rest = &bytes[..length];
+        while let Some(size) = rest.first_chunk().map(|size| u32::from_ne_bytes(*size) as usize) {
+            let word = |at: usize| u32::from_ne_bytes(rest[IFINFOMSG + at..][..4].try_into().unwrap());
+            said.push((word(4), word(8) & 1 == 1));
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+    said
 }
