@@ -262,9 +262,10 @@ static void add_containers(int s, int from, int to) {
 // ---- nftables ----
 
 static size_t expression_at, data_at;
+static int family = NFPROTO_IPV4;
 
 static void nft(int type, int flags) {
-  struct nfgenmsg to = {.nfgen_family = NFPROTO_IPV4};
+  struct nfgenmsg to = {.nfgen_family = family};
   begin(NFNL_SUBSYS_NFTABLES << 8 | type, flags, &to, sizeof to);
 }
 static void nft_bracket(int type) {
@@ -293,13 +294,19 @@ static void compare(int how, const void *bytes, size_t length) {
   expression("cmp"), be32(NFTA_CMP_SREG, NFT_REG_1), be32(NFTA_CMP_OP, how);
   value(NFTA_CMP_DATA, bytes, length), end_expression();
 }
-static void chain(const char *name, int hook, int priority) {
+static void drop(void) {
+  expression("immediate"), be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+  size_t data = nest(NFTA_IMMEDIATE_DATA), verdict = nest(NFTA_DATA_VERDICT);
+  be32(NFTA_VERDICT_CODE, NF_DROP);
+  end(verdict), end(data), end_expression();
+}
+static void chain(const char *name, int hook, int priority, const char *type) {
   nft(NFT_MSG_NEWCHAIN, NLM_F_CREATE);
   text(NFTA_CHAIN_TABLE, "w"), text(NFTA_CHAIN_NAME, name);
   size_t at = nest(NFTA_CHAIN_HOOK);
   be32(NFTA_HOOK_HOOKNUM, hook), be32(NFTA_HOOK_PRIORITY, priority);
   end(at);
-  text(NFTA_CHAIN_TYPE, "nat");
+  text(NFTA_CHAIN_TYPE, type);
 }
 static size_t rule(const char *chain) {
   nft(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
@@ -333,6 +340,21 @@ static void commit(void) {
   acknowledged(s, last);
   close(s);
 }
+// Listener reports from nobody's address are for the bridge itself; without this each goes to all containers.
+static void hush(void) {
+  unsigned char icmpv6 = IPPROTO_ICMPV6, report = 143, nobody[16] = {0};
+  int group = GROUP;
+  family = NFPROTO_BRIDGE;
+  nft(NFT_MSG_NEWTABLE, NLM_F_CREATE), text(NFTA_TABLE_NAME, "w");
+  chain("forward", NF_INET_FORWARD, -200, "filter");  // of the same number as NF_BR_FORWARD
+  size_t list = rule("forward");  // icmpv6 type mld2-listener-report ip6 saddr :: oifgroup 77 drop
+  load_meta(NFT_META_L4PROTO), compare(NFT_CMP_EQ, &icmpv6, 1);
+  load_payload(NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1), compare(NFT_CMP_EQ, &report, 1);
+  load_payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16), compare(NFT_CMP_EQ, nobody, sizeof nobody);
+  load_meta(NFT_META_OIFGROUP), compare(NFT_CMP_EQ, &group, sizeof group), drop();
+  end(list);
+  family = NFPROTO_IPV4;
+}
 static void add_firewall(int containers) {
   unsigned char tcp = IPPROTO_TCP, ten = 10;
   char bridges[] = {'n'};
@@ -342,7 +364,7 @@ static void add_firewall(int containers) {
   text(NFTA_SET_TABLE, "w"), text(NFTA_SET_NAME, "publish"), be32(NFTA_SET_FLAGS, NFT_SET_MAP), be32(NFTA_SET_ID, 1);
   be32(NFTA_SET_KEY_TYPE, 13), be32(NFTA_SET_KEY_LEN, 2);
   be32(NFTA_SET_DATA_TYPE, 7 << 6 | 13), be32(NFTA_SET_DATA_LEN, 8);
-  chain("pre", NF_INET_PRE_ROUTING, -100), chain("post", NF_INET_POST_ROUTING, 100);
+  chain("pre", NF_INET_PRE_ROUTING, -100, "nat"), chain("post", NF_INET_POST_ROUTING, 100, "nat");
   size_t list = rule("pre");  // dnat ip to tcp dport map @publish
   load_meta(NFT_META_L4PROTO), compare(NFT_CMP_EQ, &tcp, 1), load_payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
   expression("lookup"), text(NFTA_LOOKUP_SET, "publish"), be32(NFTA_LOOKUP_SET_ID, 1);
@@ -356,6 +378,7 @@ static void add_firewall(int containers) {
   expression("masq"), end_expression();
   end(list);
   elements(NFT_MSG_NEWSETELEM, 0, containers, FIRST_PORT);
+  hush();
   commit();
 }
 
@@ -483,7 +506,10 @@ static void down(int containers) {
   struct ifinfomsg all = {0};
   int s = connect_to(NETLINK_ROUTE), networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
-  nft(NFT_MSG_DELTABLE, 0), text(NFTA_TABLE_NAME, "w");
+  for (int i = 0; i < 2; i++) {
+    family = i ? NFPROTO_BRIDGE : NFPROTO_IPV4;
+    nft(NFT_MSG_DELTABLE, 0), text(NFTA_TABLE_NAME, "w");
+  }
   commit();
   // The last may have got no container more.
   for (int network = 0; network < networks; network++)

@@ -18,6 +18,9 @@ use crate::model::wire::{DOOMED, Owner};
 const DSTNAT: i32 = -300;
 const FILTER: i32 = -200;
 
+/// Version 2 of multicast listener discovery (RFC 9777).
+const REPORT: &str = "mld2-listener-report";
+
 impl Skeleton {
     /// What the inet family never sees.
     pub(super) fn bridge(table: &str) -> Self {
@@ -37,6 +40,7 @@ impl Skeleton {
             it.chain(chain);
         }
         it.honesty(table);
+        it.joining(table);
         it.within();
         it
     }
@@ -77,9 +81,17 @@ impl Skeleton {
         self.rule("port_ip6", [is(payload("icmpv6", "type"), "nd-neighbor-advert"), from_target]);
         self.rule("port_ip6", [is(at(ip6("saddr")), "@sources6"), ACCEPT]);
         // Without an address yet: joining groups (RFC 3590). Not looking whether an address is free: nobody would answer.
-        let joining = is(payload("icmpv6", "type"), "mld2-listener-report");
-        self.rule("port_ip6", [is(ip6("saddr"), "::"), joining, ACCEPT]);
+        self.rule("port_ip6", [is(payload("icmpv6", "type"), REPORT), is(ip6("saddr"), "::"), ACCEPT]);
         self.rule("port_ip6", [DROP]);
+    }
+
+    /// A listener report without a source address is for bridges only: routers must discard it (RFC 3590, 4). Ours has heard it
+    /// when it comes here, and behind a guarded port there is no other. Without a querier it would go to every port: among
+    /// a thousand containers a million packets, each through all rules below and through the receiver's own stack.
+    fn joining(&mut self, table: &str) {
+        let unheard = [is(payload("icmpv6", "type"), REPORT), is(ip6("saddr"), "::")];
+        let guarded = [in_group(MetaKey::Oifgroup, own(table)), is_not(meta(MetaKey::Oifname), "@loose")];
+        self.rule("forward", unheard.into_iter().chain(guarded).chain([DROP]).collect::<Vec<_>>());
     }
 
     /// Nothing goes from a port of ours to another one.
@@ -119,8 +131,16 @@ impl Skeleton {
 
 /// What comes from a port of ours, one of them that is about to die included.
 fn from_ports(table: &str) -> [Said; 2] {
-    let own = Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group;
-    [own, DOOMED].map(|group| is(meta(MetaKey::Iifgroup), Expression::String(group.to_string().into())))
+    [own(table), DOOMED].map(|group| in_group(MetaKey::Iifgroup, group))
+}
+
+/// The group of the links of the topology that a table is of.
+fn own(table: &str) -> u32 {
+    Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group
+}
+
+fn in_group(key: MetaKey, group: u32) -> Said {
+    is(meta(key), Expression::String(group.to_string().into()))
 }
 
 /// The target address of neighbour discovery (RFC 4861, 4.4), for which nft 1.0.6 has no name, nor room in a

@@ -355,6 +355,7 @@ fn meta_number(key: MetaKey) -> u32 {
         MetaKey::Nfproto => 15,
         MetaKey::L4proto => 16,
         MetaKey::Iifgroup => 21,
+        MetaKey::Oifgroup => 22,
         other => unreachable!("the skeleton asks for no {other:?}"),
     }
 }
@@ -399,7 +400,9 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
     }
     let icmp = matches!(of, Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) if field.protocol == "icmp");
     match (of, word) {
-        (Expression::Named(NamedExpression::Meta(meta)), group) if meta.key == MetaKey::Iifgroup => {
+        (Expression::Named(NamedExpression::Meta(meta)), group)
+            if matches!(meta.key, MetaKey::Iifgroup | MetaKey::Oifgroup) =>
+        {
             group.parse::<u32>().unwrap_or_default().to_ne_bytes().to_vec()
         }
         (_, "ipv4") => vec![IPV4],

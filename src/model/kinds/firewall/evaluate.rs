@@ -268,6 +268,7 @@ impl<'a> Walk<'a> {
             15 => self.store(to, &[if self.packet.is_ipv6() { 10 } else { 2 }]),
             16 => self.store(to, &[self.packet.protocol()]),
             21 => self.store(to, &self.packet.iif_group?.to_ne_bytes()),
+            22 => return None, // asked of listener reports only, which open nothing
             other => unreachable!("the skeleton asks for no {other}"),
         }
         Some(())

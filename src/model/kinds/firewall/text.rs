@@ -147,6 +147,7 @@ fn expression(expression_: &Expression<'_>) -> String {
                 MetaKey::Iifname => "iifname".into(),
                 MetaKey::Oifname => "oifname".into(),
                 MetaKey::Iifgroup => "iifgroup".into(),
+                MetaKey::Oifgroup => "oifgroup".into(),
                 key => format!("meta {}", format!("{key:?}").to_lowercase()),
             },
             other => unreachable!("the skeleton has no such expression: {other:?}"),
