@@ -147,7 +147,7 @@ struct Service {
     /// Whoever waits for a round that is ordered after that time.
     waiting: Vec<(Clock, oneshot::Sender<Answer>)>,
     reloading: bool,
-    /// Whether the containers are others than those whose signs of life are waited for.
+    /// Whether signs of life are to be waited for anew: the containers are others, or there was one.
     turned: bool,
 }
 
@@ -248,15 +248,14 @@ impl Service {
                     }
                     self.listen_to_files();
                 }
-                Happening::Namespaces => {
-                    self.ears.namespaces.watch(self.vigil.signs().into_iter());
-                    self.vigil.wake(self.now());
-                }
+                Happening::Namespaces => self.turned = true,
                 Happening::Mounts => self.vigil.wake(self.now()),
                 Happening::Decided => self.watcher.urge(self.now()),
                 Happening::Seen(sight) => {
                     let gone = || Failure::new(Exit::Unexpected, Diagnostic::new("the looking thread has ended"));
                     self.seen(sight.ok_or_else(gone)?);
+                    // Before anything else, as somebody may wait for the word.
+                    self.tell();
                 }
                 Happening::Asked(asked) => self.asked(asked),
                 Happening::Reload => {
@@ -279,7 +278,7 @@ impl Service {
         if self.reading.next() <= self.now() {
             self.read();
         }
-        if self.vigil.next().is_some_and(|at| at <= self.now()) && self.vigil.changed(self.now()) {
+        if self.time_of_glance().is_some_and(|at| at <= self.now()) && self.vigil.changed(self.now()) {
             self.looker.hears_of_names();
             self.watcher.disturbed(self.now());
         }
@@ -290,7 +289,7 @@ impl Service {
             }
             Next::Wait(at) => at,
         };
-        if std::mem::take(&mut self.turned) {
+        if !self.looker.is_busy() && std::mem::take(&mut self.turned) {
             // Nobody waits for it: what happens unheard before is seen by the glance after.
             self.ears.namespaces.watch(self.vigil.signs().into_iter());
             self.vigil.wake(self.now());
@@ -300,11 +299,17 @@ impl Service {
         if entry.is_some_and(|at| at <= self.now()) {
             self.enter();
         }
-        [wake, self.vigil.next(), Some(self.reading.next()), entry]
+        [wake, self.time_of_glance(), Some(self.reading.next()), entry]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(self.now() + LONG)
+    }
+
+    /// When to glance at namespaces. Not while a look is under way: the next one has to come first before anything can be
+    /// done about what is seen, and thousands of names would only be in the way of this one.
+    fn time_of_glance(&self) -> Option<Clock> {
+        self.vigil.next().filter(|_| !self.looker.is_busy())
     }
 
     fn announced(&mut self, heard: &Heard) {
@@ -335,8 +340,7 @@ impl Service {
         let less = understood
             .as_ref()
             .map_or(true, |loaded| before.is_some_and(|(before, _)| loaded.topology.lacks_some_of(before)));
-        let now = self.now();
-        if less && !asked && self.reading.hesitates(now) {
+        if less && !asked && self.reading.hesitates() {
             return;
         }
         match understood {

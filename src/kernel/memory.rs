@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::netns::{self, Identity};
 use super::read::{Ahead, Seen};
+use crate::model::focus::otherwise;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Facts, NetnsFacts, NetnsRef, Place, Scope};
 
@@ -100,24 +101,19 @@ impl Memory {
         }
         disturbed.namespaces.iter().for_each(|netns| self.forget(netns));
         // What is seen of a namespace depends on whose it is said to be.
-        if self.scope.as_ref().is_some_and(|last| last.containers != scope.containers) {
-            let asked: BTreeSet<&NetnsRef> = scope.containers.values().collect();
-            let last = self.scope.take().map(|last| last.containers).unwrap_or_default();
-            let before: BTreeSet<&NetnsRef> = last.values().collect();
+        if let Some(Scope { containers: last, .. }) = self.scope.take_if(|last| last.containers != scope.containers) {
+            let gone: BTreeSet<&NetnsRef> = otherwise(&last, &scope.containers).map(|(_, netns)| netns).collect();
+            let new: BTreeSet<&NetnsRef> = otherwise(&scope.containers, &last).map(|(_, netns)| netns).collect();
             let kept = self.namespaces.len();
-            self.namespaces.retain(|netns, _| asked.contains(netns) == before.contains(netns));
+            new.symmetric_difference(&gone).for_each(|netns| drop(self.namespaces.remove(*netns)));
             // Those that came along may be asked by themselves.
-            let stay = last.iter().all(|(name, netns)| scope.containers.get(name) == Some(netns));
-            if stay && self.namespaces.len() == kept {
-                let new = asked.difference(&before);
-                self.forgotten.extend(new.map(|netns| ((*netns).clone(), None)));
+            if gone.is_empty() && self.namespaces.len() == kept {
+                self.forgotten.extend(new.into_iter().map(|netns| (netns.clone(), None)));
             } else {
                 self.gathered = None;
             }
         }
-        if self.scope.as_ref() != Some(scope) {
-            self.scope = Some(scope.clone());
-        }
+        self.scope.get_or_insert_with(|| scope.clone());
     }
 
     fn forget(&mut self, netns: &NetnsRef) {

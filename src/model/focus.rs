@@ -156,7 +156,7 @@ pub struct News {
 }
 
 /// What a map holds that another one has not, or has otherwise, in linear time.
-fn otherwise<'a, K: Ord, V: PartialEq>(
+pub fn otherwise<'a, K: Ord, V: PartialEq>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {

@@ -142,11 +142,12 @@ impl Reading {
 
     /// Whether a new content that leaves something out is waited with, because it was believed at once. It is found to be
     /// new once more a moment later, unless something else happens.
-    pub fn hesitates(&mut self, now: Clock) -> bool {
+    pub fn hesitates(&mut self) -> bool {
         let hasty = std::mem::take(&mut self.hasty);
-        if hasty {
+        if let (true, Some(stirred)) = (hasty, self.stirred) {
             self.unsettled = self.known.take();
-            self.next = now + self.patience.quiet / WHOLE;
+            // However long it took to read it.
+            self.next = stirred + self.patience.quiet / WHOLE;
         }
         hasty
     }
@@ -219,18 +220,18 @@ mod tests {
     fn where_it_leaves_something_out_it_is_believed_a_moment_later() {
         let mut reading = reading();
         reading.replaced(millis(1_000));
-        assert_eq!(reading.read((2, true), millis(1_000)), Finding::New);
-        assert!(reading.hesitates(millis(1_000)));
+        assert_eq!(reading.read((2, true), millis(1_004)), Finding::New);
+        assert!(reading.hesitates());
         assert_eq!((reading.next(), reading.read((2, true), millis(1_025))), (millis(1_025), Finding::New));
-        assert!(!reading.hesitates(millis(1_025)), "once is enough");
+        assert!(!reading.hesitates(), "once is enough");
         // A script cuts out and appends.
         reading.replaced(millis(2_000));
         assert_eq!(reading.read((3, true), millis(2_000)), Finding::New);
-        assert!(reading.hesitates(millis(2_000)));
+        assert!(reading.hesitates());
         reading.disturbed(millis(2_001));
         assert_eq!((reading.next(), reading.read((4, true), millis(2_201))), (millis(2_201), Finding::Unsettled));
         assert_eq!(reading.read((4, true), millis(2_301)), Finding::New);
-        assert!(!reading.hesitates(millis(2_301)), "it has been quiet");
+        assert!(!reading.hesitates(), "it has been quiet");
     }
 
     #[test]

@@ -28,6 +28,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Looker {
     orders: mpsc::Sender<Order>,
     sights: mpsc::Receiver<Sight>,
+    /// Whether what came of the last order is not known yet.
+    busy: bool,
     /// What was heard since the last order.
     heard: Arc<Mutex<Heard>>,
 }
@@ -49,18 +51,26 @@ impl Looker {
             bygone: None,
         };
         std::thread::Builder::new().name("look".into()).spawn(move || hand.serve(taken, &done))?;
-        Ok(Self { orders, sights, heard })
+        Ok(Self { orders, sights, busy: false, heard })
     }
 
     /// Gives an order; the one before must have come back.
-    pub(super) fn order(&self, order: Order) {
+    pub(super) fn order(&mut self, order: Order) {
+        self.busy = true;
         // It fails only if the thread has ended, which `sight` tells.
         let _ = self.orders.try_send(order);
     }
 
     /// What came of the order; none if the thread has ended.
     pub(super) async fn sight(&mut self) -> Option<Sight> {
-        self.sights.recv().await
+        let sight = self.sights.recv().await;
+        self.busy = false;
+        sight
+    }
+
+    /// Whether a look is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
     }
 
     /// Something was announced, which the next look is to see.
