@@ -216,9 +216,11 @@ impl Run<'_> {
             }
         }
         let mut containers = Vec::new();
-        // First, as flows are forgotten beside all else.
-        let netfilter = lanes.remove_entry(&Place::Netfilter);
-        for (place, tasks) in netfilter.into_iter().chain(lanes) {
+        // Flows are forgotten beside all that follows; but no grace period ends meanwhile, for which each name that goes waits.
+        let go = |tasks: &Vec<Task>| tasks.iter().any(|(at, _)| matches!(self.steps[*at].op, Op::Delete(_)));
+        let names = lanes.get(&Place::Namespaces).is_some_and(go).then_some(Place::Namespaces);
+        let first = names.into_iter().chain([Place::Netfilter]).filter_map(|place| lanes.remove_entry(&place));
+        for (place, tasks) in first.collect::<Vec<_>>().into_iter().chain(lanes) {
             match place {
                 Place::Netns(netns) if &*netns != HOST => containers.push((netns, tasks)),
                 Place::Netns(_) => {
