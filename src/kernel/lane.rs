@@ -1,6 +1,7 @@
 //! What is said to the rtnetlink of one namespace, in order, in as few batches as order allows.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
@@ -10,7 +11,7 @@ use nix::errno::Errno;
 
 use super::KernelError;
 use super::ask;
-use super::netlink::{BATCH_MESSAGES, Socket};
+use super::netlink::{BATCH_MESSAGES, Protocol, Socket};
 use crate::model::links;
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL};
@@ -18,6 +19,9 @@ use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL}
 /// Messages in one batch, each of which may hold a descriptor of a namespace open: as many as go into one send without
 /// parting the three that a bridge goes up with.
 const BATCH: usize = BATCH_MESSAGES / 3 * 3;
+
+/// Before it is asked again whether a link is gone, whose deletion had not begun; each time twice as long.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// A lane: the messages not yet said, and how those said ended.
 pub(super) struct Lane<'a> {
@@ -124,13 +128,11 @@ impl<'a> Lane<'a> {
         // Else the kernel arms the query timers of all ports anew for each that goes (`br_port_state_selection`). Should one
         // not go down, it goes with its group nevertheless.
         self.socket.batch(&bridges);
-        let results = if alone {
-            let deleted = self.delete_group(self.owner.group);
-            vec![deleted; indexes.len()]
-        } else if foreign || indexes.len() < 2 {
-            self.delete_one_by_one(&indexes)
-        } else {
-            self.delete_doomed(&indexes)
+        let results = match &indexes[..] {
+            [.., last] if alone => vec![self.delete(with_group(0, self.owner.group), *last); indexes.len()],
+            [one] => vec![self.delete(of_index(*one), *one)],
+            _ if foreign => self.delete_one_by_one(&indexes),
+            _ => self.delete_doomed(&indexes),
         };
         self.results.extend(steps.into_iter().zip(results));
     }
@@ -146,25 +148,36 @@ impl<'a> Lane<'a> {
     fn delete_doomed(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
         let doom = |index: &u32| (RouteNetlinkMessage::SetLink(with_group(*index, DOOMED)), 0);
         let doom: Vec<_> = indexes.iter().map(doom).collect();
-        let mut results: Vec<_> =
-            doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)).map(gone_is_good).collect();
-        let deleted = self.delete_group(DOOMED);
-        results.iter_mut().filter(|result| result.is_ok()).for_each(|result| result.clone_from(&deleted));
-        results
+        let doomed: Vec<_> = doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)).collect();
+        let there = indexes.iter().zip(&doomed).find(|(_, doomed)| doomed.is_ok());
+        let deleted = there.map_or(Ok(()), |(index, _)| self.delete(with_group(0, DOOMED), *index));
+        doomed.into_iter().map(|doomed| gone_is_good(doomed).and_then(|()| deleted.clone())).collect()
     }
 
-    /// The group of links that all went by themselves meanwhile is none.
-    fn delete_group(&mut self, group: u32) -> Result<(), KernelError> {
-        let group = (RouteNetlinkMessage::DelLink(with_group(0, group)), 0);
-        self.socket.batch(&[group]).into_iter().try_for_each(gone_is_good)
+    /// Says one request that deletes links, and comes back when they are gone, told by one of them. Whoever says it is kept
+    /// in the kernel until their memory is free as well (`rcu_barrier` in `netdev_run_todo`), 10 to 20 ms more, for which
+    /// nobody has to wait: that is another thread. The group of links that all went by themselves meanwhile is none.
+    fn delete(&mut self, links: LinkMessage, one: u32) -> Result<(), KernelError> {
+        let delete = move || {
+            let deleted = Socket::open(Protocol::Route)?.batch(&[(RouteNetlinkMessage::DelLink(links), 0)]);
+            deleted.into_iter().try_for_each(gone_is_good)
+        };
+        let thread = std::thread::Builder::new().name("delete".into()).spawn(delete);
+        let thread = thread.map_err(|error| KernelError::io("cannot start a thread", &error))?;
+        let mut pause = PAUSE;
+        while !thread.is_finished() {
+            // Once the request has begun, this waits for its lock.
+            if ask::link(&mut self.socket, one)?.is_none() {
+                return Ok(());
+            }
+            std::thread::sleep(pause);
+            pause *= 2;
+        }
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     fn delete_one_by_one(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {
-        let delete = |index: &u32| {
-            let mut message = LinkMessage::default();
-            message.header.index = *index;
-            (RouteNetlinkMessage::DelLink(message), 0)
-        };
+        let delete = |index: &u32| (RouteNetlinkMessage::DelLink(of_index(*index)), 0);
         let messages: Vec<_> = indexes.iter().map(delete).collect();
         self.socket.batch(&messages).into_iter().map(gone_is_good).collect()
     }
@@ -207,16 +220,20 @@ fn gone_is_good(result: Result<(), KernelError>) -> Result<(), KernelError> {
     }
 }
 
-fn set_down(index: u32) -> (RouteNetlinkMessage, u16) {
+fn of_index(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
+    message
+}
+
+fn set_down(index: u32) -> (RouteNetlinkMessage, u16) {
+    let mut message = of_index(index);
     links::header_up(&mut message, false);
     (RouteNetlinkMessage::SetLink(message), 0)
 }
 
 fn with_group(index: u32, group: u32) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
+    let mut message = of_index(index);
     message.attributes.push(LinkAttribute::Group(group));
     message
 }

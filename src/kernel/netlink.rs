@@ -374,12 +374,13 @@ impl Socket {
     fn acknowledged(&mut self, bytes: &mut Vec<u8>, count: usize, flush: usize) -> Vec<Result<(), KernelError>> {
         let first = self.sequence.wrapping_add(1);
         ask_acknowledgement(bytes, flush);
+        // Before, as what is done by then may be known before whoever says it comes back.
+        WRITES.fetch_add(count as u64, Ordering::Relaxed);
         let sent = self.make_room().and_then(|()| self.send(bytes, count));
         bytes.clear();
         if let Err(error) = sent {
             return vec![Err(error); count];
         }
-        WRITES.fetch_add(count as u64, Ordering::Relaxed);
         let mut results: Vec<Option<Result<(), KernelError>>> = vec![None; count];
         let outcome = self.verdicts(first, flush, &mut results);
         results.into_iter().map(|result| result.unwrap_or_else(|| outcome.clone())).collect()
