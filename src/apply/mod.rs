@@ -52,6 +52,18 @@ pub enum Target<'a> {
 }
 
 impl Target<'_> {
+    /// Whose things it is about.
+    pub fn owner(&self) -> Owner {
+        match self {
+            Self::Topology(topology)
+            | Self::Known(topology, _)
+            | Self::Turned(topology, _)
+            | Self::Except(topology, _) => Owner::new(&topology.name),
+            Self::Nothing(name, _) => Owner::new(name),
+            Self::State(before) => before.scope().owner.clone(),
+        }
+    }
+
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {

@@ -224,7 +224,7 @@ impl Errand<'_> {
     }
 
     pub(super) fn topology(&self) -> String {
-        self.target.scope().owner.topology.to_string()
+        self.target.owner().topology.to_string()
     }
 
     fn record(&self, prepared: &Prepared) -> Record {

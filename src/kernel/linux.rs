@@ -39,7 +39,7 @@ pub struct Linux {
     /// Where to look again; none: everywhere, each time.
     disturbed: Option<Disturbed>,
     memory: Memory,
-    /// The last look's, if looks are remembered.
+    /// The last look's.
     seen: Option<Facts>,
     /// Those of the look that news are told against.
     settled: Option<Facts>,
@@ -51,7 +51,8 @@ impl Kernel for Linux {
         let mut facts = self.look(scope)?;
         facts.listeners = listeners::all()?;
         facts.rulesets = neighbours::rulesets();
-        self.seen = self.disturbed.as_ref().map(|_| facts.clone());
+        // Kept by who does not remember as well: to take it apart now would have everything else wait.
+        let facts = self.seen.insert(facts);
         Ok(Observed::new(facts, &scope.owner))
     }
 
@@ -138,6 +139,7 @@ impl Linux {
     /// What is there but for listeners and files of rules, asked for where it may be otherwise than it was seen.
     fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
         let _leaving = std::mem::take(&mut self.kept.leaving);
+        self.seen = None;
         let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
         // Until the look is complete nothing is known.
         let mut memory = std::mem::take(&mut self.memory);

@@ -216,14 +216,14 @@ impl News {
             part.listeners.clone_from(&facts.listeners);
             (part.chains, part.topologies) = (facts.chains.clone(), facts.topologies.clone());
         }
-        let mut observed = Observed::new(part, owner);
+        let mut observed = Observed::new(&part, owner);
         (observed.absent, observed.present) = (facts.absent.clone(), observed::present(facts));
         observed.ours = observed.ours.resources().filter(|it| focus.holds(it)).cloned().collect();
         Self {
             focus,
             observed,
             #[cfg(debug_assertions)]
-            whole: Observed::new(facts.clone(), owner),
+            whole: Observed::new(facts, owner),
         }
     }
 }

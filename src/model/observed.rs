@@ -163,9 +163,9 @@ fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
 
 impl Observed {
     /// Sorts facts by whose they are.
-    pub fn new(facts: Facts, owner: &Owner) -> Self {
-        let ours: State = Resource::observe_all(&facts, owner).into_iter().collect();
-        let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(&facts), ..Foreign::default() };
+    pub fn new(facts: &Facts, owner: &Owner) -> Self {
+        let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
+        let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in &facts.namespaces {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
                 let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
@@ -190,8 +190,8 @@ impl Observed {
         foreign.flushes = facts.rulesets.iter().filter_map(Flush::of).collect();
         foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
         foreign.users = users(facts.host(), owner);
-        let present = present(&facts);
-        Self { ours, foreign, absent: facts.absent, present, looked: true }
+        let present = present(facts);
+        Self { ours, foreign, absent: facts.absent.clone(), present, looked: true }
     }
 }
 
