@@ -82,6 +82,17 @@ struct Arguments {
     command: Command,
 }
 
+impl Arguments {
+    /// What is said of a command is put together when it is given; for help, that of all.
+    fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments).map_err(|error| {
+            let mut all = Self::command();
+            all.build();
+            all.try_get_matches_from(arguments).err().unwrap_or(error)
+        })
+    }
+}
+
 /// What help ends with.
 const AFTER: &str = "\
 Examples:
@@ -109,6 +120,7 @@ Exit codes:
   64  wrong arguments";
 
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 enum Command {
     Check(check::Check),
     Plan(plan::Plan),
@@ -287,7 +299,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     // Arguments that cannot be understood may still say for whom the answer is.
     let json = arguments.iter().any(|it| it == "--format=json")
         || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments = match Arguments::read(&arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
             let text = error.to_string();

@@ -4,7 +4,9 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Why something that was said did not get out, the first time.
 static UNSAID: OnceLock<String> = OnceLock::new();
@@ -102,9 +104,11 @@ pub(super) fn log(verbose: u8) {
         2 => "netrec=debug",
         _ => "netrec=trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
-    let _ = subscriber.with_target(false).try_init();
+    let asked = std::env::var("RUST_LOG").ok().filter(|asked| !asked.is_empty());
+    let asked = asked.and_then(|asked| asked.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| default.parse().expect("it is one of those above"));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
 }
 
 /// A line on the terminal that says how far an apply has come, once that takes longer than half a second.
