@@ -182,9 +182,9 @@ pub fn visit_beside<T: Sync, R: Send, B>(
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(at) else { return done };
+            // What an item is called may depend on where the calling thread is: `/proc/self/ns/net`.
+            way_back.filter(|_| !done.is_empty()).inspect(|way_back| way_back.take());
             done.push((at, each(&Visitor(PhantomData), item)));
-            // What the next item is called may depend on where the calling thread is: `/proc/self/ns/net`.
-            way_back.inspect(|way_back| way_back.take());
         }
     };
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {

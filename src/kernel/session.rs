@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, DirEntry, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::fcntl::readlinkat;
 use nix::libc;
 
 use crate::model::observed::Session;
@@ -55,26 +55,28 @@ fn told(said: &str) -> Option<Session> {
 
 /// Its parent: the fourth field of `proc_pid_stat(5)`; the second is in brackets and may hold anything.
 fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    whole(&format!("/proc/{pid}/stat")).rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// A table in as few reads as it takes: with no room to begin with, the standard library tries by 32 bytes first.
-fn whole(table: &str) -> String {
+/// A file in as few reads as it takes: with no room to begin with, the standard library tries by 32 bytes first.
+fn whole(path: &str) -> String {
     let mut text = String::with_capacity(16 << 10);
     // What cannot be read holds nothing.
-    let _ = fs::File::open(table).and_then(|mut file| file.read_to_string(&mut text));
+    let _ = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
     text
 }
 
 /// Inodes of the sockets of TCP that a process holds.
 fn sockets_of(pid: u32) -> Vec<u64> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let sockets = entries.filter(|entry| {
-        fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
-            && may_be_tcp(&entry.path())
-    });
-    sockets.filter_map(|entry| Some(fs::metadata(entry.path()).ok()?.ino())).collect()
+    let path = format!("/proc/{pid}/fd");
+    let Ok(folder) = File::open(&path) else { return Vec::new() };
+    let socket = |entry: DirEntry| {
+        // From its folder: on the way there the kernel asks each time whether we may look into that process.
+        let target = readlinkat(&folder, &*entry.file_name()).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        may_be_tcp(&entry.path()).then_some(inode)
+    };
+    fs::read_dir(&path).into_iter().flatten().flatten().filter_map(socket).collect()
 }
 
 /// Whether a socket may be one of TCP: the kernel names its protocol in an attribute (`sockfs_xattr_get`), as to lsof(8).

@@ -64,8 +64,8 @@ impl Answer {
     pub(super) fn room(&mut self) -> &mut [u8] {
         let end = self.filled + DATAGRAM_BYTES;
         if self.bytes.is_empty() {
-            // Zeros as the kernel maps them: what no answer reaches is never touched.
-            self.bytes = vec![0; end];
+            // Zeros as the kernel maps them: what no answer reaches is never touched. Of two datagrams the first is short.
+            self.bytes = vec![0; 2 * end];
         } else if self.bytes.len() < end {
             self.bytes.resize(end.max(2 * self.filled), 0);
         }

@@ -90,6 +90,8 @@ fn rule(rule: &Rule<'_>, skeleton: &Skeleton) -> Vec<u8> {
         rule.expr.iter().for_each(|statement| code.statement(statement));
         out
     });
+    // Kept for as long as the program runs, by the hundred.
+    out.shrink_to_fit();
     out
 }
 
