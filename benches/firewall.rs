@@ -170,7 +170,9 @@ fn one_more() {
     take(&Op::Create(&from));
     println!("\n20,000 published ports: made in {:?}", started.elapsed());
     let started = Instant::now();
-    let tables = Nft::open().unwrap().tables(&Owner::new("bench")).unwrap();
+    let mut nft = Nft::open().unwrap();
+    let outline = nft.outline().unwrap();
+    let tables = nft.tables(&outline, &Owner::new("bench")).unwrap();
     let namespaces = [("host".into(), NetnsFacts::default().into())].into();
     let found =
         Firewall::observe(&Facts { tables: tables.into(), namespaces, ..Facts::default() }, &Owner::new("bench"))

@@ -24,7 +24,8 @@ use netrec::model::wire::{Body, Facts, NetnsFacts, Owner, TableFacts};
 
 fn observe(nft: &mut Nft) -> Option<Firewall> {
     let owner = Owner::new("shop");
-    let tables = nft.tables(&owner).unwrap();
+    let outline = nft.outline().unwrap();
+    let tables = nft.tables(&outline, &owner).unwrap();
     let facts = Facts {
         tables: tables.into(),
         namespaces: BTreeMap::from([("host".into(), NetnsFacts::default().into())]),
@@ -164,7 +165,9 @@ fn canonical(table: &TableFacts) -> BTreeMap<&'static str, Vec<Vec<u8>>> {
 }
 
 fn dump() -> Vec<TableFacts> {
-    Nft::open().unwrap().tables(&Owner::new("shop")).unwrap()
+    let mut nft = Nft::open().unwrap();
+    let outline = nft.outline().unwrap();
+    nft.tables(&outline, &Owner::new("shop")).unwrap()
 }
 
 fn compare(ours: &[TableFacts], theirs: &[TableFacts]) {
@@ -320,12 +323,13 @@ fn elements_change_in_place_and_the_rest_stays() {
         assert!(matches!(lab::take(&update, None), Err(NftError::Refused { message: Some(_), .. })));
         assert!(matches!(lab::take(&Op::Create(&to), None), Err(NftError::Refused { message: Some(0), .. })));
         assert_eq!(observe(&mut nft).as_ref(), Some(&to));
-        let chains = nft.chains(&Owner::new("shop")).unwrap();
+        let outline = nft.outline().unwrap();
+        let chains = outline.chains(&Owner::new("shop"));
         assert_eq!(chains.len(), 1);
         assert!(
             chains[0].table == "other" && chains[0].priority == 5 && chains[0].drops && chains[0].hook == "forward"
         );
-        assert_eq!(nft.chains(&Owner::new("none")).unwrap().len(), 11);
+        assert_eq!(outline.chains(&Owner::new("none")).len(), 11);
 
         lab::take(&Op::Delete(&to), None).unwrap();
         assert_eq!(lab::run("nft list tables"), "table inet other\n");

@@ -6,7 +6,8 @@ use super::conntrack::Forgetting;
 use super::netfilter::Written;
 use super::netlink::Socket;
 use super::nft::Nft;
-use crate::model::wire::NftMessage;
+use super::{KernelError, listeners, neighbours};
+use crate::model::wire::{Facts, ListenerFacts, NftMessage, RulesetFacts};
 
 /// What outlives the steps it was needed for.
 #[derive(Default, Debug)]
@@ -21,6 +22,7 @@ pub(super) struct Kept {
     pub(super) unforgotten: bool,
     /// Transactions of the steps under way.
     pub(super) commits: u32,
+    beside: Option<(Vec<ListenerFacts>, Vec<RulesetFacts>)>,
     /// What the last steps wrote to nftables.
     pub(super) written: Option<Written>,
     /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
@@ -29,6 +31,18 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Fills in who listens, and files of rules. No step changes them: `twice` keeps them for the look that verifies.
+    pub(super) fn beside(&mut self, facts: &mut Facts, twice: bool) -> Result<(), KernelError> {
+        (facts.listeners, facts.rulesets) = if let Some(seen) = self.beside.take() {
+            seen
+        } else {
+            let seen = (listeners::all()?, neighbours::rulesets());
+            self.beside = twice.then(|| seen.clone());
+            seen
+        };
+        Ok(())
+    }
+
     /// Waits until flows are forgotten, and notes that they are.
     pub(super) fn end_forgetting(&mut self) {
         let Some((forgetting, note)) = self.forgetting.take() else { return };

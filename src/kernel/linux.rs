@@ -20,7 +20,7 @@ use super::netfilter::{Netfilter, Ours, Written};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
-use super::{Kernel, KernelError, ask, conntrack, feature, listeners, neighbours, read, stop, sysctl};
+use super::{Kernel, KernelError, ask, conntrack, feature, read, stop, sysctl};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
@@ -49,8 +49,7 @@ pub struct Linux {
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = self.look(scope)?;
-        facts.listeners = listeners::all()?;
-        facts.rulesets = neighbours::rulesets();
+        self.kept.beside(&mut facts, self.disturbed.is_none())?;
         // Kept by who does not remember as well: to take it apart now would have everything else wait.
         let facts = self.seen.insert(facts);
         Ok(Observed::new(facts, &scope.owner))
@@ -60,8 +59,7 @@ impl Kernel for Linux {
         let Some(settled) = self.settled.take() else { return Ok(None) };
         let mut facts = self.look(scope)?;
         if anew {
-            facts.listeners = listeners::all()?;
-            facts.rulesets = neighbours::rulesets();
+            self.kept.beside(&mut facts, false)?;
         } else {
             facts.listeners.clone_from(&settled.listeners);
             facts.rulesets.clone_from(&settled.rulesets);
@@ -438,7 +436,7 @@ impl Run<'_> {
                 }
             }
             let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-            let (ours, now) = nft.steadily(|nft| Ours::look(nft, owner))?;
+            let (ours, now) = nft.steadily(|nft, outline| Ours::look(nft, outline, owner))?;
             if self.linux.netfilter.as_ref().is_none_or(|last| ours != last.ours) {
                 break;
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::nft::{Nft, NftError, Question};
+use super::nft::{Nft, NftError, Outline, Question};
 use crate::model::attribute::{get, number, text, walk};
 use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
@@ -18,8 +18,12 @@ const DEPTH: usize = 8;
 
 /// Base chains of all other tables, sorted, with the rules of those that judge or map what is forwarded; and the maps of
 /// published ports of other topologies. To be asked [steadily](Nft::steadily).
-pub(super) fn look(nft: &mut Nft, owner: &Owner) -> Result<(Vec<ChainFacts>, Vec<TableFacts>), NftError> {
-    let (mut chains, mut topologies, mut left) = (nft.chains(owner)?, BTreeSet::new(), RULES);
+pub(super) fn look(
+    nft: &mut Nft,
+    outline: &Outline,
+    owner: &Owner,
+) -> Result<(Vec<ChainFacts>, Vec<TableFacts>), NftError> {
+    let (mut chains, mut topologies, mut left) = (outline.chains(owner), BTreeSet::new(), RULES);
     for chain in &mut chains {
         let judges = ["forward", "input"].contains(&&*chain.hook) || chain.hook == "prerouting" && chain.maps;
         if chain.table.starts_with(Firewall::PREFIX) {
@@ -34,11 +38,11 @@ pub(super) fn look(nft: &mut Nft, owner: &Owner) -> Result<(Vec<ChainFacts>, Vec
 }
 
 /// Docker's chains for rules of users, as far as topologies put rules into them.
-pub(super) fn docker(nft: &mut Nft) -> Result<Vec<DockerFacts>, NftError> {
+pub(super) fn docker(nft: &mut Nft, outline: &Outline) -> Result<Vec<DockerFacts>, NftError> {
     let (table, chain) = (DockerUser::TABLE, DockerUser::CHAIN);
     let mut chains = Vec::new();
     for (ipv6, family) in [(false, "ip"), (true, "ip6")] {
-        if !nft.has_docker_user(ipv6)? {
+        if !outline.has_docker_user(ipv6) {
             continue;
         }
         let mut rules = nft.listed(Question::Rules { family, table, chain })?;

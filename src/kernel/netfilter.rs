@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::nft::{self, Nft, NftError};
+use super::nft::{self, Nft, NftError, Outline};
 use super::{KernelError, feature, neighbours};
 use crate::model::kinds::firewall::{Asked, Firewall};
 use crate::model::resource::{Op, Resource, Step};
@@ -53,7 +53,7 @@ impl Netfilter {
                 && nft.generation()? == generation
             {
                 #[cfg(debug_assertions)]
-                if let Ok((whole, at)) = nft.steadily(|nft| Ours::look(nft, owner))
+                if let Ok((whole, at)) = nft.steadily(|nft, outline| Ours::look(nft, outline, owner))
                     && at == generation
                 {
                     assert!(whole == ours, "what is there is what was, and what was written");
@@ -61,9 +61,9 @@ impl Netfilter {
                 return Ok(Self { generation, ours, ..last });
             }
         }
-        let look = nft.steadily(|nft| {
-            let (chains, topologies) = neighbours::look(nft, owner)?;
-            Ok((Ours::look(nft, owner)?, chains, topologies))
+        let look = nft.steadily(|nft, outline| {
+            let (chains, topologies) = neighbours::look(nft, outline, owner)?;
+            Ok((Ours::look(nft, outline, owner)?, chains, topologies))
         });
         let ((ours, chains, topologies), generation) = look.map_err(feature::nftables)?;
         // Read here, while other threads may still look elsewhere, and not when somebody asks for it.
@@ -123,8 +123,8 @@ impl Written {
 
 impl Ours {
     /// To be asked [steadily](Nft::steadily).
-    pub(super) fn look(nft: &mut Nft, owner: &Owner) -> Result<Self, NftError> {
-        let (tables, docker) = (nft.tables(owner)?.into(), neighbours::docker(nft)?);
-        Ok(Self { tables, user_rules: nft.has_user_rules()?, docker })
+    pub(super) fn look(nft: &mut Nft, outline: &Outline, owner: &Owner) -> Result<Self, NftError> {
+        let (tables, docker) = (nft.tables(outline, owner)?.into(), neighbours::docker(nft, outline)?);
+        Ok(Self { tables, user_rules: outline.has_user_rules(), docker })
     }
 }

@@ -128,6 +128,50 @@ struct Answer {
     body: Vec<u8>,
 }
 
+/// The tables and chains of all families, as dumped.
+#[derive(Debug)]
+pub struct Outline {
+    tables: Vec<Vec<u8>>,
+    chains: Vec<Vec<u8>>,
+}
+
+impl Outline {
+    /// Base chains of all tables but the topology's and that for rules of users, at hooks where they could drop what it
+    /// accepts.
+    pub fn chains(&self, owner: &Owner) -> Vec<ChainFacts> {
+        let name = Firewall::table_name(&owner.topology);
+        let all = self.chains.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?));
+        let mut chains: Vec<_> = all.filter(|it| it.table != name && it.table != UserRules::TABLE).collect();
+        chains.sort_unstable();
+        chains
+    }
+
+    /// Whether the table for rules of users is there.
+    pub(super) fn has_user_rules(&self) -> bool {
+        self.table(INET, UserRules::TABLE).is_some()
+    }
+
+    /// Whether docker's chain for rules of users is there, in `ip` or `ip6`.
+    pub(super) fn has_docker_user(&self, ipv6: bool) -> bool {
+        let family = if ipv6 { 10 } else { 2 };
+        self.chains_of(family, DockerUser::TABLE).any(|it| text(it, 3) == DockerUser::CHAIN)
+    }
+
+    fn table(&self, family: u8, name: &str) -> Option<&[u8]> {
+        of(&self.tables, family, name).next()
+    }
+
+    fn chains_of(&self, family: u8, table: &str) -> impl Iterator<Item = &[u8]> {
+        of(&self.chains, family, table)
+    }
+}
+
+/// Attributes of what is in a table, or is that.
+fn of<'a>(listed: &'a [Vec<u8>], family: u8, table: &str) -> impl Iterator<Item = &'a [u8]> {
+    let here = listed.iter().filter(move |it| it.first() == Some(&family)).filter_map(|it| it.get(GENMSG..));
+    here.filter(move |it| text(it, 1) == table)
+}
+
 impl Nft {
     /// Connects, in the namespace of the calling thread.
     pub fn open() -> Result<Self, NftError> {
@@ -200,12 +244,18 @@ impl Nft {
         }
     }
 
-    /// The two tables of a topology, as many as there are; to be asked [steadily](Self::steadily).
-    pub fn tables(&mut self, owner: &Owner) -> Result<Vec<TableFacts>, NftError> {
+    /// What tables and chains there are.
+    pub fn outline(&mut self) -> Result<Outline, NftError> {
+        let (tables, chains) = (self.ask((GET_TABLE, NLM_F_DUMP), 0, &[])?, self.ask((GET_CHAIN, NLM_F_DUMP), 0, &[])?);
+        Ok(Outline { tables, chains })
+    }
+
+    /// The two tables of a topology, as many as there are.
+    pub fn tables(&mut self, outline: &Outline, owner: &Owner) -> Result<Vec<TableFacts>, NftError> {
         let name = Firewall::table_name(&owner.topology);
         let mut tables = Vec::new();
         for family in [INET, BRIDGE] {
-            tables.extend(self.table(family, &name)?);
+            tables.extend(self.table(outline, family, &name)?);
         }
         Ok(tables)
     }
@@ -230,18 +280,6 @@ impl Nft {
         })
     }
 
-    /// Base chains of all tables but the topology's and that for rules of users, at hooks where they could drop what it
-    /// accepts.
-    pub fn chains(&mut self, owner: &Owner) -> Result<Vec<ChainFacts>, NftError> {
-        let name = Firewall::table_name(&owner.topology);
-        let dump = self.ask((GET_CHAIN, NLM_F_DUMP), 0, &[])?;
-        let mut chains: Vec<ChainFacts> =
-            dump.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?)).collect();
-        chains.retain(|chain| chain.table != name && chain.table != UserRules::TABLE);
-        chains.sort_unstable();
-        Ok(chains)
-    }
-
     /// Looks until nothing was changed meanwhile: a consistent view, and the generation that it is of.
     ///
     /// # Errors
@@ -249,11 +287,11 @@ impl Nft {
     /// Those of the look, if the ruleset stood still meanwhile; [`NftError::Restless`] if it never does.
     pub fn steadily<T>(
         &mut self,
-        mut look: impl FnMut(&mut Self) -> Result<T, NftError>,
+        mut look: impl FnMut(&mut Self, &Outline) -> Result<T, NftError>,
     ) -> Result<(T, u32), NftError> {
         for _ in 0..LOOKS {
             let before = self.generation()?;
-            match look(self) {
+            match self.outline().and_then(|outline| look(self, &outline)) {
                 Ok(view) if self.generation()? == before => return Ok((view, before)),
                 Ok(_) | Err(NftError::Restless) => {}
                 // What was listed may be gone when it is looked into.
@@ -270,19 +308,6 @@ impl Nft {
         Ok(found.and_then(|answers| Some(answers.first()?.get(GENMSG..)?.to_vec())))
     }
 
-    /// Whether the table for rules of users is there.
-    pub fn has_user_rules(&mut self) -> Result<bool, NftError> {
-        let by_name = nla(1, &[UserRules::TABLE.as_bytes(), &[0]].concat());
-        self.one((GET_TABLE, 0), INET, &by_name).map(|own| own.is_some())
-    }
-
-    /// Whether docker's chain for rules of users is there, in `ip` or `ip6`.
-    pub(super) fn has_docker_user(&mut self, ipv6: bool) -> Result<bool, NftError> {
-        let name = |kind, name: &str| nla(kind, &[name.as_bytes(), &[0]].concat());
-        let chain = [name(1, DockerUser::TABLE), name(3, DockerUser::CHAIN)].concat();
-        self.one((GET_CHAIN, 0), if ipv6 { 10 } else { 2 }, &chain).map(|chain| chain.is_some())
-    }
-
     /// Asks for what may not be there.
     fn one(&mut self, what: (u16, u16), family: u8, filter: &[u8]) -> Result<Option<Vec<Vec<u8>>>, NftError> {
         match self.ask(what, family, filter) {
@@ -291,17 +316,17 @@ impl Nft {
         }
     }
 
-    fn table(&mut self, family: u8, name: &str) -> Result<Option<TableFacts>, NftError> {
+    fn table(&mut self, outline: &Outline, family: u8, name: &str) -> Result<Option<TableFacts>, NftError> {
+        let Some(own) = outline.table(family, name) else { return Ok(None) };
+        let flags = number(own, 2).unwrap_or_default();
+        let chains = outline.chains_of(family, name).map(<[u8]>::to_vec).collect();
         let by_name = nla(1, &[name.as_bytes(), &[0]].concat());
-        let Some(own) = self.one((GET_TABLE, 0), family, &by_name)? else { return Ok(None) };
-        let flags = own.first().and_then(|it| number(it.get(GENMSG..)?, 2)).unwrap_or_default();
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
             let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
             let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
             Ok(attributes.filter(|it| text(it, 1) == name).collect())
         };
-        let (chains, rules) = (dump(GET_CHAIN, &[])?, dump(GET_RULE, &by_name)?);
-        let sets = dump(GET_SET, &by_name)?;
+        let (rules, sets) = (dump(GET_RULE, &by_name)?, dump(GET_SET, &by_name)?);
         let mut elements = Vec::new();
         for set in sets.iter().filter(|set| may_hold(set)) {
             let set = nla(2, &[text(set, 2).as_bytes(), &[0]].concat());
@@ -310,13 +335,12 @@ impl Nft {
         Ok(Some(TableFacts { family, name: name.to_owned(), flags, chains, rules, sets, elements }))
     }
 
-    /// Asks one question: the answers with their `struct nfgenmsg`.
+    /// Asks one question: the answers with their `struct nfgenmsg`. What is no dump has one, or is refused.
     fn ask(&mut self, (what, flags): (u16, u16), family: u8, filter: &[u8]) -> Result<Vec<Vec<u8>>, NftError> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let mut out = Vec::new();
-        let ack = if flags == 0 { NLM_F_ACK } else { 0 };
-        push(&mut out, (NFTABLES << 8 | what, NLM_F_REQUEST | flags | ack, sequence), (family, 0), filter);
+        push(&mut out, (NFTABLES << 8 | what, NLM_F_REQUEST | flags, sequence), (family, 0), filter);
         self.send(&out)?;
         let (mut answers, mut interrupted) = (Vec::new(), false);
         loop {
@@ -330,6 +354,7 @@ impl Nft {
                             None => Ok(answers),
                         };
                     }
+                    _ if flags & NLM_F_DUMP == 0 => return Ok(vec![it.body]),
                     _ => answers.push(it.body),
                 }
             }
