@@ -1,11 +1,12 @@
 //! What is kept from some steps to the next look and the next steps.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 
 use super::conntrack::Forgetting;
 use super::netfilter::Written;
 use super::netlink::Socket;
-use super::nft::Nft;
+use super::nft::{Nft, NftError};
 use super::{KernelError, listeners, neighbours};
 use crate::model::wire::{Facts, ListenerFacts, NftMessage, RulesetFacts};
 
@@ -49,12 +50,17 @@ impl Kept {
         let noted = forgetting.end().and_then(|socket| {
             self.conntrack = Some(socket);
             let mut nft = self.nft.take().map_or_else(Nft::open, Ok)?;
-            nft.commit(&note, None)?;
+            let noted = match nft.commit(&note, None) {
+                // Somebody has taken the tables away, which the next look sees. The flows are forgotten all the same.
+                Err(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => false,
+                noted => noted.map(|()| true)?,
+            };
             self.nft = Some(nft);
-            Ok(())
+            Ok(noted)
         });
         match noted {
-            Ok(()) => self.written.iter_mut().for_each(Written::goes_on),
+            Ok(true) => self.written.iter_mut().for_each(Written::goes_on),
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%error, "stale flows are not forgotten");
                 self.unforgotten = true;

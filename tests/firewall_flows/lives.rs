@@ -113,6 +113,27 @@ fn what_may_go_on_lives_through_them_with_br_netfilter() {
     });
 }
 
+/// One that conntrack does not know has to begin anew, also the host's own to a port that it publishes.
+#[test]
+fn what_the_host_said_to_its_published_ports_is_not_taken_up_in_the_middle() {
+    in_private_namespaces(|| {
+        build();
+        apply(&shop("", ""));
+        let six = ("its own published port, IPv6", ("", "[2001:db8::1]"), "[2001:db8::1]:8080", ("web", 80));
+        let ways = [MORE[3], MORE[4], six];
+        let mut before = talks(&ways);
+        run("nft delete table inet netrec-shop; nft delete table bridge netrec-shop");
+        apply(&shop("", ""));
+        go_on(&mut before, "tables that were gone came back");
+        run("conntrack -F 2>/dev/null");
+        for (_, talk) in &mut before {
+            talk.is_over();
+        }
+        drop(before);
+        go_on(&mut talks(&ways), "it began anew");
+    });
+}
+
 #[test]
 fn what_goes_on_within_a_network_goes_on_when_br_netfilter_begins_to_show_it() {
     in_private_namespaces(|| {

@@ -8,6 +8,7 @@
     reason = "a test may end at once and speak for itself"
 )]
 
+mod fails;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod lives;
