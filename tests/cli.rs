@@ -225,6 +225,18 @@ fn a_name_that_is_taken_is_refused_and_what_is_lost_on_the_way_out_is_told() {
     });
 }
 
+/// Whether a command has the lock before it asks for a watcher, whose name stands in the file, and another thread than the
+/// first looks at the host.
+fn ahead(line: &str) -> [bool; 2] {
+    run(&format!("strace -fo /run/trace -e trace=flock,connect,socket {NETREC} {line}")).ends(0);
+    let trace = fs::read_to_string("/run/trace").expect("a trace");
+    fs::remove_file("/run/trace").expect("it is ours");
+    let at =
+        |what: &str| trace.lines().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {trace}"));
+    let thread = |at: usize| trace.lines().nth(at).and_then(|line| line.split(' ').next());
+    [at("LOCK_EX") < at("shop.sock"), thread(at("NETLINK_ROUTE")) != thread(at("LOCK_EX"))]
+}
+
 #[test]
 fn a_long_file_is_done_undone_and_refused_as_a_short_one_is() {
     with_shop(|| {
@@ -237,12 +249,14 @@ fn a_long_file_is_done_undone_and_refused_as_a_short_one_is() {
         assert!(run(&unable).ends(10).err.contains("CAP_NET_ADMIN"));
         let busy = format!("mkdir -p /run/netrec; flock /run/netrec {NETREC} apply --lock-timeout 0 /run/shop.toml");
         assert!(run(&busy).ends(8).err.contains("another netrec is writing"));
-        run("netrec apply /run/shop.toml").ends(0);
+        assert_eq!(ahead("apply /run/shop.toml"), [true; 2], "locked and looked at before it is read");
         assert_eq!(run("netrec apply /run/shop.toml").ends(0).out, "nothing to do\n");
         sh("ip address del 10.10.0.1/24 dev $(ip -br link show type bridge | cut -d' ' -f1)");
         assert!(run("netrec apply /run/shop.toml").ends(0).out.contains("10.10.0.1/24"));
         run("netrec destroy /run/shop.toml").ends(0);
         assert_eq!(links(), before);
+        fs::write("/run/shop.toml", SHOP).expect("ours");
+        assert_eq!(ahead("apply /run/shop.toml"), [false; 2], "a short one is read before another thread has started");
     });
 }
 
