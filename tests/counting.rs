@@ -58,6 +58,7 @@ fn run(target: Target) -> Counters {
         sends: after.sends - before.sends,
         messages: after.messages - before.messages,
         objects: after.objects - before.objects,
+        rules: after.rules - before.rules,
         writes: after.writes - before.writes,
         waits: after.waits - before.waits,
     }
@@ -228,7 +229,8 @@ fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
                 // Closed now, one would wait for a grace period, as elements were deleted.
                 assert!(netfilter_sockets().is_superset(&open) && netfilter_sockets().len() == 2, "{open:?}");
                 let after = counters();
-                let said = (after.messages - before.messages, after.objects - before.objects);
+                let rules = after.rules - before.rules;
+                let said = (after.messages - before.messages, rules, after.objects - before.objects);
                 let whole = prepare_within(&mut Linux::default(), Target::Topology(topology), &Allowance::granted());
                 assert!(whole.unwrap().diff.is_empty(), "a whole look agrees");
                 said
@@ -244,8 +246,9 @@ fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
         // Each end in the host has a multicast route, which the look after it was made or removed sees; its link it does not.
         // Whether a link is gone is asked until it is, ever more seldom.
         let grown = [(140, 0), (140, 10), (0, 0), (0, 0)];
-        for (((said, seen), (too, more)), (ends, asked)) in few.into_iter().zip(many).zip(grown) {
+        for (((said, rules, seen), (too, same, more)), (ends, asked)) in few.into_iter().zip(many).zip(grown) {
             assert!(said.abs_diff(too) <= asked, "{said} and {too} messages");
+            assert_eq!(rules, same, "elements are asked for by their keys");
             assert!(more.abs_diff(seen + ends) <= 4, "{seen} and {more} objects");
         }
     });

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+#[cfg(debug_assertions)]
+use super::netlink;
 use super::nft::{self, Nft, NftError, Outline};
 use super::{KernelError, feature, neighbours};
 use crate::model::kinds::firewall::{Asked, Firewall};
@@ -53,11 +55,13 @@ impl Netfilter {
                 && nft.generation()? == generation
             {
                 #[cfg(debug_assertions)]
-                if let Ok((whole, at)) = nft.steadily(|nft, outline| Ours::look(nft, outline, owner))
-                    && at == generation
-                {
-                    assert!(whole == ours, "what is there is what was, and what was written");
-                }
+                netlink::uncounted(|| {
+                    if let Ok((whole, at)) = nft.steadily(|nft, outline| Ours::look(nft, outline, owner))
+                        && at == generation
+                    {
+                        assert!(whole == ours, "what is there is what was, and what was written");
+                    }
+                });
                 return Ok(Self { generation, ours, ..last });
             }
         }

@@ -42,6 +42,7 @@ const HEADER: usize = size_of::<libc::nlmsghdr>();
 static SENDS: AtomicU64 = AtomicU64::new(0);
 static MESSAGES: AtomicU64 = AtomicU64::new(0);
 static OBJECTS: AtomicU64 = AtomicU64::new(0);
+static RULES: AtomicU64 = AtomicU64::new(0);
 static WRITES: AtomicU64 = AtomicU64::new(0);
 static WAITS: AtomicU64 = AtomicU64::new(0);
 
@@ -54,6 +55,8 @@ pub struct Counters {
     pub messages: u64,
     /// Objects that dumps on these sockets were answered with; nftables has a socket of its own.
     pub objects: u64,
+    /// Bytes that nftables answered questions with: elements come by the hundred in one message.
+    pub rules: u64,
     /// What was meant to change something: messages of batches and transactions, settings written, namespaces made
     /// and removed.
     pub writes: u64,
@@ -68,6 +71,7 @@ pub fn counters() -> Counters {
         sends: SENDS.load(Ordering::Relaxed),
         messages: MESSAGES.load(Ordering::Relaxed),
         objects: OBJECTS.load(Ordering::Relaxed),
+        rules: RULES.load(Ordering::Relaxed),
         writes: WRITES.load(Ordering::Relaxed),
         waits: WAITS.load(Ordering::Relaxed),
     }
@@ -76,6 +80,19 @@ pub fn counters() -> Counters {
 /// Counts writes that are no netlink messages.
 pub(super) fn count_writes(writes: usize) {
     WRITES.fetch_add(writes as u64, Ordering::Relaxed);
+}
+
+/// Counts what nftables was heard to say.
+pub(super) fn count_rules(bytes: usize) {
+    RULES.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+/// Asks nftables what is not counted: what only debugging asks.
+#[cfg(debug_assertions)]
+pub(super) fn uncounted(ask: impl FnOnce()) {
+    let before = RULES.load(Ordering::Relaxed);
+    ask();
+    RULES.store(before, Ordering::Relaxed);
 }
 
 /// Counts a transaction of nftables, said in one send: its messages, and those that wait.

@@ -385,6 +385,7 @@ impl Nft {
                 Err(errno) => return Err(NftError::Socket { what: "cannot receive", source: errno.into() }),
             }
         };
+        netlink::count_rules(length);
         let (mut answers, mut rest) = (Vec::new(), &self.buffer[..length]);
         while let Some(header) = rest.first_chunk::<HEADER>() {
             let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
