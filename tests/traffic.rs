@@ -175,7 +175,8 @@ fn who_is_behind_a_router_on_the_bridge_keeps_the_own_address_at_a_published_por
         run(&format!("test ! -e {bridged} || echo 0 > {bridged}"));
         // Container b routes for somebody, as one with a VPN does, and may: its port is not guarded.
         run("ip -n b addr add 203.0.113.9/32 dev lo; ip route add 203.0.113.9 via 10.10.0.11
-            port=$(bridge fdb show | awk -v mac=$(ip -n b -br link show eth0 | awk '{print $3}') '$1 == mac {print $3}' | head -1)
+            peer=$(ip -n b -o link show eth0 | sed 's/.*@if\\([0-9]*\\):.*/\\1/')
+            port=$(ip -o link show | sed -n \"s/^$peer: \\([^@]*\\)@.*/\\1/p\")
             table=$(nft list tables bridge | awk '{print $3; exit}')
             nft add element bridge $table loose { $port }
             echo 0 | tee /proc/sys/net/ipv4/conf/*/rp_filter > /dev/null");
