@@ -460,13 +460,13 @@ static void up(int containers) {
   // A bridge at a time, as there are only so many descriptors.
   for (int from = 0; from < containers; from += PER_BRIDGE)
     add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers);
+  add_firewall(containers);
   // Last: what containers announce while they are made would go to every port.
   for (int network = 0; network < networks; network++) {
     int index = index_of_bridge(network);
     snoop(index, 0), set_up(index), snoop(index, 1);
   }
   flush(s);
-  add_firewall(containers);
 }
 static void add(int containers) {
   add_containers(connect_to(NETLINK_ROUTE), containers, containers + 1);
