@@ -327,6 +327,50 @@ network = "lan"
     });
 }
 
+/// Applies while two links go by themselves that are to be deleted: when the thread that deletes them has started, and before
+/// it says so, as each thread says its first message late. With what else is slow.
+fn apply_while_links_go(topology: &str, links: [&str; 2], slow: &str) {
+    fs::write("/run/t.toml", topology).unwrap();
+    let slow = format!("strace -Dfqqo /dev/null -e inject=sendmsg:delay_enter=500000:when=1 {slow}");
+    let [one, other] = links.map(|endpoint| veth_name("running", endpoint));
+    let said = run(&format!(
+        "{slow} {BIN} -v apply --yes --allow-deletes 3 /run/t.toml 2>&1 & export netrec=$!
+        timeout 20 sh -c 'until grep -qx delete /proc/$netrec/task/*/comm; do sleep 0.01; done'
+        ip link delete {one}; ip link delete {other}; wait $netrec"
+    ));
+    assert!(said.contains("verified") && !said.contains("not converged yet"), "{said}");
+}
+
+#[test]
+fn links_of_which_some_go_by_themselves_are_waited_for() {
+    in_private_namespaces(|| {
+        let endpoint = |name: &str| format!("[endpoints.{name}]\ncontainer = \"one\"\nnetwork = \"lan\"\n");
+        for gone in [["a", "b"], ["b", "c"]] {
+            must_apply(&["a", "b", "c"].map(endpoint).concat());
+            apply_while_links_go(STAYS, gone, "");
+        }
+    });
+}
+
+#[test]
+fn links_that_are_made_after_others_went_by_themselves_stay() {
+    in_private_namespaces(|| {
+        run("ip link add br0 up type bridge");
+        let own = "subnets = [\"10.1.0.0/24\", \"fd01::/64\"]";
+        let of_others = "subnets = [\"10.1.0.0/24\"]\ninternal = true\nbridge = { name = \"br0\", external = true }";
+        let topology = STAYS.replace(own, of_others).replace(", \"fd01::11\"", "").replace(", \"fd01::12\"", "");
+        let topology = topology.replace("publish = [\"8080:7/udp\"]\n", "");
+        fs::write("/run/t.toml", &topology).unwrap();
+        run(&format!("{BIN} apply --yes /run/t.toml"));
+        let renamed = topology.replace("endpoints.one", "endpoints.uno").replace("endpoints.two", "endpoints.due");
+        // The last look is so slow that the links are deleted before netrec ends.
+        apply_while_links_go(&renamed, ["one", "two"], "-e inject=sendto:delay_exit=20000");
+        for endpoint in ["uno", "due"] {
+            run(&format!("ip link show {}", veth_name("running", endpoint)));
+        }
+    });
+}
+
 #[test]
 fn a_namespace_that_others_delete_is_made_again() {
     in_private_namespaces(|| {

@@ -96,7 +96,8 @@ impl<'a> Lane<'a> {
 
     /// Deletes links in one request, as each request waits for a grace period: those that are still what was planned for
     /// are put into the doomed group, which is empty but for them, and the group is deleted. If they are all there is in the
-    /// group they were born into, that one is; what others put into either between the question and the request goes with it.
+    /// group they were born into, and a bridge is among them, that one is; what others put into either between the question
+    /// and the request goes with it.
     fn delete_links(&mut self) {
         let doomed = std::mem::take(&mut self.doomed);
         if doomed.is_empty() {
@@ -115,7 +116,7 @@ impl<'a> Lane<'a> {
                 Ok(link) if link.name == name && self.owner.owns(link) => {
                     steps.push(step);
                     indexes.push(index);
-                    bridges.extend((&*link.kind == "bridge").then(|| set_down(index)));
+                    bridges.extend((&*link.kind == "bridge").then_some(index));
                 }
                 Ok(_) => self.results.push((step, Err(KernelError::Changed(format!("link {name} in {}", self.netns))))),
                 // It went with its peer's namespace, say.
@@ -127,10 +128,14 @@ impl<'a> Lane<'a> {
         let foreign = links.iter().any(|link| link.group == DOOMED && self.owner.marked(&link.alias) != Some(true));
         // Else the kernel arms the query timers of all ports anew for each that goes (`br_port_state_selection`). Should one
         // not go down, it goes with its group nevertheless.
-        self.socket.batch(&bridges);
-        let results = match &indexes[..] {
-            [.., last] if alone => vec![self.delete(with_group(0, self.owner.group), *last); indexes.len()],
-            [one] => vec![self.delete(of_index(*one), *one)],
+        self.socket.batch(&bridges.iter().map(|bridge| set_down(*bridge)).collect::<Vec<_>>());
+        let results = match (&indexes[..], &bridges[..]) {
+            // It goes with nobody's namespace, so it tells that the request was carried out: what is born into the group
+            // from now on stays.
+            (_, [bridge, ..]) if alone => {
+                vec![self.delete(with_group(0, self.owner.group), &[*bridge]); indexes.len()]
+            }
+            ([one], _) => vec![self.delete(of_index(*one), &indexes)],
             _ if foreign => self.delete_one_by_one(&indexes),
             _ => self.delete_doomed(&indexes),
         };
@@ -149,15 +154,16 @@ impl<'a> Lane<'a> {
         let doom = |index: &u32| (RouteNetlinkMessage::SetLink(with_group(*index, DOOMED)), 0);
         let doom: Vec<_> = indexes.iter().map(doom).collect();
         let doomed: Vec<_> = doom.chunks(BATCH).flat_map(|chunk| self.socket.batch(chunk)).collect();
-        let there = indexes.iter().zip(&doomed).find(|(_, doomed)| doomed.is_ok());
-        let deleted = there.map_or(Ok(()), |(index, _)| self.delete(with_group(0, DOOMED), *index));
+        let there: Vec<u32> =
+            indexes.iter().zip(&doomed).filter(|(_, it)| it.is_ok()).map(|(index, _)| *index).collect();
+        let deleted = if there.is_empty() { Ok(()) } else { self.delete(with_group(0, DOOMED), &there) };
         doomed.into_iter().map(|doomed| gone_is_good(doomed).and_then(|()| deleted.clone())).collect()
     }
 
-    /// Says one request that deletes links, and comes back when they are gone, told by one of them. Whoever says it is kept
-    /// in the kernel until their memory is free as well (`rcu_barrier` in `netdev_run_todo`), 10 to 20 ms more, for which
-    /// nobody has to wait: that is another thread. The group of links that all went by themselves meanwhile is none.
-    fn delete(&mut self, links: LinkMessage, one: u32) -> Result<(), KernelError> {
+    /// Says one request that deletes links, and comes back when these are gone. Whoever says it is kept in the kernel until
+    /// their memory is free as well (`rcu_barrier` in `netdev_run_todo`), 10 to 20 ms more, for which nobody has to wait:
+    /// that is another thread. The group of links that all went by themselves meanwhile is none.
+    fn delete(&mut self, links: LinkMessage, mut indexes: &[u32]) -> Result<(), KernelError> {
         let delete = move || {
             let deleted = Socket::open(Protocol::Route)?.batch(&[(RouteNetlinkMessage::DelLink(links), 0)]);
             deleted.into_iter().try_for_each(gone_is_good)
@@ -166,9 +172,11 @@ impl<'a> Lane<'a> {
         let thread = thread.map_err(|error| KernelError::io("cannot start a thread", &error))?;
         let mut pause = PAUSE;
         while !thread.is_finished() {
-            // Once the request has begun, this waits for its lock.
-            if ask::link(&mut self.socket, one)?.is_none() {
-                return Ok(());
+            let [one, rest @ ..] = indexes else { return Ok(()) };
+            // Once the request has begun, this waits for its lock. One that went by itself says nothing of the others.
+            if ask::link(&mut self.socket, *one)?.is_none() {
+                indexes = rest;
+                continue;
             }
             std::thread::sleep(pause);
             pause *= 2;
