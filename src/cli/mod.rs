@@ -113,8 +113,7 @@ Exit codes:
   5   some steps failed; the next apply goes on
   6   applied, but not converged, not verified, or something is waited for
   7   failed, and rolled back completely (only with --confirm)
-  8   busy: another netrec is writing, or what was applied waits to be confirmed
-  8   busy: another netrec is writing, or watches the topology
+  8   busy: another netrec is writing or watching, or what was applied waits to be confirmed
   10  a privilege or a feature of the kernel is missing; nothing was touched
   11  failed, and the rollback is incomplete: look now
   64  wrong arguments";
