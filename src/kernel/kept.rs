@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::conntrack::Forgetting;
 use super::netfilter::Written;
@@ -9,6 +10,11 @@ use super::netlink::Socket;
 use super::nft::{Nft, NftError};
 use super::{KernelError, listeners, neighbours};
 use crate::model::wire::{Facts, ListenerFacts, NftMessage, RulesetFacts};
+
+/// How long what others do is taken for unchanged.
+const MOMENT: Duration = Duration::from_secs(1);
+
+type Beside = (Vec<ListenerFacts>, Vec<RulesetFacts>);
 
 /// What outlives the steps it was needed for.
 #[derive(Default, Debug)]
@@ -23,7 +29,7 @@ pub(super) struct Kept {
     pub(super) unforgotten: bool,
     /// Transactions of the steps under way.
     pub(super) commits: u32,
-    beside: Option<(Vec<ListenerFacts>, Vec<RulesetFacts>)>,
+    beside: Option<(Instant, Beside)>,
     /// What the last steps wrote to nftables.
     pub(super) written: Option<Written>,
     /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
@@ -32,13 +38,15 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Fills in who listens, and files of rules. No step changes them: `twice` keeps them for the look that verifies.
+    /// Fills in who listens, and files of rules. No step changes them: `twice` keeps them for the look that verifies, if that
+    /// comes within a moment.
     pub(super) fn beside(&mut self, facts: &mut Facts, twice: bool) -> Result<(), KernelError> {
-        (facts.listeners, facts.rulesets) = if let Some(seen) = self.beside.take() {
+        let recent = self.beside.take().filter(|(at, _)| at.elapsed() < MOMENT);
+        (facts.listeners, facts.rulesets) = if let Some((_, seen)) = recent {
             seen
         } else {
             let seen = (listeners::all()?, neighbours::rulesets());
-            self.beside = twice.then(|| seen.clone());
+            self.beside = twice.then(|| (Instant::now(), seen.clone()));
             seen
         };
         Ok(())

@@ -164,12 +164,14 @@ impl<'a> Lane<'a> {
     /// their memory is free as well (`rcu_barrier` in `netdev_run_todo`), 10 to 20 ms more, for which nobody has to wait:
     /// that is another thread. The group of links that all went by themselves meanwhile is none.
     fn delete(&mut self, links: LinkMessage, mut indexes: &[u32]) -> Result<(), KernelError> {
-        let delete = move || {
-            let deleted = Socket::open(Protocol::Route)?.batch(&[(RouteNetlinkMessage::DelLink(links), 0)]);
-            deleted.into_iter().try_for_each(gone_is_good)
+        let request = [(RouteNetlinkMessage::DelLink(links), 0)];
+        let delete = {
+            let request = request.clone();
+            move || requested(&mut Socket::open(Protocol::Route)?, &request)
         };
-        let thread = std::thread::Builder::new().name("delete".into()).spawn(delete);
-        let thread = thread.map_err(|error| KernelError::io("cannot start a thread", &error))?;
+        let Ok(thread) = std::thread::Builder::new().name("delete".into()).spawn(delete) else {
+            return requested(&mut self.socket, &request); // there may be no more threads (cgroups(7), `pids.max`)
+        };
         let mut pause = PAUSE;
         while !thread.is_finished() {
             let [one, rest @ ..] = indexes else { return Ok(()) };
@@ -226,6 +228,10 @@ fn gone_is_good(result: Result<(), KernelError>) -> Result<(), KernelError> {
         Err(KernelError::Refused { errno: Errno::ENODEV, .. }) => Ok(()),
         other => other,
     }
+}
+
+fn requested(socket: &mut Socket, deletion: &[(RouteNetlinkMessage, u16)]) -> Result<(), KernelError> {
+    socket.batch(deletion).into_iter().try_for_each(gone_is_good)
 }
 
 fn of_index(index: u32) -> LinkMessage {
