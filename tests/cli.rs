@@ -471,6 +471,11 @@ fn words_for_shells_and_editors() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(run(&format!("netrec completions {shell}")).ends(0).out.contains("rehearse"), "{shell}");
     }
+    for shell in ["zsh", "fish"] {
+        let script = run(&format!("netrec completions {shell}")).ends(0).out;
+        assert_eq!(script.matches("Parse and validate").count(), 2, "after `netrec` and after `netrec help`: {shell}");
+    }
+    assert!(run("netrec help help").ends(0).out.contains("[COMMAND]..."), "as any command has arguments");
     let schema: serde_json::Value = serde_json::from_str(&run("netrec schema").ends(0).out).expect("JSON");
     assert_eq!(schema["title"], "netrec topology");
     assert_eq!(run("netrec --version").ends(0).out, concat!("netrec ", env!("CARGO_PKG_VERSION"), "\n"));

@@ -85,10 +85,16 @@ struct Arguments {
 impl Arguments {
     /// What is said of a command is put together when it is given; for help, that of all.
     fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
-        Self::try_parse_from(arguments).map_err(|error| {
-            let mut all = Self::command();
-            all.build();
-            all.try_get_matches_from(arguments).err().unwrap_or(error)
+        Self::try_parse_from(arguments)
+            .map_err(|error| Self::told().try_get_matches_from(arguments).err().unwrap_or(error))
+    }
+
+    /// The arguments, with a line on each command, which its own deferred definition would only give when it is given.
+    fn told() -> clap::Command {
+        Self::command().mut_subcommands(|command| {
+            let mut built = command.clone();
+            built.build();
+            command.about(built.get_about().cloned().unwrap_or_default())
         })
     }
 }
@@ -203,7 +209,7 @@ impl Command {
             }
             Self::Completions { shell } => {
                 let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Arguments::command(), "netrec", &mut script);
+                clap_complete::generate(shell, &mut Arguments::told(), "netrec", &mut script);
                 output::say(&String::from_utf8_lossy(&script));
                 Ok(Exit::Done)
             }
