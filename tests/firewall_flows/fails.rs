@@ -4,8 +4,13 @@ use std::process::Stdio;
 
 use super::*;
 
-fn moved() -> [String; 2] {
-    [topology(r#""5300:53/udp""#, ""), topology("", r#""5300:53/udp""#)]
+/// Who is answered through a published port, and the file that gives the port to another endpoint.
+fn about_to_move() -> (Client, String) {
+    with_containers();
+    apply(&topology(r#""5300:53/udp""#, ""));
+    let client = Client::new("lan", "192.0.2.1:5300");
+    client.is_answered_by("web");
+    (client, topology("", r#""5300:53/udp""#))
 }
 
 /// A process that ends with the test.
@@ -23,11 +28,7 @@ impl Drop for Running {
 #[test]
 fn a_walk_over_the_flows_that_fails_is_told_and_made_again() {
     in_private_namespaces(|| {
-        let [from, to] = moved();
-        with_containers();
-        apply(&from);
-        let client = Client::new("lan", "192.0.2.1:5300");
-        client.is_answered_by("web");
+        let (client, to) = about_to_move();
         let complaints = fs::File::create("/run/complaints").unwrap();
         let faulty = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=sendmsg:error=EIO:when=1"];
         let watch = [env!("CARGO_BIN_EXE_netrec"), "watch", "/run/shop.toml"];
@@ -55,11 +56,7 @@ fn a_walk_over_the_flows_that_fails_is_told_and_made_again() {
 #[test]
 fn flows_are_forgotten_also_if_there_is_nowhere_to_note_it() {
     in_private_namespaces(|| {
-        let [from, to] = moved();
-        with_containers();
-        apply(&from);
-        let client = Client::new("lan", "192.0.2.1:5300");
-        client.is_answered_by("web");
+        let (client, to) = about_to_move();
         let flush =
             "timeout 20 sh -c 'until nft list map inet netrec-shop publish4 | grep -q 10.10.0.11; do sleep 0.01; done'
                      nft flush ruleset";
