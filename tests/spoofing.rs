@@ -114,10 +114,11 @@ fn neighbour(kind: u8, from: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     icmpv6(from, six("ff02::1"), kind, &[&[0x20, 0, 0, 0][..], &target.octets(), option].concat())
 }
 
-/// Who joins a group says so (RFC 9777).
-fn report(from: Ipv6Addr) -> Frame {
+/// Who joins a group says so (143, RFC 9777; 131, RFC 2710), or leaves it (132).
+fn report(kind: u8, from: Ipv6Addr) -> Frame {
     let (to, group) = (six("ff02::16"), six("ff02::1:ff00:99"));
-    let mut message = icmpv6(from, to, 143, &[&[0, 0, 0, 1, 4, 0, 0, 0][..], &group.octets()].concat());
+    let before: &[u8] = if kind == 143 { &[0, 0, 0, 1, 4, 0, 0, 0] } else { &[0; 4] };
+    let mut message = icmpv6(from, to, kind, &[before, &group.octets()].concat());
     let inner = message.split_off(40);
     let alert = [58, 0, 5, 2, 0, 0, 1, 0]; // RFC 2711
     frame(OWN_MAC, 0x86dd, &ipv6(from, to, 0, &[&alert[..], &inner].concat()))
@@ -288,16 +289,19 @@ fn an_endpoint_may_be_let_loose() {
 
 #[test]
 fn a_report_without_an_address_is_for_bridges_only() {
-    let reports = || vec![("of nobody", report(six("::"))), ("of one", report(six("fe80::ff:fe00:66")))];
+    let of = |from| [143, 131, 132].map(|kind| report(kind, six(from)));
+    let named = |name, frames: [Frame; 3]| frames.map(|frame| (name, frame));
+    let reports =
+        || [named("of nobody", of("::")), named("of one", of("fe80::ff:fe00:66"))].into_iter().flatten().collect();
     lab::in_private_namespaces(|| {
         apply(TOPOLOGY);
-        assert_eq!(arrive(reports()), ["of one"]);
+        assert_eq!(arrive(reports()), ["of one"; 3]);
         // Ours has heard what the container itself has said so.
         let heard = run("bridge mdb show dev br-lan");
         assert!(heard.contains("grp ff02::1:ff00:66"), "{heard}");
         // Who may send as anybody may be a bridge.
         apply(&TOPOLOGY.replace("::10\"]\n", "::10\"]\nanti_spoofing = false\n"));
-        assert_eq!(arrive(reports()), ["of nobody", "of one"]);
+        assert_eq!(arrive(reports()), [["of nobody"; 3], ["of one"; 3]].concat());
     });
 }
 

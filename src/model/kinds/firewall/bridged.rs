@@ -18,8 +18,8 @@ use crate::model::wire::{DOOMED, Owner};
 const DSTNAT: i32 = -300;
 const FILTER: i32 = -200;
 
-/// Version 2 of multicast listener discovery (RFC 9777).
-const REPORT: &str = "mld2-listener-report";
+/// What listeners say, of version 2 of their protocol (RFC 9777), and of version 1 (RFC 2710) where that is asked for.
+const REPORTS: [&str; 3] = ["mld2-listener-report", "mld-listener-report", "mld-listener-done"];
 
 impl Skeleton {
     /// What the inet family never sees.
@@ -81,7 +81,9 @@ impl Skeleton {
         self.rule("port_ip6", [is(payload("icmpv6", "type"), "nd-neighbor-advert"), from_target]);
         self.rule("port_ip6", [is(at(ip6("saddr")), "@sources6"), ACCEPT]);
         // Without an address yet: joining groups (RFC 3590). Not looking whether an address is free: nobody would answer.
-        self.rule("port_ip6", [is(payload("icmpv6", "type"), REPORT), is(ip6("saddr"), "::"), ACCEPT]);
+        for report in REPORTS {
+            self.rule("port_ip6", [is(payload("icmpv6", "type"), report), is(ip6("saddr"), "::"), ACCEPT]);
+        }
         self.rule("port_ip6", [DROP]);
     }
 
@@ -89,9 +91,11 @@ impl Skeleton {
     /// when it comes here, and behind a guarded port there is no other. Without a querier it would go to every port: among
     /// a thousand containers a million packets, each through all rules below and through the receiver's own stack.
     fn joining(&mut self, table: &str) {
-        let unheard = [is(payload("icmpv6", "type"), REPORT), is(ip6("saddr"), "::")];
-        let guarded = [in_group(MetaKey::Oifgroup, own(table)), is_not(meta(MetaKey::Oifname), "@loose")];
-        self.rule("forward", unheard.into_iter().chain(guarded).chain([DROP]).collect::<Vec<_>>());
+        for report in REPORTS {
+            let unheard = [is(payload("icmpv6", "type"), report), is(ip6("saddr"), "::")];
+            let guarded = [in_group(MetaKey::Oifgroup, own(table)), is_not(meta(MetaKey::Oifname), "@loose")];
+            self.rule("forward", unheard.into_iter().chain(guarded).chain([DROP]).collect::<Vec<_>>());
+        }
     }
 
     /// Nothing goes from a port of ours to another one.

@@ -410,7 +410,7 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
         (_, "ipv4") => vec![IPV4],
         (_, "ipv6") => vec![IPV6],
         (_, "local") => 2u32.to_ne_bytes().to_vec(), // RTN_LOCAL
-        (_, "sctp") => vec![132],
+        (_, "sctp" | "mld-listener-done") => vec![132],
         (_, "arp") => ETH_ARP.to_vec(),
         (_, "ip") => ETH_IPV4.to_vec(),
         (_, "ip6") => ETH_IPV6.to_vec(),
@@ -431,6 +431,7 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
         (_, "nd-neighbor-solicit") => vec![135],
         (_, "nd-neighbor-advert") => vec![136],
         (_, "nd-redirect") => vec![137],
+        (_, "mld-listener-report") => vec![131],
         (_, "mld2-listener-report") => vec![143],
         (Expression::Named(NamedExpression::Payload(_)), port) if port.parse::<u16>().is_ok() => {
             port.parse::<u16>().map(|port| port.to_be_bytes().to_vec()).unwrap_or_default()
