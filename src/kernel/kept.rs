@@ -29,6 +29,7 @@ pub(super) struct Kept {
     pub(super) unforgotten: bool,
     /// Transactions of the steps under way.
     pub(super) commits: u32,
+    /// What the first of two looks saw beside all else, and when.
     beside: Option<(Instant, Beside)>,
     /// What the last steps wrote to nftables.
     pub(super) written: Option<Written>,

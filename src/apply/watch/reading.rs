@@ -144,12 +144,11 @@ impl Reading {
     /// new once more a moment later, unless something else happens.
     pub fn hesitates(&mut self) -> bool {
         let hasty = std::mem::take(&mut self.hasty);
-        if let (true, Some(stirred)) = (hasty, self.stirred) {
-            self.unsettled = self.known.take();
-            // However long it took to read it.
-            self.next = stirred + self.patience.quiet / WHOLE;
-        }
-        hasty
+        let Some(stirred) = self.stirred.filter(|_| hasty) else { return false };
+        self.unsettled = self.known.take();
+        // However long it took to read it.
+        self.next = stirred + self.patience.quiet / WHOLE;
+        true
     }
 
     /// Whether the new content is believed although it looks cut off, because it has stayed so for long. If not, it is
