@@ -11,15 +11,23 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::Firewall;
 use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
-use super::rules::{any, assign, concat, goto, iifname, ip, ip6, is, is_not, meta, passage, payload, update};
+use super::rules::{
+    any, assign, concat, goto, iifname, ip, ip6, is, is_not, jump, meta, neighbour_discovery, passage, payload, range,
+    update,
+};
 use crate::model::wire::{DOOMED, Owner};
 
 /// Before all that others do, as nft names the priorities of bridge chains (nft(8)).
 const DSTNAT: i32 = -300;
 const FILTER: i32 = -200;
 
-/// What listeners say, of version 2 of their protocol (RFC 9777), and of version 1 (RFC 2710) where that is asked for.
-const REPORTS: [&str; 3] = ["mld2-listener-report", "mld-listener-report", "mld-listener-done"];
+/// What listeners say without an address yet: in version 2 of their protocol (RFC 9777), and where it is asked for in
+/// version 1, reports and leaving (RFC 2710).
+fn reports() -> [[Said; 2]; 2] {
+    let said = |kind| [kind, is(ip6("saddr"), "::")];
+    let kind = || payload("icmpv6", "type");
+    [said(is(kind(), "mld2-listener-report")), said(is(kind(), range("131", "132")))]
+}
 
 impl Skeleton {
     /// What the inet family never sees.
@@ -36,12 +44,12 @@ impl Skeleton {
         }
         it.base("prerouting", NfChainType::Filter, (NfHook::Prerouting, DSTNAT));
         it.base("forward", NfChainType::Filter, (NfHook::Forward, FILTER));
-        for chain in ["port", "port_arp", "port_ip", "port_ip6"] {
+        for chain in ["port", "port_arp", "port_ip", "port_ip6", "forward_ip", "forward_ip6", "joining"] {
             it.chain(chain);
         }
         it.honesty(table);
-        it.joining(table);
         it.within();
+        it.joining(table);
         it
     }
 
@@ -81,8 +89,8 @@ impl Skeleton {
         self.rule("port_ip6", [is(payload("icmpv6", "type"), "nd-neighbor-advert"), from_target]);
         self.rule("port_ip6", [is(at(ip6("saddr")), "@sources6"), ACCEPT]);
         // Without an address yet: joining groups (RFC 3590). Not looking whether an address is free: nobody would answer.
-        for report in REPORTS {
-            self.rule("port_ip6", [is(payload("icmpv6", "type"), report), is(ip6("saddr"), "::"), ACCEPT]);
+        for report in reports() {
+            self.rule("port_ip6", report.into_iter().chain([ACCEPT]).collect::<Vec<_>>());
         }
         self.rule("port_ip6", [DROP]);
     }
@@ -91,11 +99,8 @@ impl Skeleton {
     /// when it comes here, and behind a guarded port there is no other. Without a querier it would go to every port: among
     /// a thousand containers a million packets, each through all rules below and through the receiver's own stack.
     fn joining(&mut self, table: &str) {
-        for report in REPORTS {
-            let unheard = [is(payload("icmpv6", "type"), report), is(ip6("saddr"), "::")];
-            let guarded = [in_group(MetaKey::Oifgroup, own(table)), is_not(meta(MetaKey::Oifname), "@loose")];
-            self.rule("forward", unheard.into_iter().chain(guarded).chain([DROP]).collect::<Vec<_>>());
-        }
+        let guarded = [in_group(MetaKey::Oifgroup, own(table)), is_not(meta(MetaKey::Oifname), "@loose")];
+        self.rule("joining", guarded.into_iter().chain([DROP]).collect::<Vec<_>>());
     }
 
     /// Nothing goes from a port of ours to another one.
@@ -106,30 +111,46 @@ impl Skeleton {
         }
     }
 
-    /// What policies forbid between ports of one bridge.
+    /// What policies forbid between ports of one bridge. Most frames are of a connection that stands, so they come first, and
+    /// no frame is asked what only one of the other family can be.
     fn within(&mut self) {
         self.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
-        for answer in ["echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"] {
-            self.rule("forward", [is(payload("icmp", "type"), answer), ACCEPT]);
-            self.rule("forward", [is(payload("icmpv6", "type"), answer), ACCEPT]);
+        self.rule("forward", [is(meta(MetaKey::Protocol), "ip"), goto("forward_ip")]);
+        self.rule("forward", [is(meta(MetaKey::Protocol), "ip6"), goto("forward_ip6")]);
+
+        for answer in ["echo-reply", "destination-unreachable"] {
+            self.rule("forward_ip", [is(payload("icmp", "type"), answer), ACCEPT]);
         }
-        for answer in ["packet-too-big", "nd-neighbor-solicit", "nd-neighbor-advert"] {
-            self.rule("forward", [is(payload("icmpv6", "type"), answer), ACCEPT]);
+        // Time exceeded, parameter problem (RFC 792).
+        self.rule("forward_ip", [is(payload("icmp", "type"), range("11", "12")), ACCEPT]);
+        self.judged_within("forward_ip", "ip", "@flows4", ["@within4", "@within4_port"]);
+
+        for report in reports() {
+            self.rule("forward_ip6", report.into_iter().chain([jump("joining")]).collect::<Vec<_>>());
         }
-        for (family, flows) in [("ip", "@flows4"), ("ip6", "@flows6")] {
-            let known = passage(family, ["saddr", "daddr"], &["sport", "dport"]);
-            self.rule("forward", [is(known, flows), ACCEPT]);
+        self.rule("forward_ip6", [is(payload("icmpv6", "type"), "echo-reply"), ACCEPT]);
+        // All errors (RFC 4443), and neighbour discovery.
+        for answers in [range("1", "4"), neighbour_discovery()] {
+            self.rule("forward_ip6", [is(payload("icmpv6", "type"), answers), ACCEPT]);
         }
-        self.policy("forward", ["@within4", "@within4_port", "@within6", "@within6_port"], &DROP);
+        self.judged_within("forward_ip6", "ip6", "@flows6", ["@within6", "@within6_port"]);
+    }
+
+    fn judged_within(
+        &mut self,
+        chain: &'static str,
+        family: &'static str,
+        flows: &'static str,
+        [all, some]: [&'static str; 2],
+    ) {
+        let known = passage(family, ["saddr", "daddr"], &["sport", "dport"]);
+        self.rule(chain, [is(known, flows), ACCEPT]);
+        self.policy(chain, family, [all, some], &DROP);
         // Only where the answer would be forbidden is there anything to be remembered.
-        for (family, flows, all, some) in
-            [("ip", "@flows4", "@within4", "@within4_port"), ("ip6", "@flows6", "@within6", "@within6_port")]
-        {
-            let back = ["daddr", "saddr"];
-            let answer = || update(flows, passage(family, back, &["dport", "sport"]));
-            self.rule("forward", [is(passage(family, back, &[]), all), answer()]);
-            self.rule("forward", [is(passage(family, back, &["sport"]), some), answer()]);
-        }
+        let back = ["daddr", "saddr"];
+        let answer = || update(flows, passage(family, back, &["dport", "sport"]));
+        self.rule(chain, [is(passage(family, back, &[]), all), answer()]);
+        self.rule(chain, [is(passage(family, back, &["sport"]), some), answer()]);
     }
 }
 

@@ -115,6 +115,7 @@ impl Code<'_> {
             Statement::Accept(None) => self.verdict(1, None),
             Statement::Drop(None) => self.verdict(0, None),
             Statement::Return(None) => self.verdict(-5, None),
+            Statement::Jump(to) => self.verdict(-3, Some(&to.target)),
             Statement::Goto(to) => self.verdict(-4, Some(&to.target)),
             Statement::Masquerade(None) => self.say("masq", |out| out),
             Statement::DNAT(Some(nat)) => self.nat(1, nat),
@@ -145,6 +146,12 @@ impl Code<'_> {
         match right {
             Expression::String(set) if set.starts_with('@') => self.lookup(&set[1..], *op == Operator::NEQ, false),
             Expression::List(words) if *op == Operator::IN => self.any_of(left, words),
+            Expression::Range(range) => {
+                for (op, end) in [Operator::GEQ, Operator::LEQ].into_iter().zip(&range.range) {
+                    let Expression::String(word) = end else { unreachable!("a range ends with a word: {end:?}") };
+                    self.compare(op, &value(left, word));
+                }
+            }
             Expression::String(word) => self.compare(*op, &value(left, word)),
             other => unreachable!("the skeleton compares with no such thing: {other:?}"),
         }
@@ -180,6 +187,8 @@ impl Code<'_> {
         let op = match op {
             Operator::EQ => 0,
             Operator::NEQ => 1,
+            Operator::LEQ => 3,
+            Operator::GEQ => 5,
             other => unreachable!("the skeleton does not compare by {other:?}"),
         };
         self.say("cmp", |out| out.put_number(1, register(FIRST)).put_number(2, op).put_nest(3, |out| out.put(1, with)));
@@ -410,7 +419,7 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
         (_, "ipv4") => vec![IPV4],
         (_, "ipv6") => vec![IPV6],
         (_, "local") => 2u32.to_ne_bytes().to_vec(), // RTN_LOCAL
-        (_, "sctp" | "mld-listener-done") => vec![132],
+        (_, "sctp") => vec![132],
         (_, "arp") => ETH_ARP.to_vec(),
         (_, "ip") => ETH_IPV4.to_vec(),
         (_, "ip6") => ETH_IPV6.to_vec(),
@@ -428,13 +437,12 @@ fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
         (_, "echo-request") => vec![128],
         (_, "echo-reply") => vec![129],
         (_, "nd-router-advert") => vec![134],
-        (_, "nd-neighbor-solicit") => vec![135],
         (_, "nd-neighbor-advert") => vec![136],
         (_, "nd-redirect") => vec![137],
-        (_, "mld-listener-report") => vec![131],
         (_, "mld2-listener-report") => vec![143],
-        (Expression::Named(NamedExpression::Payload(_)), port) if port.parse::<u16>().is_ok() => {
-            port.parse::<u16>().map(|port| port.to_be_bytes().to_vec()).unwrap_or_default()
+        (Expression::Named(NamedExpression::Payload(_)), number) if number.parse::<u16>().is_ok() => {
+            let number = number.parse::<u16>().unwrap_or_default().to_be_bytes();
+            number[number.len() - place(of).2 as usize..].to_vec()
         }
         (Expression::Named(NamedExpression::Meta(_)), name) => interface(name).to_vec(),
         other => unreachable!("the skeleton compares with no {other:?}"),

@@ -161,9 +161,10 @@ impl Chain {
 /// `struct nft_regs`: the verdict in the first sixteen bytes, and sixteen words.
 const REGISTERS: usize = 80;
 
-/// `NF_DROP`, `NF_ACCEPT`, `NFT_GOTO` and `NFT_RETURN`.
+/// `NF_DROP`, `NF_ACCEPT`, `NFT_JUMP`, `NFT_GOTO` and `NFT_RETURN`.
 const DROP: i32 = 0;
 const ACCEPT: i32 = 1;
+const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 
@@ -182,39 +183,42 @@ struct Walk<'a> {
 enum End<'a> {
     /// It does not hold, or says nothing: the next one is asked (`NFT_BREAK`, `NFT_CONTINUE`).
     Next,
+    Jump(&'a str),
     Goto(&'a str),
     Return,
     Does(Does),
 }
 
 impl<'a> Walk<'a> {
-    /// Whether the packet passes a base chain.
+    /// Whether the packet passes a base chain; where nothing decides, by its policy, which is to accept.
     fn chain(&mut self, base: &'a Chain) -> bool {
-        let mut chain = base;
-        'chain: loop {
-            for (text, rule) in &chain.rules {
-                match self.rule(rule) {
-                    End::Next => {}
-                    End::Return => return true,
-                    End::Goto(name) => match self.table.chains.iter().find(|chain| chain.name == name) {
-                        Some(next) => {
-                            chain = next;
-                            continue 'chain;
-                        }
-                        None => return true,
-                    },
-                    End::Does(does) => {
-                        let elements = std::mem::take(&mut self.found);
-                        let (chain, rule, goes_on) = (chain.name.clone(), text.clone(), does == Does::Remember);
-                        self.decisions.push(Decision { chain, rule, elements, does: does.clone() });
-                        if !goes_on {
-                            return does != Does::Drop;
-                        }
+        self.through(base).unwrap_or(true)
+    }
+
+    /// What a chain decides, if it does: whether the packet passes.
+    fn through(&mut self, chain: &'a Chain) -> Option<bool> {
+        let named = |name: &str| self.table.chains.iter().find(|chain| chain.name == name);
+        for (text, rule) in &chain.rules {
+            match self.rule(rule) {
+                End::Next => {}
+                End::Return => return None,
+                End::Goto(name) => return named(name).and_then(|next| self.through(next)),
+                End::Jump(name) => {
+                    if let Some(passes) = named(name).and_then(|next| self.through(next)) {
+                        return Some(passes);
+                    }
+                }
+                End::Does(does) => {
+                    let elements = std::mem::take(&mut self.found);
+                    let (chain, rule, goes_on) = (chain.name.clone(), text.clone(), does == Does::Remember);
+                    self.decisions.push(Decision { chain, rule, elements, does: does.clone() });
+                    if !goes_on {
+                        return Some(does != Does::Drop);
                     }
                 }
             }
-            return true; // the policy, which is to accept
         }
+        None
     }
 
     fn rule(&mut self, rule: &'a [Expression]) -> End<'a> {
@@ -246,8 +250,15 @@ impl<'a> Walk<'a> {
             "bitwise" => self.bitwise(data)?,
             "cmp" => {
                 let with = data.value(3)?;
-                let same = self.register(data.number(1), with.len())? == with;
-                (same != (data.number(2) == 1)).then_some(())?;
+                let order = self.register(data.number(1), with.len())?.cmp(with);
+                let holds = match data.number(2) {
+                    0 => order.is_eq(),
+                    1 => order.is_ne(),
+                    3 => order.is_le(),
+                    5 => order.is_ge(),
+                    other => unreachable!("the skeleton does not compare by {other}"),
+                };
+                holds.then_some(())?;
             }
             "lookup" => self.lookup(data)?,
             "immediate" => return Some(verdict(data.verdict(2)?)),
@@ -374,6 +385,7 @@ fn verdict(verdict: &[u8]) -> End<'_> {
     match number(verdict, 1).map(u32::cast_signed) {
         Some(ACCEPT) => End::Does(Does::Accept),
         Some(DROP) => End::Does(Does::Drop),
+        Some(JUMP) => End::Jump(attribute::text(verdict, 2)),
         Some(GOTO) => End::Goto(attribute::text(verdict, 2)),
         Some(RETURN) => End::Return,
         other => unreachable!("the skeleton has no verdict {other:?}"),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
-use nftables::expr::{Payload, PayloadField, Prefix};
+use nftables::expr::{Payload, PayloadField, Prefix, Range};
 use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
 use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, SetOp, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
@@ -86,7 +86,7 @@ impl Skeleton {
         it.base("from_host", NfChainType::Filter, (NfHook::Output, FILTER));
         it.base("leave", NfChainType::Filter, (NfHook::Postrouting, FILTER));
         it.base("postrouting", NfChainType::NAT, (NfHook::Postrouting, SRCNAT));
-        for chain in ["publish", "to_host", "between", "hairpin", "own"] {
+        for chain in ["publish", "to_host", "between", "midstream", "host_midstream", "hairpin", "own"] {
             it.chain(chain);
         }
         it.publishing();
@@ -178,9 +178,8 @@ impl Skeleton {
         self.known("to_host");
         self.rule("to_host", [is(iifname(), "@host_access"), ACCEPT]);
         self.rule("to_host", [is(payload("icmp", "type"), "echo-request"), ACCEPT]);
-        for neighbour_discovery in ["echo-request", "nd-neighbor-solicit", "nd-neighbor-advert"] {
-            self.rule("to_host", [is(payload("icmpv6", "type"), neighbour_discovery), ACCEPT]);
-        }
+        self.rule("to_host", [is(payload("icmpv6", "type"), "echo-request"), ACCEPT]);
+        self.rule("to_host", [is(payload("icmpv6", "type"), neighbour_discovery()), ACCEPT]);
         self.rule("to_host", [DROP]);
 
         self.rule("forward", [is(iifname(), "@bridges"), goto("between")]);
@@ -189,42 +188,47 @@ impl Skeleton {
         // conntrack takes up a connection in the middle of it (`nf_conntrack_tcp_loose`), by whichever side speaks first. So
         // one that was forgotten, as it could not begin any more, would begin backwards: with an answer. Within a network
         // only if it is denied: there is no telling when `br_netfilter` begins to show its frames.
-        let goes_on = || [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"])];
-        let in_the_middle = |of, verdict| goes_on().into_iter().chain([of, verdict]).collect::<Vec<_>>();
-        self.rule("between", in_the_middle(is_not(pair(), "@icc"), DROP));
+        self.rule("between", midstream(jump("midstream")));
+        self.rule("midstream", [is_not(pair(), "@icc"), DROP]);
         for (family, all, some) in [("ip", "@deny4", "@deny4_port"), ("ip6", "@deny6", "@deny6_port")] {
             let back = |ports: &[&'static str]| passage(family, ["daddr", "saddr"], ports);
-            self.rule("between", in_the_middle(is(back(&[]), all), DROP));
-            self.rule("between", in_the_middle(is(back(&["sport"]), some), DROP));
+            self.rule("midstream", [is(back(&[]), all), DROP]);
+            self.rule("midstream", [is(back(&["sport"]), some), DROP]);
         }
         // Nor by the host itself. What is mapped bears its new address here, but is still on its way to the link of the old one.
-        self.rule("from_host", in_the_middle(is(local(FibFlag::Daddr), "local"), RETURN));
-        self.rule("from_host", in_the_middle(is(ip("daddr"), "@subnets4"), DROP));
-        self.rule("from_host", in_the_middle(is(ip6("daddr"), "@subnets6"), DROP));
+        self.rule("from_host", midstream(goto("host_midstream")));
+        self.rule("host_midstream", [is(local(FibFlag::Daddr), "local"), RETURN]);
+        self.rule("host_midstream", [is(ip("daddr"), "@subnets4"), DROP]);
+        self.rule("host_midstream", [is(ip6("daddr"), "@subnets6"), DROP]);
         // Frames within a bridge come here too while br_netfilter is on, and no policy is to stop neighbour discovery.
-        for neighbour_discovery in ["nd-neighbor-solicit", "nd-neighbor-advert"] {
-            self.rule("between", [is(payload("icmpv6", "type"), neighbour_discovery), ACCEPT]);
-        }
+        self.rule("between", [is(payload("icmpv6", "type"), neighbour_discovery()), ACCEPT]);
         // No element of theirs overlaps another, whichever set it is in: the order is in the elements.
-        self.policy("between", ["@deny4", "@deny4_port", "@deny6", "@deny6_port"], &DROP);
+        self.policy("between", "ip", ["@deny4", "@deny4_port"], &DROP);
+        self.policy("between", "ip6", ["@deny6", "@deny6_port"], &DROP);
         self.rule("between", [is(pair(), "@icc"), ACCEPT]);
         self.rule("between", [is(iifname(), "@internal"), DROP]);
         self.rule("between", [is(oifname(), "@internal"), DROP]);
         self.rule("between", [is(oifname(), "@bridges"), ct("status", &["dnat"]), ACCEPT]);
         self.rule("between", [is(pair(), "@no_icc"), DROP]);
-        self.policy("between", ["@allow4", "@allow4_port", "@allow6", "@allow6_port"], &ACCEPT);
+        self.policy("between", "ip", ["@allow4", "@allow4_port"], &ACCEPT);
+        self.policy("between", "ip6", ["@allow6", "@allow6_port"], &ACCEPT);
         self.rule("between", [is(pair(), "@trusted"), ACCEPT]);
         self.rule("between", [is(oifname(), "@open"), ACCEPT]);
         self.rule("between", [is(oifname(), "@bridges"), DROP]);
         self.rule("between", [ACCEPT]);
     }
 
-    /// What policies say of a packet; the sets are those of both families, of all ports and of some.
-    pub(super) fn policy(&mut self, chain: &'static str, sets: [&'static str; 4], verdict: &Said) {
-        for (set, family, with_port) in [(0, "ip", false), (1, "ip", true), (2, "ip6", false), (3, "ip6", true)] {
-            let ports: &[_] = if with_port { &["dport"] } else { &[] };
-            self.rule(chain, [is(passage(family, ["saddr", "daddr"], ports), sets[set]), verdict.clone()]);
-        }
+    /// What policies say of a packet of a family; the sets are those of all ports, and of some.
+    pub(super) fn policy(
+        &mut self,
+        chain: &'static str,
+        family: &'static str,
+        [all, some]: [&'static str; 2],
+        verdict: &Said,
+    ) {
+        let forth = ["saddr", "daddr"];
+        self.rule(chain, [is(passage(family, forth, &[]), all), verdict.clone()]);
+        self.rule(chain, [is(passage(family, forth, &["dport"]), some), verdict.clone()]);
     }
 
     /// What was judged before, or cannot be.
@@ -345,6 +349,10 @@ pub(super) fn goto(chain: &'static str) -> Said {
     Statement::Goto(JumpTarget { target: chain.into() })
 }
 
+pub(super) fn jump(chain: &'static str) -> Said {
+    Statement::Jump(JumpTarget { target: chain.into() })
+}
+
 pub(super) fn matches(left: Expr, op: Operator, right: Expr) -> Said {
     Statement::Match(Match { left, right, op })
 }
@@ -436,6 +444,21 @@ pub(super) fn update(set: &'static str, key: Expr) -> Said {
 fn ct(key: &'static str, any_of: &[&'static str]) -> Said {
     let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
     any(left, any_of)
+}
+
+/// A connection that begins, as far as conntrack knows, in the middle.
+fn midstream(then: Said) -> [Said; 3] {
+    [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"]), then]
+}
+
+/// Neighbour solicitations and advertisements by their types (RFC 4861).
+pub(super) fn neighbour_discovery() -> Expr {
+    range("135", "136")
+}
+
+/// Everything from one value to another one.
+pub(super) fn range(first: &'static str, last: &'static str) -> Expr {
+    Expression::Range(Box::new(Range { range: [text(first), text(last)] }))
 }
 
 /// Whether any of some flags is set.

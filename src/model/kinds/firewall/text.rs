@@ -112,6 +112,7 @@ fn statement(statement: &Statement<'_>) -> String {
         Statement::Drop(_) => "drop".into(),
         Statement::Return(_) => "return".into(),
         Statement::Masquerade(_) => "masquerade".into(),
+        Statement::Jump(to) => format!("jump {}", to.target),
         Statement::Goto(to) => format!("goto {}", to.target),
         Statement::DNAT(Some(nat)) => format!("dnat {}", translation(nat)),
         Statement::SNAT(Some(nat)) => format!("snat {}", translation(nat)),
@@ -132,6 +133,7 @@ fn expression(expression_: &Expression<'_>) -> String {
         Expression::String(word) if *word == "lo" => format!("\"{word}\""),
         Expression::String(word) => word.to_string(),
         Expression::List(words) => joined(words, ","),
+        Expression::Range(ends) => joined(&ends.range, "-"),
         Expression::Named(named) => match named {
             NamedExpression::Concat(parts) => joined(parts, " . "),
             NamedExpression::Map(map) => format!("{} map {}", expression(&map.key), expression(&map.data)),
