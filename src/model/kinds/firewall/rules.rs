@@ -138,7 +138,6 @@ impl Skeleton {
         self.rule("prerouting", [goto("publish")]);
         self.rule("output", [goto("publish")]);
 
-        let (v4, v6) = (|| nfproto("ipv4"), || nfproto("ipv6"));
         let port = || concat(vec![meta(MetaKey::L4proto), payload("th", "dport")]);
         let at = |address| concat(vec![address, meta(MetaKey::L4proto), payload("th", "dport")]);
         self.rule("publish", [dnat(NATFamily::IP, at(ip("daddr")), "@publish4_at")]);
@@ -148,10 +147,11 @@ impl Skeleton {
         // ::1 never leaves the host, mapped or not: let its own listeners, or a reset, answer at once.
         self.rule("publish", [is(ip6("daddr"), "::1"), RETURN]);
         self.rule("publish", [is_not(local(FibFlag::Daddr), "local"), RETURN]);
-        self.rule("publish", [v4(), dnat(NATFamily::IP, port(), "@publish4")]);
-        self.rule("publish", [v4(), dnat(NATFamily::IP, port(), "@ranges4")]);
-        self.rule("publish", [v6(), dnat(NATFamily::IP6, port(), "@publish6")]);
-        self.rule("publish", [v6(), dnat(NATFamily::IP6, port(), "@ranges6")]);
+        // Of the other family's packets nothing is translated (`nft_nat_inet_eval`).
+        self.rule("publish", [dnat(NATFamily::IP, port(), "@publish4")]);
+        self.rule("publish", [dnat(NATFamily::IP, port(), "@ranges4")]);
+        self.rule("publish", [dnat(NATFamily::IP6, port(), "@publish6")]);
+        self.rule("publish", [dnat(NATFamily::IP6, port(), "@ranges6")]);
     }
 
     /// Published ports that only some may reach: for others they are not there. The host itself always may.
@@ -249,8 +249,8 @@ impl Skeleton {
         self.rule("postrouting", [is(oifname(), "@bridges"), RETURN]);
         self.rule("postrouting", [nfproto("ipv4"), is(iifname(), "@masquerade4"), MASQUERADE]);
         self.rule("postrouting", [nfproto("ipv6"), is(iifname(), "@masquerade6"), MASQUERADE]);
-        self.rule("postrouting", [nfproto("ipv4"), snat(NATFamily::IP, "@snat4")]);
-        self.rule("postrouting", [nfproto("ipv6"), snat(NATFamily::IP6, "@snat6")]);
+        self.rule("postrouting", [snat(NATFamily::IP, "@snat4")]);
+        self.rule("postrouting", [snat(NATFamily::IP6, "@snat6")]);
         self.hairpin();
     }
 
