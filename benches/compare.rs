@@ -43,7 +43,7 @@ struct Arguments {
     /// Numbers of containers, ascending.
     #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000")]
     sizes: Vec<usize>,
-    /// Which tools; all that are installed, each up to a size that it can do in a minute, if none is named.
+    /// Which tools; all that are installed, each up to a size that it can do in some minutes, if none is named.
     #[arg(long, value_delimiter = ',')]
     tools: Vec<String>,
     /// How often each is measured.

@@ -45,7 +45,7 @@ impl Phase {
 /// What one phase took.
 #[derive(Clone, Copy, Serialize, Deserialize, Debug)]
 pub(super) struct Figures {
-    /// In milliseconds.
+    /// In milliseconds, what a tool does besides the network taken off.
     pub(super) wall: f64,
     /// User and system time of all processes, in milliseconds.
     pub(super) cpu: f64,
@@ -75,6 +75,12 @@ pub(super) fn inside(tool: Tool, size: usize) -> Run {
         let mut figures = timed(command, (phase == Phase::Down).then_some(idle));
         figures.packets = settle() as f64;
         run.insert(phase, figures);
+    }
+    // After all of it: where the tool began there was nothing either.
+    for (phase, figures) in &mut run {
+        if let Some(command) = tool.besides(*phase) {
+            figures.wall -= timed(command, None).wall;
+        }
     }
     run
 }

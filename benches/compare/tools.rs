@@ -24,7 +24,7 @@ pub(super) enum Tool {
     Netavark,
     /// The CNI plugins bridge and portmap, one process each a container.
     Cni,
-    /// Docker's engine, the network part alone: containers that run already are connected to a network.
+    /// Docker's engine, the network part alone: what to run and remove containers takes beyond the same without a network.
     Docker,
     /// On nmstate's shape, which is all in one namespace: `ip -batch`.
     PairsOperator,
@@ -92,7 +92,7 @@ impl Tool {
             Self::Operator => on_path("ip").is_some() && on_path("nft").is_some(),
             Self::Netavark => on_path("netavark").is_some(),
             Self::Cni => plugins().is_some(),
-            Self::Docker => ["dockerd", "docker", "busybox"].into_iter().all(|program| on_path(program).is_some()),
+            Self::Docker => on_path("dockerd").is_some() && on_path("docker").is_some(),
             Self::PairsOperator | Self::PairsNetrec | Self::PairsNmstate => on_path("nmstatectl").is_some(),
         }
     }
@@ -123,10 +123,6 @@ impl Tool {
 
     /// How it does a phase, if it can.
     pub(super) fn command(self, phase: Phase, size: usize) -> Option<Command> {
-        let script = |name: &str| {
-            let file = format!("{INPUTS}/{name}.sh");
-            fs::exists(&file).unwrap_or(false).then(|| run(&["sh", "-e", &file]))
-        };
         match (self, phase) {
             (Self::Floor, _) => {
                 let (word, size) = match phase {
@@ -158,6 +154,15 @@ impl Tool {
             (_, _) => None,
         }
     }
+
+    /// What its command for a phase does besides the network, by itself, if anything: that is not the network's time.
+    pub(super) fn besides(self, phase: Phase) -> Option<Command> {
+        match (self, phase) {
+            (Self::Docker, Phase::Up) => script("up-besides"),
+            (Self::Docker, Phase::Down) => script("down-besides"),
+            (_, _) => None,
+        }
+    }
 }
 
 /// Builds the floor beside this program.
@@ -175,6 +180,11 @@ fn run(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
     command
+}
+
+fn script(name: &str) -> Option<Command> {
+    let file = format!("{INPUTS}/{name}.sh");
+    fs::exists(&file).unwrap_or(false).then(|| run(&["sh", "-e", &file]))
 }
 
 fn write(name: &str, content: &str) {
@@ -196,6 +206,11 @@ fn plugins() -> Option<PathBuf> {
 
 fn nmstatectl(direction: &str) -> Command {
     run(&["nmstatectl", "apply", "-k", "-q", &format!("{INPUTS}/{direction}.yml")])
+}
+
+/// Lines of a script, for one container `n` after the other.
+fn each(size: usize, lines: &str) -> String {
+    format!("n=0\nwhile [ $n -lt {size} ]; do\n{lines}\nn=$((n + 1))\ndone\n")
 }
 
 /// The last two bytes of an address: hosts from 2 on.
@@ -244,7 +259,8 @@ fn operator(size: usize) {
         "up.sh",
         &format!(
             "cd {INPUTS}\necho 1 > /proc/sys/net/ipv4/ip_forward\necho 1 > /proc/sys/net/ipv6/conf/all/forwarding\n\
-             ip -batch outer\nn=0\nwhile [ $n -lt {size} ]; do ip -n c$n -batch c$n; n=$((n + 1)); done\nnft -f nft\n"
+             ip -batch outer\n{}nft -f nft\n",
+            each(size, "ip -n c$n -batch c$n")
         ),
     );
     write(
@@ -285,14 +301,12 @@ fn netavark(size: usize) {
         });
         write(&format!("c{endpoint}"), &input.to_string());
     }
-    let each = |word: &str| {
-        format!(
-            "export NETAVARK_FW=nftables\nn=0\nwhile [ $n -lt {size} ]; do netavark --config {INPUTS} {word} \
-             /run/netns/c$n < {INPUTS}/c$n; n=$((n + 1)); done\n"
-        )
+    let all = |word: &str| {
+        let one = format!("netavark --config {INPUTS} {word} /run/netns/c$n < {INPUTS}/c$n");
+        format!("export NETAVARK_FW=nftables\n{}", each(size, &one))
     };
-    write("up.sh", &format!("ip -batch {INPUTS}/make\n{}", each("setup")));
-    write("down.sh", &format!("{}ip -batch {INPUTS}/gone\n", each("teardown")));
+    write("up.sh", &format!("ip -batch {INPUTS}/make\n{}", all("setup")));
+    write("down.sh", &format!("{}ip -batch {INPUTS}/gone\n", all("teardown")));
 }
 
 fn cni(size: usize) {
@@ -310,14 +324,11 @@ fn cni(size: usize) {
         })
         .to_string(),
     );
-    let each = |command: &str, body: &str| {
-        format!(
-            "cd {INPUTS}\nexport CNI_PATH={plugins} CNI_IFNAME=eth0 CNI_COMMAND={command}\nn=0\n\
-             while [ $n -lt {size} ]; do export CNI_CONTAINERID=c$n CNI_NETNS=/run/netns/c$n\n{body}\n\
-             n=$((n + 1)); done\n"
-        )
+    let all = |command: &str, body: &str| {
+        let one = format!("export CNI_CONTAINERID=c$n CNI_NETNS=/run/netns/c$n\n{body}");
+        format!("cd {INPUTS}\nexport CNI_PATH={plugins} CNI_IFNAME=eth0 CNI_COMMAND={command}\n{}", each(size, &one))
     };
-    let add = each(
+    let add = all(
         "ADD",
         &format!(
             "{plugins}/bridge < bridge.json > result$n\n{{ printf '{{\"cniVersion\":\"0.4.0\",\"name\":\"w\",\
@@ -326,34 +337,44 @@ fn cni(size: usize) {
              cat result$n; echo '}}'; }} > portmap$n\n{plugins}/portmap < portmap$n"
         ),
     );
-    let delete = each("DEL", &format!("{plugins}/portmap < portmap$n\n{plugins}/bridge < bridge.json"));
+    let delete = all("DEL", &format!("{plugins}/portmap < portmap$n\n{plugins}/bridge < bridge.json"));
     write("up.sh", &format!("ip -batch {INPUTS}/make\n{add}"));
     write("down.sh", &format!("{delete}ip link del n0\nip -batch {INPUTS}/gone\n"));
 }
 
-/// Containers on an internal network, for which nothing is published; the network with the way out publishes their
-/// ports when they are connected to it. The engine and all of its children end with the process namespace of this run.
+/// Containers with a network and published ports, and besides as many without any. The engine and all of its children end
+/// with the process namespace of this run. Its image holds a program that waits and needs no library. One container comes
+/// and goes before the first that is timed, as an engine serves for weeks; and it has to be running for a while: of one
+/// whose program could not be started the network goes with it, and is quickly made.
 fn docker(size: usize) {
+    let host = format!("export DOCKER_HOST=unix://{INPUTS}/docker.sock\n");
+    write("pause.c", "int pause(void);\nint main(void) { return pause(); }\n");
     write(
         "start.sh",
         &format!(
-            "cd {INPUTS}\nexport DOCKER_HOST=unix://{INPUTS}/docker.sock\n\
+            "{host}cd {INPUTS}\n\
              dockerd --data-root {INPUTS}/data --exec-root {INPUTS}/exec -p {INPUTS}/pid -H $DOCKER_HOST \
              --exec-opt native.cgroupdriver=cgroupfs > log 2>&1 &\n\
              n=0\nuntil docker info > /dev/null 2>&1; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done\n\
-             mkdir -p image/bin\ncp $(command -v busybox) image/bin/\ntar -C image -c . | docker import - pause\n\
-             docker network create --internal idle\nn=0\nwhile [ $n -lt {size} ]; do docker run -d --network idle \
-             -p $((20000 + n)):80 --name c$n pause /bin/busybox sleep 1000000; n=$((n + 1)); done\n"
+             mkdir image\ncc -static -o image/pause pause.c\n\
+             tar -C image -c . | docker import -c 'CMD [\"/pause\"]' - pause\n\
+             docker run -d -p 19999:80 --name first pause\nsleep 1\ndocker top first\ndocker rm -f first\n"
         ),
     );
-    let each =
-        |word: &str| format!("n=0\nwhile [ $n -lt {size} ]; do docker network {word} w c$n; n=$((n + 1)); done\n");
-    let host = format!("export DOCKER_HOST=unix://{INPUTS}/docker.sock\n");
-    let create = "docker network create --ipv6 --subnet 10.0.0.0/16 --subnet fd00::/64 w\n";
-    write("up.sh", &format!("{host}{create}{}", each("connect")));
-    write("down.sh", &format!("{host}{}docker network rm w\n", each("disconnect")));
+    let start = |network: &str| each(size, &format!("docker run -d --network {network} --name c$n pause"));
+    let remove = each(size, "docker rm -f c$n");
+    write(
+        "up.sh",
+        &format!(
+            "{host}docker network create --ipv6 --subnet 10.0.0.0/16 --subnet fd00::/64 w\n{}",
+            start("w -p $((20000 + n)):80")
+        ),
+    );
+    write("down.sh", &format!("{host}{remove}docker network rm w\n"));
+    write("up-besides.sh", &format!("{host}{}", start("none")));
+    write("down-besides.sh", &format!("{host}{remove}"));
     let started = run(&["sh", "-e", &format!("{INPUTS}/start.sh")]).stdout(Stdio::null()).status();
-    assert!(started.is_ok_and(|status| status.success()), "the engine and its containers start");
+    assert!(started.is_ok_and(|status| status.success()), "the engine starts, and a container runs");
 }
 
 /// nmstate's shape: a bridge, and pairs of which both ends stay in the namespace.
