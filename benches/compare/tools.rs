@@ -218,19 +218,29 @@ fn host(endpoint: usize) -> (usize, usize) {
     ((endpoint + 2) / 256, (endpoint + 2) % 256)
 }
 
+/// A bridge's hardware address: fixed, as netrec and the floor have theirs.
+const BRIDGE: &str = "02:BB:00:00:00:01";
+
+/// Of an end in the host (`AA`) or in a container (`CC`), fixed as well.
+fn mac(end: &str, endpoint: usize) -> String {
+    format!("02:{end}:00:00:{:02X}:{:02X}", endpoint / 256, endpoint % 256)
+}
+
 /// One bridge of up to 1,000 containers.
 fn operator(size: usize) {
-    let mut outer = String::from(
-        "link add n0 mtu 1500 type bridge\naddr add 10.0.0.1/16 dev n0\naddr add fd00::1/64 dev n0 nodad\n\
-         link set n0 up\n",
+    let mut outer = format!(
+        "link add n0 address {BRIDGE} mtu 1500 type bridge\naddr add 10.0.0.1/16 dev n0\n\
+         addr add fd00::1/64 dev n0 nodad\nlink set n0 up\n",
     );
     let (mut elements, mut gone) = (Vec::new(), String::new());
     for endpoint in 0..size {
         let (high, low) = host(endpoint);
         let _ = write!(
             outer,
-            "netns add c{endpoint}\nlink add e{endpoint} mtu 1500 group 77 master n0 up type veth peer name eth0 netns \
-             c{endpoint} mtu 1500\n"
+            "netns add c{endpoint}\nlink add e{endpoint} mtu 1500 group 77 address {} master n0 up type veth \
+             peer name eth0 netns c{endpoint} address {} mtu 1500\n",
+            mac("AA", endpoint),
+            mac("CC", endpoint)
         );
         write(
             &format!("c{endpoint}"),
@@ -295,6 +305,7 @@ fn netavark(size: usize) {
             }],
             "networks": {"w": {
                 "static_ips": [format!("10.0.{high}.{low}"), format!("fd00::{:x}", endpoint + 2)],
+                "static_mac": mac("CC", endpoint),
                 "interface_name": "eth0"
             }},
             "network_info": {"w": network}
@@ -380,8 +391,9 @@ fn docker(size: usize) {
 /// nmstate's shape: a bridge, and pairs of which both ends stay in the namespace.
 fn pairs(size: usize) {
     let (mut ports, mut links, mut gone) = (String::new(), String::new(), String::new());
-    let mut batch = String::from(
-        "link add n0 type bridge\naddr add 10.0.0.1/16 dev n0\naddr add fd00::1/64 dev n0 nodad\nlink set n0 up\n",
+    let mut batch = format!(
+        "link add n0 address {BRIDGE} type bridge\naddr add 10.0.0.1/16 dev n0\naddr add fd00::1/64 dev n0 nodad\n\
+         link set n0 up\n",
     );
     let addresses = |four: &str, six: &str| {
         format!(
@@ -396,21 +408,23 @@ fn pairs(size: usize) {
         let _ = write!(
             links,
             "- name: v{pair}\n  type: veth\n  state: up\n  mtu: 1500\n  veth: {{peer: e{pair}}}\n- name: e{pair}\n  \
-             type: veth\n  state: up\n  mtu: 1500\n  veth: {{peer: v{pair}}}\n{}",
+             type: veth\n  state: up\n  mtu: 1500\n  mac-address: {}\n  veth: {{peer: v{pair}}}\n{}",
+            mac("CC", pair),
             addresses(&four, &six)
         );
         let _ = write!(gone, "- name: v{pair}\n  type: veth\n  state: absent\n");
         let _ = write!(
             batch,
-            "link add v{pair} mtu 1500 group 77 master n0 up type veth peer name e{pair} mtu 1500\nlink set e{pair} up\n\
-             addr add {four}/16 dev e{pair}\naddr add {six}/64 dev e{pair} nodad\n"
+            "link add v{pair} mtu 1500 group 77 master n0 up type veth peer name e{pair} address {} mtu 1500\n\
+             link set e{pair} up\naddr add {four}/16 dev e{pair}\naddr add {six}/64 dev e{pair} nodad\n",
+            mac("CC", pair)
         );
     }
     write(
         "up.yml",
         &format!(
-            "interfaces:\n- name: n0\n  type: linux-bridge\n  state: up\n{}  bridge:\n    options: {{stp: {{enabled: \
-             false}}}}\n    port:\n{ports}{links}",
+            "interfaces:\n- name: n0\n  type: linux-bridge\n  state: up\n  mac-address: {BRIDGE}\n{}  bridge:\n    \
+             options: {{stp: {{enabled: false}}}}\n    port:\n{ports}{links}",
             addresses("10.0.0.1", "fd00::1")
         ),
     );
