@@ -174,6 +174,23 @@ fn routes_of_containers_are_those_of_main_and_ours_each_once() {
 }
 
 #[test]
+fn other_tables_of_a_container_are_read_where_a_rule_of_ours_leads_there_or_there_are_several_links() {
+    world::run(|| {
+        sh("ip netns add api; ip -n api link add br0 up type bridge
+            ip -n api route add 192.0.2.0/24 dev br0 table 1845494016 proto 78");
+        let seen = || {
+            let facts = facts(&[("api", named("api"))]);
+            facts.namespaces["api"].routes.iter().filter(|route| route.table == 1_845_494_016).count()
+        };
+        assert_eq!(seen(), 0);
+        sh("ip -n api rule add priority 30078 from 192.0.2.1 table 1845494016 protocol 78");
+        assert_eq!(seen(), 1);
+        sh("ip -n api rule delete priority 30078; ip -n api link add br1 type bridge");
+        assert_eq!(seen(), 1);
+    });
+}
+
+#[test]
 fn containers_are_found_by_name_path_and_process() {
     world::run(|| {
         sh("ip netns add one; ip netns add two; ip netns add three

@@ -68,12 +68,18 @@ pub(super) fn routes(socket: &mut Socket) -> Result<Vec<RouteFacts>, KernelError
     of_both(socket, &QUESTIONS.routes, decode::route)
 }
 
+/// Those of the main table; of all tables where the kernel does not choose (before 4.20).
+pub(super) fn main_routes(socket: &mut Socket) -> Result<Vec<RouteFacts>, KernelError> {
+    of_both(socket, &QUESTIONS.main_routes, decode::route)
+}
+
 /// What is asked in every namespace, encoded once.
 pub(super) struct Questions {
     pub(super) loopback: Request,
     pub(super) links: Request,
     addresses: [Request; 2],
     routes: [Request; 2],
+    main_routes: [Request; 2],
     pub(super) rules: Request,
 }
 
@@ -87,16 +93,19 @@ pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
         message.header.family = family;
         ask(Ask::GetAddress(message))
     });
-    let routes = families.map(|family| {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family;
-        ask(Ask::GetRoute(message))
-    });
+    let routes = |table| {
+        families.map(|family| {
+            let mut message = RouteMessage::default();
+            (message.header.address_family, message.header.table) = (family, table);
+            ask(Ask::GetRoute(message))
+        })
+    };
     Questions {
         loopback: link_question(loopback),
         links: link_question(LinkMessage::default()),
         addresses,
-        routes,
+        routes: routes(libc::RT_TABLE_UNSPEC),
+        main_routes: routes(libc::RT_TABLE_MAIN),
         // The unspecified family is IPv4 and IPv6 in one dump.
         rules: ask(Ask::GetRule(RuleMessage::default())),
     }
@@ -175,7 +184,12 @@ fn of_both<T>(
     for question in questions {
         // A kernel without IPv6 answers for all that it has.
         let asked = |payload: &[u8]| payload.first() == question.payload.first();
-        both.append(&mut all(socket, question, |it| if asked(it) { decode(it) } else { Ok(None) })?);
+        match all(socket, question, |it| if asked(it) { decode(it) } else { Ok(None) }) {
+            Ok(mut of_one) => both.append(&mut of_one),
+            // A table that nothing was ever put into.
+            Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(both)
 }

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
-use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, nsid, routes};
+use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, main_routes, nsid, routes};
 use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
@@ -451,7 +451,10 @@ fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Resu
 
 fn read_container(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
     let mut facts = read(socket, origin, links)?;
-    facts.routes = routes(socket)?;
+    // Most of what other tables hold are the kernel's own entries for each address. Ours are in others where a rule leads
+    // there, or for one of several links.
+    let elsewhere = facts.links.len() > 2 || facts.rules.iter().any(|rule| rule.protocol == PROTOCOL);
+    facts.routes = if elsewhere { routes(socket)? } else { main_routes(socket)? };
     facts.routes.retain(sees);
     Ok(facts)
 }

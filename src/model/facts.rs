@@ -87,7 +87,8 @@ pub struct NetnsFacts {
     pub links: Vec<LinkFacts>,
     /// As dumped.
     pub addresses: Vec<AddressFacts>,
-    /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL).
+    /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL) where a rule of
+    /// ours leads to other tables, or there is more than one link beside `lo`.
     pub routes: Vec<RouteFacts>,
     /// As dumped.
     pub rules: Vec<RuleFacts>,
