@@ -85,12 +85,7 @@ impl Known {
         #[cfg(debug_assertions)]
         assert_eq!(diff, crate::diff::diff(&self.desired.state, &news.whole.ours), "{focus:?}");
         let plan = proven(&diff, &state, &observed.ours)?;
-        let origin = |id: &ResourceId| Some((id.clone(), self.desired.origins.get(id)?));
-        let origins = diff.keys().filter_map(origin).collect();
-        // Not all of it, whose origins are as many as the resources.
-        let Desired { topology, pending, notes, .. } = &self.desired;
-        let (topology, pending, notes) = (topology.clone(), pending.clone(), notes.clone());
-        let desired = Desired { topology, state: Arc::new(state), origins, pending, notes };
+        let desired = Desired { state: Arc::new(state), ..self.desired.clone() };
         let whole = Some(self.desired.state.clone());
         Ok(Some(Prepared { observed: news.observed, desired, diff, plan, whole, next: None }))
     }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::both::both;
+use super::kinds::KindName;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::neighbours::Flush;
@@ -164,7 +166,12 @@ fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
 impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: &Facts, owner: &Owner) -> Self {
-        let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
+        let of = |kinds| Resource::observe(kinds, facts, owner).into_iter().collect::<State>();
+        // As much work each: pairs have to find their ends, addresses and routes are more.
+        let (links, others) = KindName::ALL.split_at(KindName::Address as usize);
+        let addresses = facts.namespaces.values().map(|inside| inside.addresses.len()).sum();
+        let (links, mut ours) = both(addresses, || of(links), || of(others));
+        ours.append(links);
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in &facts.namespaces {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {

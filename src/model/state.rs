@@ -2,8 +2,8 @@
 //! verifying, undoing and destroying are all the same function.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::ops::{Bound, RangeInclusive};
+use std::sync::{Arc, OnceLock};
 
 use super::resource::{Kind, KindName, Resource, ResourceId, Text};
 use super::source::Span;
@@ -21,6 +21,11 @@ impl State {
         self.resources.insert(resource.id(), resource);
     }
 
+    /// Puts all resources of another one in, which has none of the same ids.
+    pub fn append(&mut self, mut other: Self) {
+        self.resources.append(&mut other.resources);
+    }
+
     /// Takes a resource out.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
         self.resources.remove(id)
@@ -34,6 +39,17 @@ impl State {
     /// All resources in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&ResourceId, &Resource)> {
         self.resources.iter()
+    }
+
+    /// The same in two halves: before that id, and from it on.
+    pub fn halves(&self, from: &ResourceId) -> [impl Iterator<Item = (&ResourceId, &Resource)> + use<'_>; 2] {
+        let bounds = [(Bound::Unbounded, Bound::Excluded(from)), (Bound::Included(from), Bound::Unbounded)];
+        bounds.map(|half| self.resources.range::<ResourceId, _>(half))
+    }
+
+    /// The id that as many are before as behind.
+    pub fn middle(&self) -> Option<&ResourceId> {
+        self.resources.keys().nth(self.len() / 2)
     }
 
     /// All resources in the order of their ids.
@@ -97,36 +113,36 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Takes what is wanted, and where each was asked for; of two with one id the last is meant. Sorted once: that
-    /// takes a third of the time of putting one after the other into its place.
-    pub fn fill(&mut self, wanted: Vec<(Resource, Span)>) {
-        let mut wanted: Vec<_> =
-            wanted.into_iter().map(|(resource, origin)| (resource.id(), resource, origin)).collect();
-        wanted.sort_by(|one, other| one.0.cmp(&other.0));
-        self.origins = wanted.iter().map(|(id, _, origin)| (id.clone(), *origin)).collect();
-        let resources = wanted.into_iter().map(|(id, resource, _)| (id, resource)).collect();
-        self.state = Arc::new(State { resources });
+    /// Takes what is wanted, and where each was asked for.
+    pub fn fill(&mut self, state: State, wanted: Vec<(Resource, Span)>) {
+        self.state = Arc::new(state);
+        self.origins = Origins(Arc::new(Places { asked: wanted, sorted: OnceLock::new() }));
     }
 }
 
-/// Places in the TOML by id: a list, as there are tens of thousands of them and few are ever asked for.
+/// Places in the TOML by id: there are tens of thousands of them, and mostly none is ever asked for.
 #[derive(Clone, Default, Debug)]
-pub struct Origins(Vec<(ResourceId, Span)>);
+pub struct Origins(Arc<Places>);
+
+#[derive(Default, Debug)]
+struct Places {
+    /// As they were asked for.
+    asked: Vec<(Resource, Span)>,
+    /// In the order of ids, once somebody wants to know.
+    sorted: OnceLock<Vec<(ResourceId, Span)>>,
+}
 
 impl Origins {
     /// Where a resource was asked for; the last of several.
     pub fn get(&self, id: &ResourceId) -> Option<Span> {
-        let after = self.0.partition_point(|(it, _)| it <= id);
-        self.0[..after].last().filter(|(it, _)| it == id).map(|(_, origin)| *origin)
-    }
-}
-
-/// From places in the order of their ids.
-impl FromIterator<(ResourceId, Span)> for Origins {
-    fn from_iter<I: IntoIterator<Item = (ResourceId, Span)>>(origins: I) -> Self {
-        let origins: Vec<_> = origins.into_iter().collect();
-        debug_assert!(origins.is_sorted_by_key(|(id, _)| id), "they are found by halving");
-        Self(origins)
+        let Places { asked, sorted } = &*self.0;
+        let sorted = sorted.get_or_init(|| {
+            let mut all: Vec<_> = asked.iter().map(|(resource, origin)| (resource.id(), *origin)).collect();
+            all.sort_by(|(one, _), (other, _)| one.cmp(other));
+            all
+        });
+        let after = sorted.partition_point(|(it, _)| it <= id);
+        sorted[..after].last().filter(|(it, _)| it == id).map(|(_, origin)| *origin)
     }
 }
 

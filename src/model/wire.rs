@@ -3,6 +3,7 @@
 //! The kinds read the one and write the other; sockets, sequence numbers and time limits are the kernel room's.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::os::fd::RawFd;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -39,7 +40,10 @@ impl Owner {
 
     /// The mark that a link carries in its alias, from the second message on: who, what, and what was last applied.
     pub fn alias(&self, id: &ResourceId, digest: u64) -> String {
-        format!("netrec:{}:{id}:{:08x}", self.topology, digest as u32)
+        // Room for the label as well.
+        let mut alias = String::with_capacity(96);
+        let _ = write!(alias, "netrec:{}:{id}:{:08x}", self.topology, digest as u32);
+        alias
     }
 
     /// The content of a namespace's name file before the namespace is bound over it.
@@ -105,9 +109,17 @@ impl Label {
     }
 
     /// A mark with this label.
-    pub fn on(&self, mark: &str) -> String {
-        let born = if self.born == self.name { String::new() } else { format!(",born={}", self.born) };
-        format!("{mark}:{}{born}{}", self.name, if self.protected { ",protect" } else { "" })
+    pub fn on(&self, mut mark: String) -> String {
+        mark += ":";
+        mark += &self.name;
+        if self.born != self.name {
+            mark += ",born=";
+            mark += &self.born;
+        }
+        if self.protected {
+            mark += ",protect";
+        }
+        mark
     }
 }
 
@@ -230,8 +242,8 @@ mod tests {
         for name in ["front", "a.b_c-d", "deadbeef"] {
             for (born, protected) in [(name, false), (name, true), ("old", false), ("old", true)] {
                 let label = Label { born: born.into(), ..Label::new(name, protected) };
-                assert_eq!(Label::of(&label.on(&mark)), label);
-                assert_eq!(owner.marked(&label.on(&mark)), Some(true));
+                assert_eq!(Label::of(&label.on(mark.clone())), label);
+                assert_eq!(owner.marked(&label.on(mark.clone())), Some(true));
             }
         }
         assert_eq!(Label::of(&mark), Label::default(), "a mark without one");

@@ -44,7 +44,7 @@ impl Bridge {
 
     fn mark(&self) -> String {
         let digest = hash::of(&(&self.name, self.mac, self.mtu));
-        self.label.on(&self.owner.alias(&self.id(), digest))
+        self.label.on(self.owner.alias(&self.id(), digest))
     }
 
     fn observed(link: &LinkFacts, owner: &Owner) -> Self {

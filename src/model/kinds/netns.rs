@@ -34,7 +34,7 @@ impl Netns {
     }
 
     fn mark(&self) -> String {
-        self.label.on(&self.owner.alias(&self.id(), hash::words(&[&self.name])))
+        self.label.on(self.owner.alias(&self.id(), hash::words(&[&self.name])))
     }
 
     fn lo(&self) -> LinkMessage {

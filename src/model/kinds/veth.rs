@@ -4,7 +4,7 @@
 //! afterwards waits for a grace period each. `IFF_UP` for the peer in that message fails with `ENOTCONN`, and an alias
 //! is silently dropped, so both follow. One queue each, as a second one halves the speed of creation and stays unused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
@@ -17,7 +17,7 @@ use crate::model::resource::{
     Few, FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire, host,
 };
 use crate::model::values::Mac;
-use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
+use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, NetnsFacts, Owner, Place};
 
 /// A veth pair that netrec made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,7 +138,7 @@ impl Veth {
     fn mark(&self) -> String {
         let bridge = (&self.bridge, self.isolated, self.hairpin);
         let ends = (self.host.mac, self.host.mtu, self.peer.mac, self.peer.mtu);
-        self.label.on(&self.owner.alias(&self.id(), hash::of(&(bridge, &self.netns, &self.ifname, ends))))
+        self.label.on(self.owner.alias(&self.id(), hash::of(&(bridge, &self.netns, &self.ifname, ends))))
     }
 
     fn port_data(&self) -> LinkAttribute {
@@ -213,18 +213,16 @@ impl Veth {
     }
 
     fn observed(
-        place: &Text,
+        (place, inside): (&Text, &NetnsFacts),
         link: &LinkFacts,
         peer: Option<(&Text, &LinkFacts)>,
-        facts: &Facts,
         owner: &Owner,
     ) -> Self {
         let (netns, ifname, peer) = match peer {
             Some((netns, peer)) => (netns.clone(), Some(peer.name.clone()), End::observed(peer, owner)),
             None => (place.clone(), None, End::observed(link, owner)),
         };
-        let inside = facts.namespaces.get(place);
-        let bridge = link.master.and_then(|master| inside?.link(master)).map(|bridge| bridge.name.clone());
+        let bridge = link.master.and_then(|master| inside.link(master)).map(|bridge| bridge.name.clone());
         Self {
             place: place.clone(),
             name: link.name.clone(),
@@ -244,12 +242,12 @@ impl Veth {
 /// The containers' ends by the index of the host's end. Each end must name the index of the other, and both be ours:
 /// indexes alone could agree by chance with a pair inside a container, two marks as well do not.
 fn peers<'a>(facts: &'a Facts, owner: &Owner) -> BTreeMap<u32, (&'a Text, &'a LinkFacts)> {
-    let mut peers = BTreeMap::new();
+    let (mut peers, host) = (BTreeMap::new(), facts.host());
     for (netns, inside) in facts.namespaces.iter().filter(|(netns, _)| &***netns != HOST) {
         for peer in inside.links.iter().filter(|peer| &*peer.kind == "veth" && owner.owns(peer)) {
-            let host = peer.link.and_then(|index| facts.host().link(index));
-            if let Some(host) = host.filter(|host| host.link == Some(peer.index) && owner.owns(host)) {
-                peers.insert(host.index, (netns, peer));
+            let other = peer.link.and_then(|index| host.link(index));
+            if let Some(other) = other.filter(|other| other.link == Some(peer.index) && owner.owns(other)) {
+                peers.insert(other.index, (netns, peer));
             }
         }
     }
@@ -355,15 +353,17 @@ impl Wire for Veth {
     }
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
-        let peers = peers(facts, owner);
-        let paired: BTreeSet<(&Text, u32)> = peers.values().map(|(netns, peer)| (*netns, peer.index)).collect();
-        let mut observed = Vec::new();
+        let (peers, mut observed) = (peers(facts, owner), Vec::new());
+        let is_peer = |netns: &Text, link: &LinkFacts| {
+            let of = link.link.and_then(|host| peers.get(&host));
+            of.is_some_and(|(of, peer)| *of == netns && peer.index == link.index)
+        };
         for (netns, inside) in &facts.namespaces {
             let on_host = &**netns == HOST;
             for link in inside.links.iter().filter(|link| &*link.kind == "veth" && owner.owns(link)) {
                 let peer = peers.get(&link.index).filter(|_| on_host).copied();
-                if on_host || !(paired.contains(&(netns, link.index)) || is_first_end(link)) {
-                    observed.push(Self::observed(netns, link, peer, facts, owner));
+                if on_host || !(is_peer(netns, link) || is_first_end(link)) {
+                    observed.push(Self::observed((netns, inside), link, peer, owner));
                 }
             }
         }
