@@ -11,7 +11,6 @@ pub mod unified;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::both::both;
 use crate::model::numbers::ByNumber;
 use crate::model::resource::{FieldChange, Kind, Resource, ResourceId, Thing};
 use crate::model::state::State;
@@ -115,42 +114,28 @@ impl Change {
 
 /// What must change for `observed` to become `desired`, consequences included.
 pub fn diff(desired: &State, observed: &State) -> Diff {
-    let Some(middle) = desired.middle().or_else(|| observed.middle()) else { return Diff::new() };
-    let ([lower, upper], [lower_there, upper_there]) = (desired.halves(middle), observed.halves(middle));
-    let half = desired.len() / 2 + 1;
-    let (below, above) =
-        both(desired.len(), || changed(half, lower, lower_there), || changed(half, upper, upper_there));
-    let mut diff: Diff = below.into_iter().chain(above).collect();
+    let changed = |(id, to, from): (&ResourceId, _, _)| Some((id.clone(), change(to, from)?));
+    let mut all = Vec::with_capacity(desired.len());
+    all.extend(side_by_side(desired, observed).filter_map(changed));
+    let mut diff: Diff = all.into_iter().collect();
     if diff.values().any(Change::removes) {
         Spread::new(desired, observed).run(&mut diff);
     }
     diff
 }
 
-/// What must change by itself of part of two states, most likely so much.
-fn changed<'a>(
-    likely: usize,
-    desired: impl Iterator<Item = (&'a ResourceId, &'a Resource)>,
-    observed: impl Iterator<Item = (&'a ResourceId, &'a Resource)>,
-) -> Vec<(ResourceId, Change)> {
-    let mut changed = Vec::with_capacity(likely);
-    let each = side_by_side(desired, observed);
-    changed.extend(each.filter_map(|(id, to, from)| Some((id.clone(), change(to, from)?))));
-    changed
-}
-
 /// What two states have otherwise: of each id what the one has of it and what the other has.
 pub fn differing<'a>(one: &'a State, other: &'a State) -> impl Iterator<Item = &'a Resource> {
-    let different = side_by_side(one.iter(), other.iter()).filter(|(_, one, other)| one != other);
+    let different = side_by_side(one, other).filter(|(_, one, other)| one != other);
     different.flat_map(|(_, one, other)| one.into_iter().chain(other))
 }
 
-/// Two states in the order of ids: each id once, what the one has of it and what the other has.
+/// Both states in the order of ids: each id once, what the one has of it and what the other has.
 fn side_by_side<'a>(
-    ones: impl Iterator<Item = (&'a ResourceId, &'a Resource)>,
-    others: impl Iterator<Item = (&'a ResourceId, &'a Resource)>,
+    one: &'a State,
+    other: &'a State,
 ) -> impl Iterator<Item = (&'a ResourceId, Option<&'a Resource>, Option<&'a Resource>)> {
-    let (mut ones, mut others) = (ones.peekable(), others.peekable());
+    let (mut ones, mut others) = (one.iter().peekable(), other.iter().peekable());
     std::iter::from_fn(move || {
         let order = match (ones.peek(), others.peek()) {
             (Some((one, _)), Some((other, _))) => one.cmp(other),

@@ -2,7 +2,7 @@
 //! verifying, undoing and destroying are all the same function.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
 use super::resource::{Kind, KindName, Resource, ResourceId, Text};
@@ -39,17 +39,6 @@ impl State {
     /// All resources in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = (&ResourceId, &Resource)> {
         self.resources.iter()
-    }
-
-    /// The same in two halves: before that id, and from it on.
-    pub fn halves(&self, from: &ResourceId) -> [impl Iterator<Item = (&ResourceId, &Resource)> + use<'_>; 2] {
-        let bounds = [(Bound::Unbounded, Bound::Excluded(from)), (Bound::Included(from), Bound::Unbounded)];
-        bounds.map(|half| self.resources.range::<ResourceId, _>(half))
-    }
-
-    /// The id that as many are before as behind.
-    pub fn middle(&self) -> Option<&ResourceId> {
-        self.resources.keys().nth(self.len() / 2)
     }
 
     /// All resources in the order of their ids.
