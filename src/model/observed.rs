@@ -311,3 +311,35 @@ impl Foreign {
         uplinks
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::wire::LinkFacts;
+
+    /// Containers with a bare end of ours each, and two addresses on it.
+    fn facts(containers: Range<u8>, owner: &Owner) -> Facts {
+        let inside = |n: u8| {
+            let eth0 = LinkFacts { index: 2, name: "eth0".into(), group: owner.group, ..LinkFacts::default() };
+            let address =
+                |ip: IpAddr| AddressFacts { link: 2, address: ip.into(), protocol: PROTOCOL, flags: PERMANENT };
+            let addresses = vec![address([10, 0, 0, n].into()), address([0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into())];
+            let inside = NetnsFacts { links: vec![eth0], addresses, ..NetnsFacts::default() };
+            (format!("c{n}").into(), Arc::new(inside))
+        };
+        Facts { namespaces: containers.map(inside).chain([(host(), Arc::default())]).collect(), ..Facts::default() }
+    }
+
+    #[test]
+    fn of_many_the_same_is_seen_as_of_a_few_at_a_time() {
+        let owner = Owner::new("shop");
+        let ours = |containers| Observed::new(&facts(containers, &owner), &owner).ours;
+        let mut few = ours(0..100);
+        few.append(ours(100..200));
+        few.append(ours(200..255));
+        assert_eq!((ours(0..255), few.len()), (few, 510));
+    }
+}

@@ -3,7 +3,6 @@
 //! Its mark is `IFA_PROTO`. IPv6 ones are `nodad`: netrec knows who has what, and a tentative address refuses to be
 //! bound for 1.6 seconds.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -62,12 +61,11 @@ impl Address {
     }
 
     fn observed(netns: &Text, inside: &NetnsFacts, owner: &Owner) -> Vec<Self> {
-        let ours: BTreeMap<u32, &Text> =
-            inside.links.iter().filter(|link| owner.owns(link)).map(|link| (link.index, &link.name)).collect();
         let observed = |facts: &AddressFacts| {
-            let link = *ours.get(&facts.link).filter(|_| facts.protocol == PROTOCOL)?;
+            let ours = facts.protocol == PROTOCOL;
+            let link = inside.link(facts.link).filter(|link| ours && owner.owns(link))?;
             let secondary = facts.address.addr().is_ipv4() && facts.flags & SECONDARY != 0;
-            Some(Self { secondary, ..Self::new(netns, link, facts.address) })
+            Some(Self { secondary, ..Self::new(netns, &link.name, facts.address) })
         };
         inside.addresses.iter().filter_map(observed).collect()
     }
