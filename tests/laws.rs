@@ -14,7 +14,7 @@ use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::lower::lower;
 use netrec::model::observed::{ForeignRoute, Observed};
-use netrec::model::resource::{HOST, Kind, Need, Resource, Thing};
+use netrec::model::resource::{HOST, Kind, Need, Resource, ResourceId, Thing};
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
 use proptest::prelude::*;
@@ -136,4 +136,29 @@ fn forwarding_begins_after_the_drops_stand_and_learnt_routes_are_safe() {
     let at = |word: &str| steps.iter().position(|step| step.id.to_string().contains(word)).unwrap();
     let (drops, learnt) = (at("/firewall/"), at("accept_ra"));
     assert!(drops < at("ip_forward") && drops.max(learnt) < at("all.forwarding"), "{steps:#?}");
+}
+
+#[test]
+fn a_rule_is_there_for_as_long_as_the_routes_that_it_leads_to() {
+    let several = read(include_str!("../examples/topologies/multi-homed.toml")).unwrap();
+    let wanted = wanted(&several, &State::default()).unwrap();
+    let ends = |from: &State, to: &State| {
+        let steps = plan(&diff(to, from), to, from).unwrap().steps;
+        let led = |kind| move |id: &ResourceId| id.kind == kind && (kind == KindName::Rule || id.name.contains('@'));
+        let places = |kind| {
+            let of = led(kind);
+            let mut places = (0..steps.len()).filter(|at| of(&steps[*at].id));
+            let first = places.next().unwrap();
+            (first, places.next_back().unwrap_or(first))
+        };
+        (places(KindName::Rule), places(KindName::Route))
+    };
+    let (rules, routes) = ends(&State::default(), &wanted);
+    assert!(rules.0 < routes.0);
+    let mut less = wanted.clone();
+    for (id, _) in wanted.iter().filter(|(id, _)| matches!(id.kind, KindName::Rule | KindName::Route)) {
+        less.remove(id);
+    }
+    let (rules, routes) = ends(&wanted, &less);
+    assert!(routes.1 < rules.1);
 }

@@ -92,6 +92,8 @@ pub enum Thing {
     /// The primary IPv4 address of a subnet on a link: its deletion takes the secondaries of that subnet, or makes one
     /// of them primary, as `promote_secondaries` says.
     Primary(Text, Text, ipnet::Ipv4Net),
+    /// What leads to a routing table of a namespace other than `main`: its rules, all of them.
+    Table(Text, u32),
     /// `accept_ra = 2` on the links of a namespace that live on router advertisements.
     AcceptRa(Text),
     /// That a link may have IPv6 addresses, by namespace and name: where it was born without.
@@ -103,7 +105,7 @@ pub enum Thing {
 impl Thing {
     /// Whether one resource only can provide it, so that whoever releases it goes before whoever takes it.
     pub fn is_exclusive(&self) -> bool {
-        !matches!(self, Self::OnLink(..) | Self::Primary(..) | Self::AcceptRa(_) | Self::Ipv6(..))
+        !matches!(self, Self::OnLink(..) | Self::Primary(..) | Self::Table(..) | Self::AcceptRa(_) | Self::Ipv6(..))
     }
 }
 

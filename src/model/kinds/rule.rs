@@ -73,7 +73,7 @@ impl Kind for Rule {
     }
 
     fn provides(&self) -> Few<Thing> {
-        Few::new()
+        smallvec![Thing::Table(self.netns.clone(), self.table)]
     }
 
     fn changes(&self, _: &Self) -> Vec<FieldChange> {
