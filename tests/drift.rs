@@ -83,6 +83,7 @@ const ON_HOST: &[&str] = &[
     "ip link set $port type bridge_slave isolated on",
     "ip link set $port netns z; ip -n z link delete $port",
     "ip link set $port mtu 1000",
+    "ip link set $port mtu 1000; ip link set $port mtu 1500",
     "ip link set $port name port0",
     "ip link set $port name port0; ip link set $other name $port; ip link set port0 name $other",
     "ip link property add dev $port altname port0",

@@ -227,6 +227,14 @@ static void write_to(const char *path, const char *value) {
   close(file);
 }
 
+// What a bridge passes on asks for no IPv6 at its ports, each of which would have a multicast route in the host's namespace
+// and report its groups, from the moment it has carrier on.
+static void no_ipv6(int i) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/sys/net/ipv6/conf/e%d/disable_ipv6", i);
+  write_to(path, "1");
+}
+
 struct container { int netns, socket; };
 
 static struct container make_netns(int i) {
@@ -251,6 +259,7 @@ static void add_containers(int s, int from, int to) {
     if (count == BATCH) flush(s);
   }
   flush(s);
+  for (int i = from; i < to; i++) no_ipv6(i);
   for (int i = from; i < to; i++) {
     inside(made[i - from].socket, i);
     close(made[i - from].socket), close(made[i - from].netns);
@@ -454,8 +463,6 @@ static void up(int containers) {
   int s = connect_to(NETLINK_ROUTE), networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
   // First, as long as there are no links to walk over.
   write_to("/proc/sys/net/ipv4/ip_forward", "1"), write_to("/proc/sys/net/ipv6/conf/all/forwarding", "1");
-  // Host ends are born without link-local addresses.
-  write_to("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1");
   for (int network = 0; network < networks; network++) add_bridge(s, network);
   // A bridge at a time, as there are only so many descriptors.
   for (int from = 0; from < containers; from += PER_BRIDGE)

@@ -348,13 +348,16 @@ impl Run<'_> {
         }
     }
 
-    /// Messages of tasks at a place that looks nothing up.
-    fn messages(&mut self, tasks: Vec<Task>) -> Vec<(usize, Body)> {
+    /// Messages of tasks at a place that looks nothing up; what follows elsewhere is left for its stage.
+    fn messages(&mut self, place: &Place, tasks: Vec<Task>) -> Vec<(usize, Body)> {
         let mut bodies = Vec::new();
         for (at, brought) in tasks {
-            let messages = brought.map_or_else(|| Resource::encode(&self.steps[at].op, &mut NoLookup), Ok);
-            match messages {
-                Ok(messages) => bodies.extend(messages.into_iter().map(|message| (at, message.body))),
+            match brought.map_or_else(|| Resource::encode(&self.steps[at].op, &mut NoLookup), Ok) {
+                Ok(messages) => {
+                    let (here, rest): (Vec<_>, Vec<_>) = messages.into_iter().partition(|it| it.place == *place);
+                    bodies.extend(here.into_iter().map(|message| (at, message.body)));
+                    self.rest.extend((!rest.is_empty()).then_some((at, rest)));
+                }
                 Err(missing) => self.results[at] = Err(KernelError::Missing(missing.to_string())),
             }
         }
@@ -362,7 +365,7 @@ impl Run<'_> {
     }
 
     fn namespaces(&mut self, tasks: Vec<Task>) {
-        let bodies = self.messages(tasks);
+        let bodies = self.messages(&Place::Namespaces, tasks);
         let (mut made, mut creations, mut removals) = (Vec::new(), Vec::new(), Vec::new());
         for (at, body) in &bodies {
             match body {
@@ -387,7 +390,7 @@ impl Run<'_> {
     fn netfilter(&mut self, tasks: Vec<Task>) {
         let mut generation = self.linux.netfilter.as_ref().map(|last| last.generation);
         let mut begun = BTreeSet::new();
-        let mut bodies = self.messages(tasks).into_iter().peekable();
+        let mut bodies = self.messages(&Place::Netfilter, tasks).into_iter().peekable();
         while let Some((at, body)) = bodies.next() {
             if self.results[at].is_err() {
                 continue;
@@ -446,15 +449,12 @@ impl Run<'_> {
     }
 
     fn settings(&mut self, netns: &Text, tasks: Vec<Task>) {
-        for (at, body) in self.messages(tasks) {
-            let Body::Sysctl(key, value) = body else { unreachable!("only settings are said there: Wire::places") };
+        for (at, body) in self.messages(&Place::Sysctl(netns.clone()), tasks) {
+            let set = || sysctl::set(&body);
             self.results[at] = if &**netns == HOST {
-                sysctl::write(&key, &value)
+                set()
             } else {
-                self.linux
-                    .open(netns)
-                    .and_then(|fd| netns::inside(fd.as_fd(), || sysctl::write(&key, &value)))
-                    .unwrap_or_else(Err)
+                self.linux.open(netns).and_then(|fd| netns::inside(fd.as_fd(), set)).unwrap_or_else(Err)
             };
         }
     }

@@ -8,9 +8,13 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::{KernelError, netlink};
+use crate::model::kinds::sysctl::Sysctl;
+use crate::model::wire::Body;
 
 /// The file of a setting.
 ///
@@ -63,6 +67,11 @@ pub fn writable(name: &str) -> Result<(), KernelError> {
     }
 }
 
+/// Whether `/proc/sys` is mounted read-only.
+pub fn are_fixed() -> bool {
+    statvfs("/proc/sys/net").is_ok_and(|mount| mount.flags().contains(FsFlags::ST_RDONLY))
+}
+
 /// Writes a setting.
 ///
 /// # Errors
@@ -74,6 +83,23 @@ pub fn write(name: &str, value: &str) -> Result<(), KernelError> {
     let failed = |error: std::io::Error| KernelError::io(format!("write {value} to {name}"), &error);
     // One write(2): the kernel takes each as a whole value.
     OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes())).map_err(failed)
+}
+
+/// Does what is said of a setting.
+///
+/// # Errors
+///
+/// As [`write`].
+pub(super) fn set(said: &Body) -> Result<(), KernelError> {
+    match said {
+        Body::Sysctl(key, value) => write(key, value),
+        Body::NoIpv6(link) => match write(&Sysctl::disable_ipv6(Some(link)), "1") {
+            // A kernel without IPv6, or a link of less than 1,280 bytes.
+            Err(KernelError::System { errno: Errno::ENOENT, .. }) => Ok(()),
+            ended => ended,
+        },
+        _ => unreachable!("only settings are said there: Wire::places"),
+    }
 }
 
 #[cfg(test)]

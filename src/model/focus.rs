@@ -39,6 +39,7 @@ impl Focus {
         let Facts {
             namespaces: _,
             sysctls,
+            settings_fixed,
             tables,
             user_rules,
             docker,
@@ -48,7 +49,7 @@ impl Focus {
             listeners: _,
             topologies,
         } = before;
-        if *chains != after.chains || *topologies != after.topologies {
+        if *chains != after.chains || *topologies != after.topologies || *settings_fixed != after.settings_fixed {
             return None;
         }
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;

@@ -4,7 +4,7 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
 
-use super::resource::{FieldChange, Text};
+use super::resource::{FieldChange, HOST, Text};
 use super::wire::{Body, Label, LinkFacts, Lookup, Message, Missing, Place};
 
 /// Flags of a request that makes something new and fails if it is there.
@@ -65,6 +65,16 @@ pub fn no_link_local() -> LinkAttribute {
 /// [`no_link_local`] sets (`IN6_ADDR_GEN_MODE_NONE`, `linux/if_link.h`). Without IPv6 it has none.
 pub fn makes_link_local(link: &LinkFacts) -> bool {
     link.addr_gen_mode.is_some_and(|mode| mode != 1)
+}
+
+/// Whether Linux gives a link IPv6: a kernel without, and links of less than 1,280 bytes, say nothing of it.
+pub fn has_ipv6(link: &LinkFacts) -> bool {
+    link.addr_gen_mode.is_some() && !link.ipv6_off
+}
+
+/// Whether a link of ours may be one that is to have IPv6: none of the host's ends of pairs is.
+pub fn may_need_ipv6(netns: &Text, link: &LinkFacts) -> bool {
+    &**netns != HOST || &*link.kind != "veth"
 }
 
 /// How a mark that is not as it should be is told; nothing where it is.

@@ -9,12 +9,14 @@ use super::both::both;
 use super::kinds::KindName;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
+use super::links;
 use super::neighbours::Flush;
 use super::resource::{HOST, Resource, Text, host};
 use super::state::State;
 use super::values::{Ports, Protocol};
 use super::wire::{
-    Absent, AddressFacts, ChainFacts, Does, Facts, ForeignRule, NetnsFacts, NetnsOrigin, Owner, PROTOCOL, RouteFacts,
+    Absent, AddressFacts, ChainFacts, Does, Facts, ForeignRule, LinkFacts, NetnsFacts, NetnsOrigin, Owner, PROTOCOL,
+    RouteFacts,
 };
 
 /// `RTPROT_RA` (linux/rtnetlink.h): learnt from a router advertisement.
@@ -51,7 +53,9 @@ pub struct Foreign {
     /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
     /// addresses and routes. It would go with the link.
     pub users: BTreeMap<Text, Vec<String>>,
-    /// Links of ours that IPv6 is switched off on, by namespace and name.
+    /// Whether no setting can be written.
+    pub settings_fixed: bool,
+    /// Links of ours that IPv6 is switched off on, by namespace and name; but for those that are to have none.
     pub ipv6_off: BTreeSet<(Text, Text)>,
     /// Docker's chains for rules of users: by whether they are of IPv6, the handle of the rule that ends them.
     pub docker: BTreeMap<bool, Option<u64>>,
@@ -181,7 +185,8 @@ impl Observed {
                 let (kind, mtu) = (link.kind.clone(), link.mtu);
                 foreign.links.insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
             }
-            let off = inside.links.iter().filter(|link| link.ipv6_off && owner.owns(link));
+            let off = |link: &&LinkFacts| link.ipv6_off && owner.owns(link) && links::may_need_ipv6(netns, link);
+            let off = inside.links.iter().filter(off);
             foreign.ipv6_off.extend(off.map(|link| (netns.clone(), link.name.clone())));
             let routes = inside.routes.iter().filter_map(|route| {
                 let link = route.link.and_then(|index| inside.link(index));
@@ -196,6 +201,7 @@ impl Observed {
         }
         foreign.flushes = facts.rulesets.iter().filter_map(Flush::of).collect();
         foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
+        foreign.settings_fixed = facts.settings_fixed;
         foreign.users = users(facts.host(), owner);
         let present = present(facts);
         Self { ours, foreign, absent: facts.absent.clone(), present, looked: true }

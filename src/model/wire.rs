@@ -185,6 +185,8 @@ pub enum Body {
     DeleteAddress(AddressFacts),
     /// A setting: its dotted name and its value.
     Sysctl(Text, Text),
+    /// IPv6 off for a link, if it has any.
+    NoIpv6(Text),
     /// A new named namespace: content of the name's file before the binding, and what to say inside before that.
     CreateNetns {
         /// Its name.

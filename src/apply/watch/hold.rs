@@ -71,6 +71,7 @@ mod tests {
             bridge: None,
             isolated: false,
             hairpin: false,
+            ipv6: false,
             netns,
             ifname: Some(ifname),
             peer: end,

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use smallvec::smallvec;
 
+use crate::model::links;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire};
-use crate::model::wire::{Body, Facts, Lookup, Message, Missing, Owner, Place};
+use crate::model::wire::{Body, Facts, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
 /// A setting and its value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,7 +125,8 @@ impl Wire for Sysctl {
         for (netns, inside) in &facts.namespaces {
             let born = facts.sysctls.get(&(netns.clone(), Self::disable_ipv6(None)));
             let told = born.is_some_and(|value| &**value != "0");
-            let links = inside.links.iter().filter(|link| (told || link.ipv6_off) && owner.owns(link));
+            let asked = |link: &&LinkFacts| owner.owns(link) && links::may_need_ipv6(netns, link);
+            let links = inside.links.iter().filter(|link| told || link.ipv6_off).filter(asked);
             all.extend(links.map(|link| Self {
                 netns: netns.clone(),
                 key: Self::disable_ipv6(Some(&link.name)),

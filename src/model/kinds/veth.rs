@@ -17,7 +17,7 @@ use crate::model::resource::{
     Few, FieldChange, HOST, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire, host,
 };
 use crate::model::values::Mac;
-use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, NetnsFacts, Owner, Place};
+use crate::model::wire::{Body, Facts, Label, LinkFacts, Lookup, Message, Missing, NetnsFacts, Owner, Place};
 
 /// A veth pair that netrec made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +39,9 @@ pub struct Veth {
     pub isolated: bool,
     /// Port option: frames may leave through the port they came by.
     pub hairpin: bool,
+    /// Whether the host's end may have IPv6 of its own: where it cannot be switched off. What a bridge passes on asks for
+    /// none.
+    pub ipv6: bool,
     /// Namespace of the container's end.
     pub netns: Text,
     /// Name of the container's end; none if it is out of sight.
@@ -179,12 +182,21 @@ impl Veth {
             after.push(self.port_data());
         }
         let inside = vec![LinkAttribute::IfAlias(self.mark()), links::no_link_local()];
-        Ok(vec![
-            links::create(&host, message),
-            links::change(&host, &self.name, after),
-            links::change(&self.netns, &self.peer_name(), inside),
-            links::set_up(&self.netns, &self.peer_name(), true),
-        ])
+        let mut messages = vec![links::create(&host, message), links::change(&host, &self.name, after)];
+        if !self.ipv6 {
+            messages.push(self.no_ipv6());
+        }
+        messages.push(links::change(&self.netns, &self.peer_name(), inside));
+        messages.push(links::set_up(&self.netns, &self.peer_name(), true));
+        Ok(messages)
+    }
+
+    fn no_ipv6(&self) -> Message {
+        Message { place: Place::Sysctl(host()), body: Body::NoIpv6(self.name.clone()) }
+    }
+
+    fn loses_ipv6(&self, from: &Self) -> bool {
+        from.ipv6 && !self.ipv6
     }
 
     fn update(&self, from: &Self, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
@@ -202,6 +214,9 @@ impl Veth {
         }
         if self.host.up != from.host.up {
             messages.push(links::set_up(&host, &self.name, self.host.up));
+        }
+        if self.loses_ipv6(from) {
+            messages.push(self.no_ipv6());
         }
         let mut attributes = self.peer.update(&from.peer, &self.owner);
         attributes.push(LinkAttribute::IfAlias(mark));
@@ -232,6 +247,7 @@ impl Veth {
             bridge: bridge.filter(|_| &**place == HOST),
             isolated: link.isolated,
             hairpin: link.hairpin,
+            ipv6: links::has_ipv6(link) && &**place == HOST,
             netns,
             ifname,
             peer,
@@ -299,6 +315,9 @@ impl Kind for Veth {
                 changes.push(FieldChange::in_place(field, on(from), on(to)));
             }
         }
+        if self.loses_ipv6(observed) {
+            changes.push(FieldChange::in_place("disable_ipv6", 0, 1));
+        }
         changes.extend(self.host.changes(&observed.host, ["address", "mtu", "state", "addrgenmode", "group"]));
         changes.extend(
             self.peer
@@ -337,9 +356,15 @@ fn on(flag: bool) -> &'static str {
 
 impl Wire for Veth {
     fn places(op: &Op<&Self>) -> Few<Place> {
-        let host = Place::Netns(host());
+        let places = |to: &Self, silent: bool| {
+            let inside = Place::Netns(to.netns.clone());
+            // Before the other end is up: until then this one has no carrier, and Linux begins nothing on it.
+            let setting = silent.then(|| Place::Sysctl(host()));
+            [Place::Netns(host())].into_iter().chain(setting).chain([inside]).collect()
+        };
         match op {
-            Op::Create(to) | Op::Update { to, .. } => smallvec![host, Place::Netns(to.netns.clone())],
+            Op::Create(to) => places(to, !to.ipv6),
+            Op::Update { from, to } => places(to, to.loses_ipv6(from)),
             Op::Delete(from) => smallvec![Place::Netns(from.place.clone())],
         }
     }
