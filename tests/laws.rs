@@ -162,3 +162,20 @@ fn a_rule_is_there_for_as_long_as_the_routes_that_it_leads_to() {
     let (rules, routes) = ends(&wanted, &less);
     assert!(routes.1 < rules.1);
 }
+
+#[test]
+fn an_address_moves_to_another_link_together_with_the_route_by_it() {
+    let networks = "topology = \"t\"\n[networks.a]\ndriver = \"bridge\"\nsubnets = [\"fd15::/125\"]\n[networks.b]\n\
+                    driver = \"bridge\"\nsubnets = [\"fd20::/64\"]\n[containers.job]\nnetns = \"job\"\n";
+    let endpoint = |ifname: &str, network: &str, address: &str, priority: u32| {
+        format!(
+            "[endpoints.{ifname}]\ncontainer = \"job\"\nnetwork = \"{network}\"\nifname = \"{ifname}\"\n\
+             addresses = [\"{address}\"]\ngateway_priority = {priority}\n"
+        )
+    };
+    let before = read(&format!("{networks}{}", endpoint("eth0", "a", "fd15::5", 1))).unwrap();
+    let after = format!("{networks}{}{}", endpoint("eth0", "b", "fd20::5", 1), endpoint("eth1", "a", "fd15::5", 5));
+    let before = wanted(&before, &State::default()).unwrap();
+    let after = wanted(&read(&after).unwrap(), &before).unwrap();
+    assert!(plan(&diff(&after, &before), &after, &before).is_ok());
+}

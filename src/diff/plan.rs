@@ -14,7 +14,7 @@ use crate::model::numbers::ByNumber;
 use crate::model::resource::{Few, Kind, Op, Parts, Resource, ResourceId, Step};
 use crate::model::simulate::{Refusal, Simulation};
 use crate::model::state::State;
-use crate::model::ties::{Things, Ties};
+use crate::model::ties::{Bond, Things, Ties};
 use crate::model::wire::Place;
 
 /// Steps in an order in which each can be taken.
@@ -67,8 +67,11 @@ pub fn plan(diff: &Diff, desired: &State, observed: &State) -> Result<Plan, Flaw
         return Ok(Plan::default());
     }
     let draft = Draft::new(diff);
-    let waits = draft.waits(diff);
-    let order = in_order(&waits).map_err(|cycle| {
+    let ordered = |gently| {
+        let waits = draft.waits(diff, gently);
+        in_order(&waits).map(|order| (waits, order))
+    };
+    let (waits, order) = ordered(true).or_else(|_| ordered(false)).map_err(|cycle| {
         let ids: Vec<String> = cycle.iter().map(|node| draft.steps[*node as usize].0.to_string()).collect();
         Flaw::Cycle(ids.join(" -> "))
     })?;
@@ -147,8 +150,10 @@ impl Draft {
         self.to.push(to);
     }
 
-    /// The steps that each waits for.
-    fn waits(&self, diff: &Diff) -> Vec<Few<u32>> {
+    /// The steps that each waits for. Gently: who turns from one thing to another and survives the loss of the first
+    /// ([`Need::After`](crate::model::resource::Need::After)) turns before it is gone, and never has to do without. That may
+    /// be a circle, if the other thing can only be where the first was: an address that moves together with the route by it.
+    fn waits(&self, diff: &Diff, gently: bool) -> Vec<Few<u32>> {
         let mut waits: Vec<Few<u32>> = self.steps.iter().map(|_| Few::new()).collect();
         let mut edge = |before: u32, after: u32| {
             if before != after {
@@ -159,8 +164,9 @@ impl Draft {
             for (_, thing) in &to.needs {
                 each(&self.makers, *thing, |maker| edge(maker, node));
             }
-            for (_, thing) in self.from.get(node as usize).into_iter().flat_map(|from| &from.needs) {
-                if !to.need(*thing) {
+            for (bond, thing) in self.from.get(node as usize).into_iter().flat_map(|from| &from.needs) {
+                let survives = *bond == Bond::After && matches!(op, Op::Update { .. });
+                if !to.need(*thing) && (gently || !survives) {
                     each(&self.removers, *thing, |remover| edge(node, remover));
                 }
                 if matches!(op, Op::Delete(_)) {
