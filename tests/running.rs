@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
 mod lab;
+#[path = "../benches/workload/mod.rs"]
+mod workload;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -383,5 +385,25 @@ fn a_namespace_that_others_delete_is_made_again() {
         }
         let again = apply(OTHERS);
         assert!(said(&again).contains("nothing to do"), "{}", said(&again));
+    });
+}
+
+/// As at `pids.max`: Rust asks for a stack that nobody has.
+#[test]
+fn where_no_thread_can_be_started_one_does_it_all() {
+    in_private_namespaces(|| {
+        fs::write("/run/t.toml", workload::topology(60)).unwrap();
+        let alone = |arguments: &[&str]| {
+            let mut command = Command::new(BIN);
+            command.args(arguments).env("RUST_MIN_STACK", (1_u64 << 60).to_string()).stdin(Stdio::null());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", said(&output));
+            said(&output)
+        };
+        alone(&["apply", "--yes", "/run/t.toml"]);
+        let output = Command::new(BIN).args(["apply", "--yes", "/run/t.toml"]).stdin(Stdio::null()).output().unwrap();
+        assert_eq!([said(&output), alone(&["apply", "--yes", "/run/t.toml"])], ["nothing to do\n"; 2]);
+        alone(&["destroy", "--yes", "/run/t.toml"]);
+        assert_eq!(fs::read_dir("/run/netns").unwrap().count(), 0);
     });
 }

@@ -188,11 +188,12 @@ pub fn visit_beside<T: Sync, R: Send, B>(
         }
     };
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
-        // One who goes alone may be the calling thread. Among several it stays: `/proc/self` is where the process's first is.
-        let alone = threads == 1;
-        let others: Vec<_> = (0..if alone { 0 } else { threads }).map(|_| scope.spawn(|| work(None))).collect();
+        // One who goes alone may be the calling thread, also where no other can be started (`pids.max`). Among several it
+        // stays: `/proc/self` is where the process's first is.
+        let another = |_| std::thread::Builder::new().spawn_scoped(scope, || work(None)).ok();
+        let others: Vec<_> = (0..if threads == 1 { 0 } else { threads }).map_while(another).collect();
         let beside = beside();
-        let mut all = if alone { away(work) } else { Vec::new() };
+        let mut all = if others.is_empty() { away(work) } else { Vec::new() };
         for other in others {
             all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
