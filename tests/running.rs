@@ -407,3 +407,58 @@ fn where_no_thread_can_be_started_one_does_it_all() {
         assert_eq!(fs::read_dir("/run/netns").unwrap().count(), 0);
     });
 }
+
+/// Asks for no setting of the host.
+const INTERNAL: &str = r#"
+topology = "running"
+[networks.lan]
+driver = "bridge"
+subnets = ["10.1.0.0/24"]
+internal = true
+[containers.one]
+netns = "one"
+[endpoints.one]
+container = "one"
+network = "lan"
+"#;
+
+/// Containers of engines, units with `ProcSubset=pid` and policies of security modules are of many kinds.
+#[test]
+fn where_ipv6_of_a_port_cannot_be_switched_off_all_else_is_done() {
+    let out_of_reach = [
+        "mount -t proc -o subset=pid proc /proc",
+        "mount --bind /proc/sys/net/ipv6 /proc/sys/net/ipv6; mount -o remount,bind,ro /proc/sys/net/ipv6",
+    ];
+    for mount in out_of_reach {
+        in_private_namespaces(|| {
+            fs::write("/run/t.toml", INTERNAL).unwrap();
+            run(mount);
+            let again = || Command::new(BIN).args(["apply", "--yes", "/run/t.toml"]).output().unwrap();
+            let first = again();
+            assert!(first.status.success(), "{mount}: {}", said(&first));
+            assert_eq!(said(&again()), "nothing to do\n", "{mount}");
+        });
+    }
+}
+
+/// Others may take away whatever leads to a table of ours, and every link of a container but one: what is in it is not seen
+/// any more, and in nobody's way.
+#[test]
+fn routes_that_no_rule_leads_to_any_more_are_made_again() {
+    const SECOND: &str = r#"
+[networks.back]
+driver = "bridge"
+subnets = ["10.2.0.0/24"]
+[endpoints.back]
+container = "one"
+network = "back"
+"#;
+    let taken = "ip -n one rule flush; ip -n one -6 rule flush; ip -n one link delete eth0
+        ip -n one rule add priority 32766 lookup main; ip -n one -6 rule add priority 32766 lookup main";
+    in_private_namespaces(|| {
+        must_apply(SECOND);
+        run(taken);
+        let again = said(&apply(SECOND));
+        assert!(again.contains(" 0 failed"), "{again}");
+    });
+}

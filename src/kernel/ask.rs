@@ -60,17 +60,22 @@ pub fn links(socket: &mut Socket) -> Result<Vec<LinkFacts>, KernelError> {
 
 /// All of a namespace's addresses.
 pub fn addresses(socket: &mut Socket) -> Result<Vec<AddressFacts>, KernelError> {
-    of_both(socket, &QUESTIONS.addresses, decode::address)
+    of_both(socket, &QUESTIONS.addresses, decode::address, Err)
 }
 
 /// All of a namespace's routes, of all tables.
 pub(super) fn routes(socket: &mut Socket) -> Result<Vec<RouteFacts>, KernelError> {
-    of_both(socket, &QUESTIONS.routes, decode::route)
+    of_both(socket, &QUESTIONS.routes, decode::route, Err)
 }
 
 /// Those of the main table; of all tables where the kernel does not choose (before 4.20).
 pub(super) fn main_routes(socket: &mut Socket) -> Result<Vec<RouteFacts>, KernelError> {
-    of_both(socket, &QUESTIONS.main_routes, decode::route)
+    let empty = |error| match error {
+        // A table that nothing was ever put into.
+        KernelError::Refused { errno: Errno::ENOENT, .. } => Ok(Vec::new()),
+        error => Err(error),
+    };
+    of_both(socket, &QUESTIONS.main_routes, decode::route, empty)
 }
 
 /// What is asked in every namespace, encoded once.
@@ -179,17 +184,14 @@ fn of_both<T>(
     socket: &mut Socket,
     questions: &[Request; 2],
     decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+    refused: impl Fn(KernelError) -> Result<Vec<T>, KernelError>,
 ) -> Result<Vec<T>, KernelError> {
     let mut both = Vec::new();
     for question in questions {
         // A kernel without IPv6 answers for all that it has.
         let asked = |payload: &[u8]| payload.first() == question.payload.first();
-        match all(socket, question, |it| if asked(it) { decode(it) } else { Ok(None) }) {
-            Ok(mut of_one) => both.append(&mut of_one),
-            // A table that nothing was ever put into.
-            Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => {}
-            Err(error) => return Err(error),
-        }
+        let of_one = all(socket, question, |it| if asked(it) { decode(it) } else { Ok(None) });
+        both.append(&mut of_one.or_else(&refused)?);
     }
     Ok(both)
 }

@@ -155,7 +155,7 @@ impl<'a> Look<'a> {
             // In that order: a dump of the host's links holds the lock that the others wait for.
             || (beside(), self.remembered_host(memory)),
         );
-        let mut facts = Facts { settings_fixed: sysctl::are_fixed(), ..Facts::default() };
+        let mut facts = Facts { ipv6_fixed: sysctl::ipv6_fixed(), ..Facts::default() };
         let Host { facts: host, sysctls } = host?;
         put(&mut facts, &resource::host(), host, sysctls);
         let mut news = news.into_iter();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, access};
 
 use super::{KernelError, netlink};
 use crate::model::kinds::sysctl::Sysctl;
@@ -67,9 +67,10 @@ pub fn writable(name: &str) -> Result<(), KernelError> {
     }
 }
 
-/// Whether `/proc/sys` is mounted read-only.
-pub fn are_fixed() -> bool {
-    statvfs("/proc/sys/net").is_ok_and(|mount| mount.flags().contains(FsFlags::ST_RDONLY))
+/// Whether IPv6 cannot be switched off on links: where settings are out of reach, as in containers of engines, and where
+/// there is no IPv6.
+pub fn ipv6_fixed() -> bool {
+    access("/proc/sys/net/ipv6/conf/default/disable_ipv6", AccessFlags::W_OK).is_err()
 }
 
 /// Writes a setting.

@@ -20,8 +20,8 @@ pub struct Facts {
     pub absent: BTreeMap<Text, Absent>,
     /// Values of the settings of the scope that exist.
     pub sysctls: BTreeMap<(Text, Text), Text>,
-    /// Whether no setting can be written: container engines mount `/proc/sys` read-only.
-    pub settings_fixed: bool,
+    /// Whether IPv6 cannot be switched off on links: settings are out of reach, or there is no IPv6.
+    pub ipv6_fixed: bool,
     /// Our tables as they are in the kernel.
     pub tables: Tables,
     /// Whether the table for rules of users is there.

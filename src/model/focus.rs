@@ -39,7 +39,7 @@ impl Focus {
         let Facts {
             namespaces: _,
             sysctls,
-            settings_fixed,
+            ipv6_fixed,
             tables,
             user_rules,
             docker,
@@ -49,7 +49,7 @@ impl Focus {
             listeners: _,
             topologies,
         } = before;
-        if *chains != after.chains || *topologies != after.topologies || *settings_fixed != after.settings_fixed {
+        if *chains != after.chains || *topologies != after.topologies || *ipv6_fixed != after.ipv6_fixed {
             return None;
         }
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;

@@ -5,7 +5,6 @@
 //! everything is tested without privilege. Sockets are in `kernel`, order is in `diff`.
 
 pub mod attribute;
-mod both;
 mod check;
 pub mod diagnostic;
 pub mod drivers;

@@ -5,8 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::both::both;
-use super::kinds::KindName;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::links;
@@ -53,8 +51,8 @@ pub struct Foreign {
     /// What stands on a link of ours in the host's namespace, for a person: ports of a bridge, links made from it,
     /// addresses and routes. It would go with the link.
     pub users: BTreeMap<Text, Vec<String>>,
-    /// Whether no setting can be written.
-    pub settings_fixed: bool,
+    /// Whether IPv6 cannot be switched off on links.
+    pub ipv6_fixed: bool,
     /// Links of ours that IPv6 is switched off on, by namespace and name; but for those that are to have none.
     pub ipv6_off: BTreeSet<(Text, Text)>,
     /// Docker's chains for rules of users: by whether they are of IPv6, the handle of the rule that ends them.
@@ -170,12 +168,7 @@ fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
 impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: &Facts, owner: &Owner) -> Self {
-        let of = |kinds| Resource::observe(kinds, facts, owner).into_iter().collect::<State>();
-        // As much work each: pairs have to find their ends, addresses and routes are more.
-        let (links, others) = KindName::ALL.split_at(KindName::Address as usize);
-        let addresses = facts.namespaces.values().map(|inside| inside.addresses.len()).sum();
-        let (links, mut ours) = both(addresses, || of(links), || of(others));
-        ours.append(links);
+        let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in &facts.namespaces {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
@@ -201,7 +194,7 @@ impl Observed {
         }
         foreign.flushes = facts.rulesets.iter().filter_map(Flush::of).collect();
         foreign.docker = facts.docker.iter().map(|chain| (chain.ipv6, chain.before)).collect();
-        foreign.settings_fixed = facts.settings_fixed;
+        foreign.ipv6_fixed = facts.ipv6_fixed;
         foreign.users = users(facts.host(), owner);
         let present = present(facts);
         Self { ours, foreign, absent: facts.absent.clone(), present, looked: true }
@@ -315,39 +308,5 @@ impl Foreign {
             .collect();
         uplinks.sort_by_key(|route| (route.destination.addr().is_ipv6(), route.metric));
         uplinks
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ops::Range;
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::model::wire::LinkFacts;
-
-    /// Containers with an end of ours that has lost its other, and two addresses on it.
-    fn facts(containers: Range<u8>, owner: &Owner) -> Facts {
-        let inside = |n: u8| {
-            let (name, kind) = ("eth0".into(), "veth".into());
-            let eth0 = LinkFacts { index: 2, name, kind, group: owner.group, ..LinkFacts::default() };
-            let address =
-                |ip: IpAddr| AddressFacts { link: 2, address: ip.into(), protocol: PROTOCOL, flags: PERMANENT };
-            let addresses = vec![address([10, 0, 0, n].into()), address([0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into())];
-            let inside = NetnsFacts { links: vec![eth0], addresses, ..NetnsFacts::default() };
-            (format!("c{n}").into(), Arc::new(inside))
-        };
-        Facts { namespaces: containers.map(inside).chain([(host(), Arc::default())]).collect(), ..Facts::default() }
-    }
-
-    #[test]
-    fn of_many_the_same_is_seen_as_of_a_few_at_a_time() {
-        let owner = Owner::new("shop");
-        let ours = |containers| Observed::new(&facts(containers, &owner), &owner).ours;
-        let mut few = ours(0..100);
-        few.append(ours(100..200));
-        few.append(ours(200..255));
-        assert_eq!(few.len(), 3 * 255);
-        assert_eq!(ours(0..255), few);
     }
 }

@@ -21,11 +21,6 @@ impl State {
         self.resources.insert(resource.id(), resource);
     }
 
-    /// Puts all resources of another one in, which has none of the same ids.
-    pub fn append(&mut self, mut other: Self) {
-        self.resources.append(&mut other.resources);
-    }
-
     /// Takes a resource out.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
         self.resources.remove(id)
@@ -102,9 +97,9 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Takes what is wanted, and where each was asked for.
-    pub fn fill(&mut self, state: State, wanted: Vec<(Resource, Span)>) {
-        self.state = Arc::new(state);
+    /// Takes what is wanted, and where each was asked for; of two with one id the last is meant.
+    pub fn fill(&mut self, wanted: Vec<(Resource, Span)>) {
+        self.state = Arc::new(wanted.iter().map(|(resource, _)| resource.clone()).collect());
         self.origins = Origins(Arc::new(Places { asked: wanted, sorted: OnceLock::new() }));
     }
 }

@@ -53,7 +53,7 @@ fn pair(network: &NetworkPlan, port: &Port, lowering: &Lowering) -> Veth {
         bridge: Some(network.link.clone()),
         isolated: !network.icc,
         hairpin: lowering.reflects(port),
-        ipv6: lowering.observed.foreign.settings_fixed,
+        ipv6: lowering.observed.foreign.ipv6_fixed,
         netns: port.netns.clone(),
         ifname: Some(port.ifname.clone()),
         peer: End::new(port.mac, network.mtu),

@@ -47,12 +47,10 @@ macro_rules! kinds {
         })*
 
         impl Resource {
-            /// Everything of ours among the facts that is of some kinds.
-            pub fn observe(kinds: &[KindName], facts: &Facts, owner: &Owner) -> Vec<Self> {
+            /// Everything of ours among the facts.
+            pub fn observe_all(facts: &Facts, owner: &Owner) -> Vec<Self> {
                 let mut all = Vec::new();
-                $(if kinds.contains(&KindName::$kind) {
-                    all.extend($module::$kind::observe(facts, owner).into_iter().map(Self::from));
-                })*
+                $(all.extend($module::$kind::observe(facts, owner).into_iter().map(Self::from));)*
                 all
             }
 

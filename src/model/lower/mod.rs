@@ -27,14 +27,13 @@ pub(super) use routes::TABLES;
 pub use settings::route_localnet;
 
 use self::labels::Labels;
-use super::both::both;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
 use super::kinds::KindName;
 use super::observed::{ForeignLink, Observed};
 use super::resource::{Resource, ResourceId, Text};
 use super::source::Span;
-use super::state::{Desired, State};
+use super::state::Desired;
 use super::topology::{Endpoint, Item, Network, Topology};
 use super::values::Mac;
 use super::wire::Owner;
@@ -62,23 +61,13 @@ pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Reject
         drivers::lower(network, &ports, &mut lowering);
     }
     lowering.routes(&ports);
-    // That is most of it, and nothing that follows looks at it.
-    let most = std::mem::take(&mut lowering.wanted);
-    let rest = || {
-        lowering.firewall(&ports, &networks);
-        lowering.settings(&ports, &networks);
-        lowering.isolation_notes(&ports);
-        lowering.taken_ports(&ports);
-        lowering.docker_user(&networks);
-        lowering.neighbours_notes(&networks);
-    };
-    let (state, ()) = both(most.len(), || state(&most), rest);
-    lowering.finish(state, most)
-}
-
-/// What was asked for, by id; of two with one id the last is meant.
-fn state(wanted: &[(Resource, Span)]) -> State {
-    wanted.iter().map(|(resource, _)| resource.clone()).collect()
+    lowering.firewall(&ports, &networks);
+    lowering.settings(&ports, &networks);
+    lowering.isolation_notes(&ports);
+    lowering.taken_ports(&ports);
+    lowering.docker_user(&networks);
+    lowering.neighbours_notes(&networks);
+    lowering.finish()
 }
 
 /// A topology on its way down.
@@ -89,7 +78,7 @@ pub struct Lowering<'a> {
     pub owner: Owner,
     /// What was seen.
     pub observed: &'a Observed,
-    /// As they were asked for.
+    /// As they were asked for; of two with one id the last is meant.
     wanted: Vec<(Resource, Span)>,
     labels: Labels,
     bridged: [bool; 2],
@@ -244,17 +233,14 @@ impl<'a> Lowering<'a> {
         self.observed.ours.get(&ResourceId::new(netns, kind, name.clone()))
     }
 
-    /// The rest of what is wanted is put to most of it.
-    fn finish(mut self, mut state: State, mut most: Vec<(Resource, Span)>) -> Result<Desired, Rejection> {
+    fn finish(mut self) -> Result<Desired, Rejection> {
         if !self.invalid.is_empty() {
             return Err(Rejection::Invalid(self.invalid.into()));
         }
         if !self.refused.is_empty() {
             return Err(Rejection::Refused(self.refused.into()));
         }
-        self.wanted.iter().for_each(|(resource, _)| state.insert(resource.clone()));
-        most.append(&mut self.wanted);
-        self.desired.fill(state, most);
+        self.desired.fill(self.wanted);
         Ok(self.desired)
     }
 }
