@@ -174,7 +174,7 @@ fn routes_of_containers_are_those_of_main_and_ours_each_once() {
 }
 
 #[test]
-fn other_tables_of_a_container_are_read_where_a_rule_of_ours_leads_there_or_there_are_several_links() {
+fn other_tables_of_a_container_are_read_where_something_of_ours_may_be_there() {
     world::run(|| {
         sh("ip netns add api; ip -n api link add br0 up type bridge
             ip -n api route add 192.0.2.0/24 dev br0 table 1845494016 proto 78");
@@ -185,7 +185,11 @@ fn other_tables_of_a_container_are_read_where_a_rule_of_ours_leads_there_or_ther
         assert_eq!(seen(), 0);
         sh("ip -n api rule add priority 30078 from 192.0.2.1 table 1845494016 protocol 78");
         assert_eq!(seen(), 1);
-        sh("ip -n api rule delete priority 30078; ip -n api link add br1 type bridge");
+        sh("ip -n api rule delete priority 30078; ip -n api route add default dev br0 proto 78");
+        assert_eq!(seen(), 0);
+        sh("ip -n api route replace default dev br0 proto static");
+        assert_eq!(seen(), 1);
+        sh("ip -n api route delete default; ip -n api link add br1 type bridge");
         assert_eq!(seen(), 1);
     });
 }

@@ -462,3 +462,16 @@ network = "back"
         assert!(again.contains(" 0 failed"), "{again}");
     });
 }
+
+/// `ip rule flush`, or a manager of networks inside that keeps foreign rules away: all that is missing are the rules.
+#[test]
+fn routes_of_a_table_whose_rules_somebody_took_are_not_made_again() {
+    in_private_namespaces(|| {
+        must_apply("");
+        run("ip -n one route replace default via 10.1.0.254");
+        must_apply("");
+        run("ip -n one rule delete priority 30078; ip -n one -6 rule delete priority 30078");
+        let again = said(&apply(""));
+        assert!(again.contains("2 create, 0 update, 0 replace, 0 delete") && again.contains(" 0 failed"), "{again}");
+    });
+}

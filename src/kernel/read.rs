@@ -452,9 +452,16 @@ fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Resu
 fn read_container(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
     let mut facts = read(socket, origin, links)?;
     // Most of what other tables hold are the kernel's own entries for each address. Ours are in others where a rule leads
-    // there, or for one of several links.
-    let elsewhere = facts.links.len() > 2 || facts.rules.iter().any(|rule| rule.protocol == PROTOCOL);
-    facts.routes = if elsewhere { routes(socket)? } else { main_routes(socket)? };
+    // there, for one of several links, or beside a default route of somebody else's, whether or not the rule is still there.
+    let ours = facts.rules.iter().any(|rule| rule.protocol == PROTOCOL);
+    let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;
+    let elsewhere = facts.links.len() > 2 || ours || {
+        facts.routes = main_routes(socket)?;
+        facts.routes.iter().any(theirs)
+    };
+    if elsewhere {
+        facts.routes = routes(socket)?;
+    }
     facts.routes.retain(sees);
     Ok(facts)
 }

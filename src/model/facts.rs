@@ -90,7 +90,7 @@ pub struct NetnsFacts {
     /// As dumped.
     pub addresses: Vec<AddressFacts>,
     /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL) where a rule of
-    /// ours leads to other tables, or there is more than one link beside `lo`.
+    /// ours leads to other tables, there is more than one link beside `lo`, or a default route of somebody else's.
     pub routes: Vec<RouteFacts>,
     /// As dumped.
     pub rules: Vec<RuleFacts>,
