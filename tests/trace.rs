@@ -76,7 +76,7 @@ fn every_decision_is_a_line_with_the_key_it_comes_from() {
             "--from 192.0.2.2 --to host:8080",
             &[
                 "tcp port 8080 from 192.0.2.2 to 192.0.2.1",
-                "  inet prerouting  publish  meta nfproto ipv4 dnat ip to meta l4proto . th dport map @publish4  \
+                "  inet prerouting  publish  dnat ip to meta l4proto . th dport map @publish4  \
              => dnat to 10.32.0.10:80  { tcp . 8080 : 10.32.0.10 . 80 }  [endpoints.web.publish[0]]",
                 "  inet forward     between  oifname @bridges ct status dnat accept  { \"nr-*\" }  [networks.front]",
                 "reached: web",
