@@ -50,10 +50,8 @@ fn apply(text: &str) -> Counters {
 }
 
 fn run(target: Target) -> Counters {
-    let (mut kernel, before) = (Linux::default(), counters());
-    let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
-    let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap();
-    assert!(report.failed.is_empty() && report.is_converged(), "{:?}", report.failed);
+    let before = counters();
+    rounds(target);
     let after = counters();
     Counters {
         sends: after.sends - before.sends,
@@ -63,6 +61,15 @@ fn run(target: Target) -> Counters {
         writes: after.writes - before.writes,
         waits: after.waits - before.waits,
     }
+}
+
+/// Does it, which must converge, and tells how often steps were taken.
+fn rounds(target: Target) -> u32 {
+    let mut kernel = Linux::default();
+    let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+    let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap();
+    assert!(report.failed.is_empty() && report.is_converged(), "{:?}", report.failed);
+    report.rounds
 }
 
 fn destroy() -> Counters {
@@ -162,14 +169,14 @@ fn a_bridge_that_has_gone_up_snoops() {
 fn the_hosts_ends_of_pairs_have_no_ipv6() {
     alone(|| {
         let (text, port) = (workload::topology(2), veth_name("w", "e0"));
-        apply(&text);
+        let topology = parse(&[Source::new("w.toml", text.as_str())]).unwrap();
+        assert_eq!(rounds(Target::Topology(&topology)), 1, "from birth on");
         assert_eq!(ipv6_is_off(), "1\n1\n");
         assert!(!sh("ip -6 route show table all type multicast").contains(&*port));
         let setting = "/proc/sys/net/ipv6/conf/default/disable_ipv6 /proc/sys/net/ipv6/conf/eth0/disable_ipv6";
         assert_eq!(sh(&format!("ip netns exec c0 cat {setting}")), "0\n0\n");
         // Somebody switches it on again, or it stands as a version before this one has left it.
         sh(&format!("echo 0 > /proc/sys/net/ipv6/conf/{port}/disable_ipv6"));
-        let topology = parse(&[Source::new("w.toml", text.as_str())]).unwrap();
         let prepared = prepare_within(&mut Linux::default(), Target::Topology(&topology), &Allowance::granted());
         assert_eq!(render::text(&prepared.unwrap().diff), format!("~ host/veth/{port}  disable_ipv6 0 -> 1\n"));
         assert_eq!(apply(&text).writes, 3);

@@ -29,7 +29,7 @@ use world::{Process, add_address, sh};
 
 fn scope(containers: &[(&str, NetnsRef)]) -> Scope {
     let containers = containers.iter().map(|(name, netns)| ((*name).into(), netns.clone())).collect();
-    Scope { owner: Owner::new("shop"), containers, sysctls: Vec::new() }
+    Scope { owner: Owner::new("shop"), containers, several: std::collections::BTreeSet::new(), sysctls: Vec::new() }
 }
 
 fn named(name: &str) -> NetnsRef {

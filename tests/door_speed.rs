@@ -19,7 +19,12 @@ use netrec::model::wire::{NetnsRef, Owner, Scope};
 fn a_look_at_every_name() {
     let names = netns::names().unwrap();
     let containers = names.iter().map(|name| (name.as_str().into(), NetnsRef::Named(name.as_str().into()))).collect();
-    let all = Scope { owner: Owner::new("shop"), containers, sysctls: Vec::new() };
+    let all = Scope {
+        owner: Owner::new("shop"),
+        containers,
+        several: std::collections::BTreeSet::new(),
+        sysctls: Vec::new(),
+    };
     let none = Scope { containers: std::collections::BTreeMap::new(), ..all.clone() };
     for (what, scope) in [("all in the scope", all), ("none in the scope", none)] {
         let mut times: Vec<_> = (0..15)

@@ -441,11 +441,8 @@ fn where_ipv6_of_a_port_cannot_be_switched_off_all_else_is_done() {
     }
 }
 
-/// Others may take away whatever leads to a table of ours, and every link of a container but one: what is in it is not seen
-/// any more, and in nobody's way.
-#[test]
-fn routes_that_no_rule_leads_to_any_more_are_made_again() {
-    const SECOND: &str = r#"
+/// Another endpoint of a container, which has a table for each then.
+const SECOND: &str = r#"
 [networks.back]
 driver = "bridge"
 subnets = ["10.2.0.0/24"]
@@ -453,6 +450,11 @@ subnets = ["10.2.0.0/24"]
 container = "one"
 network = "back"
 "#;
+
+/// Others may take away whatever leads to a table of ours, and every link of a container but one: what is in it is not seen
+/// any more, and in nobody's way.
+#[test]
+fn routes_that_no_rule_leads_to_any_more_are_made_again() {
     let taken = "ip -n one rule flush; ip -n one -6 rule flush; ip -n one link delete eth0
         ip -n one rule add priority 32766 lookup main; ip -n one -6 rule add priority 32766 lookup main";
     in_private_namespaces(|| {
@@ -473,5 +475,20 @@ fn routes_of_a_table_whose_rules_somebody_took_are_not_made_again() {
         run("ip -n one rule delete priority 30078; ip -n one -6 rule delete priority 30078");
         let again = said(&apply(""));
         assert!(again.contains("2 create, 0 update, 0 replace, 0 delete") && again.contains(" 0 failed"), "{again}");
+    });
+}
+
+/// Nobody but others put it there, whoever's table it is.
+#[test]
+fn a_route_of_others_in_a_table_of_ours_stays() {
+    in_private_namespaces(|| {
+        must_apply(SECOND);
+        let table = run("ip -n one rule show | awk '/from 10.1.0.11 / {print $5}'");
+        let link = run("ip -n one -o addr show to 10.1.0.11 | awk '{print $2}'");
+        let (table, link) = (table.trim(), link.trim());
+        run(&format!("ip -n one route replace 10.1.0.0/24 dev {link} table {table} proto static"));
+        let again = apply(SECOND);
+        assert!(!again.status.success() && said(&again).contains("File exists"), "{}", said(&again));
+        assert!(run(&format!("ip -n one route show table {table}")).contains("proto static"));
     });
 }

@@ -75,7 +75,7 @@ impl Target<'_> {
                 // processes; those given by path or pid are found through the file.
                 let mut containers = topology.map(|topology| lower::scope(topology).containers).unwrap_or_default();
                 containers.retain(|_, found| !matches!(found, crate::model::wire::NetnsRef::Named(_)));
-                Scope { owner, containers, sysctls: Vec::new() }
+                Scope { owner, containers, several: BTreeSet::new(), sysctls: Vec::new() }
             }
             Self::State(before) => before.scope().clone(),
         }

@@ -238,7 +238,7 @@ mod tests {
 
     fn scope() -> Scope {
         let containers = ["api", "db"].map(|name| (name.into(), named(name))).into();
-        Scope { owner: Owner::new("t"), containers, sysctls: Vec::new() }
+        Scope { owner: Owner::new("t"), containers, several: BTreeSet::new(), sysctls: Vec::new() }
     }
 
     /// What a whole look leaves.

@@ -252,7 +252,7 @@ impl<'a> Look<'a> {
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
         let links = links(&mut socket)?;
-        let facts = read_container(&mut socket, origin, links)?;
+        let facts = read_container(&mut socket, origin, links, self.scope.several.contains(name))?;
         let mut sysctls = self.sysctls(name)?;
         // Where any link is without IPv6, as all of an engine's container are, others are perhaps born so.
         if facts.links.iter().any(|link| link.ipv6_off) {
@@ -281,7 +281,7 @@ impl<'a> Look<'a> {
         if !links.iter().any(|link| marked(link) || owner.owns(link)) {
             return Ok(Seen::Foreign(Some(identity)));
         }
-        Ok(Seen::Namespace(identity, Arc::new(read_container(&mut socket, origin, links)?), Vec::new()))
+        Ok(Seen::Namespace(identity, Arc::new(read_container(&mut socket, origin, links, false)?), Vec::new()))
     }
 
     /// Looks through the namespaces of all processes, once a pair of ours has its other end nowhere in sight: that of a
@@ -449,13 +449,19 @@ fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Resu
     })
 }
 
-fn read_container(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
+fn read_container(
+    socket: &mut Socket,
+    origin: NetnsOrigin,
+    links: Vec<LinkFacts>,
+    several: bool,
+) -> Result<NetnsFacts, KernelError> {
     let mut facts = read(socket, origin, links)?;
     // Most of what other tables hold are the kernel's own entries for each address. Ours are in others where a rule leads
-    // there, for one of several links, or beside a default route of somebody else's, whether or not the rule is still there.
+    // there, for one of several endpoints that there are or are to be, or beside a default route of somebody else's, whether
+    // or not the rule is still there.
     let ours = facts.rules.iter().any(|rule| rule.protocol == PROTOCOL);
     let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;
-    let elsewhere = facts.links.len() > 2 || ours || {
+    let elsewhere = several || facts.links.len() > 2 || ours || {
         facts.routes = main_routes(socket)?;
         facts.routes.iter().any(theirs)
     };

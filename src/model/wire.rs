@@ -2,7 +2,7 @@
 //!
 //! The kinds read the one and write the other; sockets, sequence numbers and time limits are the kernel room's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::fd::RawFd;
 
@@ -141,6 +141,8 @@ pub struct Scope {
     pub owner: Owner,
     /// The topology's containers: the name that ids use, and where to find them.
     pub containers: BTreeMap<Text, NetnsRef>,
+    /// Those of them that are to have several endpoints, and routes in tables other than `main`.
+    pub several: BTreeSet<Text>,
     /// Settings to read, by namespace and dotted name.
     pub sysctls: Vec<(Text, Text)>,
 }

@@ -176,7 +176,14 @@ fn publish(ports: &[u16]) {
     let publications: Vec<Publication> = ports.iter().map(publication).collect();
     let (mut kernel, owner) = (Linux::default(), Owner::new("other"));
     let firewall = Firewall::new(&owner.topology, &[], &publications);
-    kernel.observe(&Scope { owner, containers: BTreeMap::new(), sysctls: Vec::new() }).expect("a look");
+    kernel
+        .observe(&Scope {
+            owner,
+            containers: BTreeMap::new(),
+            several: std::collections::BTreeSet::new(),
+            sysctls: Vec::new(),
+        })
+        .expect("a look");
     take(&mut kernel, Op::Create(firewall.into()));
 }
 

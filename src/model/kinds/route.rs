@@ -158,9 +158,8 @@ impl Wire for Route {
             lookup.index(&it.netns, &it.link).ok_or_else(|| Missing(format!("link {} in {}", it.link, it.netns)))?;
         let message = it.message(index);
         Ok(vec![match op {
-            Op::Create(to) if to.table == MAIN => route_message(&it.netns, RouteNetlinkMessage::NewRoute(message), NEW),
-            // What stands in a table of ours since others took away what led there was not seen.
-            Op::Create(_) | Op::Update { .. } => {
+            Op::Create(_) => route_message(&it.netns, RouteNetlinkMessage::NewRoute(message), NEW),
+            Op::Update { .. } => {
                 route_message(&it.netns, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
             }
             Op::Delete(_) => route_message(&it.netns, RouteNetlinkMessage::DelRoute(message), 0),

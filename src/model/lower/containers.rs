@@ -1,5 +1,7 @@
 //! Containers: which are there, which are made, which are waited for.
 
+use std::collections::BTreeSet;
+
 use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::KindName;
@@ -16,9 +18,18 @@ pub fn scope(topology: &Topology) -> Scope {
         let found = reference(container)?;
         Some((label(name, &found), found))
     });
+    let (mut met, mut several) = (BTreeSet::new(), BTreeSet::new());
+    for endpoint in topology.endpoints.values() {
+        let container = endpoint.container.get_ref();
+        if !met.insert(container) {
+            let found = topology.containers.get(container.as_str()).and_then(|it| Some((it, reference(it)?)));
+            several.extend(found.map(|(_, found)| label(container, &found)));
+        }
+    }
     Scope {
         owner: Owner::new(&topology.name),
         containers: containers.collect(),
+        several,
         sysctls: super::settings::all(topology),
     }
 }
