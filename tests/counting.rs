@@ -65,7 +65,7 @@ fn run(target: Target) -> Counters {
 
 /// Does it, which must converge, and tells how often steps were taken.
 fn rounds(target: Target) -> u32 {
-    let mut kernel = Linux::default();
+    let mut kernel = Linux::for_one_run();
     let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
     let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap();
     assert!(report.failed.is_empty() && report.is_converged(), "{:?}", report.failed);

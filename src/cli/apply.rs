@@ -145,7 +145,8 @@ impl Errand<'_> {
         privilege::check()?;
         let topology = self.topology();
         let watched = self.is_watched(apply.is_some_and(|apply| apply.confirm.is_some()))?;
-        let (lock, mut kernel) = self.ahead.take().map_or_else(Default::default, |it| (Some(it.lock), it.kernel));
+        let (lock, mut kernel) =
+            self.ahead.take().map_or_else(|| (None, Linux::for_one_run()), |it| (Some(it.lock), it.kernel));
         // A watcher that is to do the work takes the lock itself.
         let lock = match lock.filter(|_| !watched) {
             None if !watched => Some(lock::acquire(self.writing.timeout())?.ok_or_else(busy)?),

@@ -7,11 +7,37 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
-use super::KernelError;
-use super::netlink::{Request, Socket};
+use super::netlink::{Protocol, Request, Socket};
 use super::nft::NftError;
+use super::{KernelError, sysctl};
+use crate::model::resource::{HOST, Resource, Step};
 
 const CREATE: u16 = (nix::libc::NLM_F_CREATE | nix::libc::NLM_F_EXCL) as u16;
+
+/// Whether it has what steps need.
+///
+/// # Errors
+///
+/// [`KernelError::Unable`] that says what is missing.
+pub fn able(steps: &[Step]) -> Result<(), KernelError> {
+    let wanted = || steps.iter().filter_map(|step| step.op.to());
+    let mut socket = Socket::open(Protocol::Route)?;
+    if wanted().any(|it| matches!(it, Resource::Bridge(_))) {
+        link_kind(&mut socket, &InfoKind::Bridge)?;
+    }
+    if wanted().any(|it| matches!(it, Resource::Veth(_))) {
+        link_kind(&mut socket, &InfoKind::Veth)?;
+    }
+    for it in wanted() {
+        if let Resource::Sysctl(setting) = it
+            && &*setting.netns == HOST
+        {
+            sysctl::writable(&setting.key)?;
+        }
+    }
+    let is_ipv6 = |it: &Resource| matches!(it, Resource::Address(address) if address.address.addr().is_ipv6());
+    if wanted().any(is_ipv6) { ipv6() } else { Ok(()) }
+}
 
 /// Whether links of a kind can be made. The question is a request for one without a queue: a kernel that knows the kind
 /// refuses that for the queue, one that does not for the kind, and neither makes anything.

@@ -12,7 +12,7 @@ use super::{KernelError, listeners, neighbours};
 use crate::model::wire::{Facts, ListenerFacts, NftMessage, RulesetFacts};
 
 /// How long what others do is taken for unchanged.
-const MOMENT: Duration = Duration::from_secs(1);
+pub(super) const MOMENT: Duration = Duration::from_secs(1);
 
 type Beside = (Vec<ListenerFacts>, Vec<RulesetFacts>);
 

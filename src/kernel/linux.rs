@@ -8,14 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::errno::Errno;
-use rtnetlink::packet_route::link::InfoKind;
-
 use super::conntrack::Forgetting;
 use super::kept::Kept;
 use super::lane::Lane;
 use super::lookup::{LaneLookup, NoLookup};
-use super::memory::{Disturbed, Memory};
+use super::memory::{Belief, Disturbed, Memory};
 use super::netfilter::{Netfilter, Ours, Written};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
@@ -25,6 +22,7 @@ use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, Owner, Place, Scope};
+use nix::errno::Errno;
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
@@ -36,8 +34,7 @@ pub struct Linux {
     owner: Option<Owner>,
     /// nftables in the last look: a transaction is refused if its generation has passed.
     netfilter: Option<Netfilter>,
-    /// Where to look again; none: everywhere, each time.
-    disturbed: Option<Disturbed>,
+    belief: Belief,
     memory: Memory,
     /// The last look's.
     seen: Option<Facts>,
@@ -49,7 +46,7 @@ pub struct Linux {
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = self.look(scope)?;
-        self.kept.beside(&mut facts, self.disturbed.is_none())?;
+        self.kept.beside(&mut facts, !self.belief.is_told())?;
         // Kept by who does not remember as well: to take it apart now would have everything else wait.
         let facts = self.seen.insert(facts);
         Ok(Observed::new(facts, &scope.owner))
@@ -75,27 +72,12 @@ impl Kernel for Linux {
     }
 
     fn able(&mut self, steps: &[Step]) -> Result<(), KernelError> {
-        let wanted = || steps.iter().filter_map(|step| step.op.to());
-        let mut socket = Socket::open(Protocol::Route)?;
-        if wanted().any(|it| matches!(it, Resource::Bridge(_))) {
-            feature::link_kind(&mut socket, &InfoKind::Bridge)?;
-        }
-        if wanted().any(|it| matches!(it, Resource::Veth(_))) {
-            feature::link_kind(&mut socket, &InfoKind::Veth)?;
-        }
-        for it in wanted() {
-            if let Resource::Sysctl(setting) = it
-                && &*setting.netns == HOST
-            {
-                sysctl::writable(&setting.key)?;
-            }
-        }
-        let ipv6 = |it: &Resource| matches!(it, Resource::Address(address) if address.address.addr().is_ipv6());
-        if wanted().any(ipv6) { feature::ipv6() } else { Ok(()) }
+        feature::able(steps)
     }
 
     fn execute(&mut self, steps: &[Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<(), KernelError>> {
         let containers = &self.containers;
+        self.belief.before(steps, &mut self.memory);
         self.memory.written(steps, |netns| netns::reference(containers, netns));
         self.kept.end_forgetting();
         let (kept, results) = (std::mem::take(&mut self.kept), vec![Ok(()); steps.len()]);
@@ -110,6 +92,7 @@ impl Kernel for Linux {
         let Run { results, mut kept, .. } = run;
         kept.written = Written::by(steps, &results, std::mem::take(&mut kept.commits));
         self.kept = kept;
+        self.belief.after(&results);
         tracing::debug!("written");
         results
     }
@@ -119,12 +102,19 @@ impl Linux {
     /// Linux, asked again only where something may have happened: whoever uses it listens, and tells of what it hears
     /// ([`disturb`](Self::disturb)).
     pub fn remembering() -> Self {
-        Self { disturbed: Some(Disturbed::default()), ..Self::default() }
+        Self { belief: Belief::Told(Disturbed::default()), ..Self::default() }
     }
 
-    /// Linux, whose host is looked at from now on: before it is known what for, and by another thread, where one is to be had.
+    /// Linux for one run, which nobody listens beside: what it does not write to is believed for a moment to be as it was
+    /// seen, so that the look that verifies does not grow with all that is there.
+    pub fn for_one_run() -> Self {
+        Self { belief: Belief::brief(), ..Self::default() }
+    }
+
+    /// The same, whose host is looked at from now on: before it is known what for, and by another thread, where one is to be
+    /// had.
     pub fn ahead() -> Self {
-        let mut linux = Self::default();
+        let mut linux = Self::for_one_run();
         linux.memory.ahead = read::Ahead::begin();
         linux
     }
@@ -138,11 +128,11 @@ impl Linux {
     fn look(&mut self, scope: &Scope) -> Result<Facts, KernelError> {
         let _leaving = std::mem::take(&mut self.kept.leaving);
         self.seen = None;
-        let disturbed = self.disturbed.as_mut().map_or_else(Disturbed::anywhere, std::mem::take);
+        let disturbed = self.belief.doubts();
         // Until the look is complete nothing is known.
         let mut memory = std::mem::take(&mut self.memory);
         memory.turn_to(scope, &disturbed);
-        memory.fleeting = self.disturbed.is_none();
+        memory.fleeting = matches!(self.belief, Belief::None);
         let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
         let kept = &mut self.kept;
         let netfilter = || {
@@ -158,8 +148,9 @@ impl Linux {
         self.kept.nft = Some(nft);
         netfilter.tell(&mut facts);
         self.netfilter = Some(netfilter);
-        if self.disturbed.is_some() {
+        if !memory.fleeting {
             self.memory = memory;
+            self.belief.looked();
         }
         self.containers = scope.containers.clone();
         let found = facts.namespaces.iter();
@@ -171,7 +162,9 @@ impl Linux {
 
     /// Something happened there, to be seen by the next look.
     pub fn disturb(&mut self, disturbed: &Disturbed) {
-        self.disturbed.iter_mut().for_each(|known| known.extend(disturbed));
+        if let Belief::Told(known) = &mut self.belief {
+            known.extend(disturbed);
+        }
     }
 
     pub(super) fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {

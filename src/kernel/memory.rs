@@ -6,12 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::KernelError;
+use super::kept::MOMENT;
 use super::netns::{self, Identity};
 use super::read::{Ahead, Seen};
 use crate::model::focus::otherwise;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Facts, NetnsFacts, NetnsRef, Place, Scope};
+
+/// Written to at most, for what was seen elsewhere to be believed by who does not listen.
+const PLACES_MAX: usize = 16;
 
 /// Where something may be otherwise than it was seen.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -46,6 +52,68 @@ impl Disturbed {
         self.names |= other.names;
         self.links.extend(&other.links);
         self.namespaces.extend(other.namespaces.iter().cloned());
+    }
+}
+
+/// Whether what was seen is believed.
+#[derive(Default, Debug)]
+pub(super) enum Belief {
+    /// It is not kept: each look asks everywhere.
+    #[default]
+    None,
+    /// Nobody listens, so it is believed for a moment, by the look that verifies what was written. Already a look at a
+    /// thousand namespaces takes a tenth of a second, and what it saw first is as old when it is over.
+    Brief {
+        /// When the last look was over; none if too much was written since.
+        looked: Option<Instant>,
+        /// Whether steps were taken since, each with success.
+        written: bool,
+    },
+    /// Whoever listens tells where not.
+    Told(Disturbed),
+}
+
+impl Belief {
+    pub(super) fn brief() -> Self {
+        Self::Brief { looked: None, written: false }
+    }
+
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self, Self::Told(_))
+    }
+
+    /// Where the next look is not to believe it.
+    pub(super) fn doubts(&mut self) -> Disturbed {
+        match self {
+            Self::Told(disturbed) => std::mem::take(disturbed),
+            Self::Brief { looked: Some(looked), written: true } if looked.elapsed() < MOMENT => Disturbed::default(),
+            Self::Brief { .. } | Self::None => Disturbed::anywhere(),
+        }
+    }
+
+    /// A look is over.
+    pub(super) fn looked(&mut self) {
+        if let Self::Brief { looked, written } = self {
+            (*looked, *written) = (Some(Instant::now()), false);
+        }
+    }
+
+    /// Steps are about to be taken. Where many namespaces are written to, a look at everything is as quick, and what was seen
+    /// is let go: it is most of the memory.
+    pub(super) fn before(&mut self, steps: &[Step], memory: &mut Memory) {
+        let Self::Brief { looked, .. } = self else { return };
+        let mut met = BTreeSet::new();
+        let places = steps.iter().flat_map(|step| &step.parts).map(|(_, place)| place);
+        if places.filter(|place| met.insert(*place)).nth(PLACES_MAX).is_some() {
+            (*looked, *memory) = (None, Memory::default());
+        }
+    }
+
+    /// Steps were taken. Whatever hindered one is to be seen, wherever it is.
+    pub(super) fn after(&mut self, results: &[Result<(), KernelError>]) {
+        if let Self::Brief { written, .. } = self {
+            *written = results.iter().all(Result::is_ok);
+        }
     }
 }
 

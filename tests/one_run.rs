@@ -1,0 +1,96 @@
+//! What a single run believes of what it saw a moment before, and what it does not.
+
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+#[path = "../benches/workload/mod.rs"]
+mod workload;
+mod world;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use netrec::apply::rails::Allowance;
+use netrec::apply::{Report, Target, execute, prepare_within};
+use netrec::kernel::linux::Linux;
+use netrec::kernel::netlink::counters;
+use netrec::model::parse::parse;
+use netrec::model::source::Source;
+use world::sh;
+
+/// One run, which must end with everything as wanted as far as it looked; between its plan and its steps something happens.
+/// How much was said after the plan was made.
+fn run(text: &str, between: impl FnOnce()) -> (Report, u64) {
+    let topology = parse(&[Source::new("w.toml", text)]).unwrap();
+    carry_out(Target::Topology(&topology), between)
+}
+
+fn carry_out(target: Target, between: impl FnOnce()) -> (Report, u64) {
+    let mut kernel = Linux::for_one_run();
+    let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+    between();
+    let before = counters().messages;
+    let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap();
+    assert!(report.is_converged(), "{:?}", report.failed);
+    (report, counters().messages - before)
+}
+
+/// What is said is counted for the whole process.
+fn alone(test: impl FnOnce() + Send) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
+    world::run(test);
+}
+
+/// How much is to be done as a look at everything sees it.
+fn left(text: &str) -> usize {
+    let topology = parse(&[Source::new("w.toml", text)]).unwrap();
+    prepare_within(&mut Linux::default(), Target::Topology(&topology), &Allowance::granted()).unwrap().diff.len()
+}
+
+#[test]
+fn only_where_it_wrote_a_run_looks_again_and_nothing_escapes_it_there() {
+    alone(|| {
+        let [few, many] = [20, 160].map(|endpoints| {
+            let [all, more] = [endpoints, endpoints + 1].map(workload::topology);
+            let port = all.replace("\"20000:80\"", "\"19999:80\"");
+            run(&all, || ());
+            let said = [&more, &all, &port].map(|text| {
+                let (report, said) = run(text, || ());
+                assert_eq!((report.rounds, left(text)), (1, 0));
+                said
+            });
+            carry_out(Target::Nothing("w", None), || ());
+            said
+        });
+        // Whether a link is gone is asked until it is.
+        for ((few, many), asked) in few.into_iter().zip(many).zip([0, 10, 0]) {
+            assert!(few.abs_diff(many) <= asked, "{few} and {many} messages");
+        }
+    });
+}
+
+#[test]
+fn what_hindered_a_step_has_a_run_look_everywhere() {
+    alone(|| {
+        let [less, all] = [3, 4].map(workload::topology);
+        run(&all, || ());
+        // Without our mark that namespace is somebody else's.
+        let taken = "ip -n c0 address delete 10.0.0.2/16 dev eth0; ip -n c3 link set lo alias theirs";
+        let (report, _) = run(&less, || drop(sh(taken)));
+        assert_eq!((report.rounds, left(&less)), (2, 0));
+    });
+}
+
+/// Such as while somebody is asked.
+#[test]
+fn what_was_seen_longer_ago_is_not_believed() {
+    alone(|| {
+        let [all, more] = [3, 4].map(workload::topology);
+        run(&all, || ());
+        let (report, _) = run(&more, || {
+            sh("ip -n c0 address delete 10.0.0.2/16 dev eth0");
+            std::thread::sleep(Duration::from_millis(1_100));
+        });
+        assert_eq!((report.rounds, left(&more)), (2, 0));
+    });
+}
