@@ -4,8 +4,8 @@
 //
 //   floor up|again|add|port|down N     in the caller's network and mount namespaces, names under /run/netns
 //
-// up: all of it. again: read what stands, as a cold start must. add: one container more. port: one published port
-// changed. down: all of it, back to nothing.
+// up: all of it. again: read what stands, as a cold start must. add: one container more, in the last bridge. port: one
+// published port changed. down: all of it and the one more, back to nothing.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -37,8 +37,10 @@ static void die(const char *what) {
   exit(1);
 }
 
-static int network_of(int i) { return i / PER_BRIDGE; }
-static int host_of(int i) { return i % PER_BRIDGE + 2; }
+// The last container may be one more than its bridge has otherwise.
+static int networks;
+static int network_of(int i) { return i / PER_BRIDGE < networks ? i / PER_BRIDGE : networks - 1; }
+static int host_of(int i) { return i - network_of(i) * PER_BRIDGE + 2; }
 static unsigned ip4(int network, int host) { return htonl(0x0a000000u + ((unsigned)network << 16) + host); }
 static void ip6(unsigned char *to, int network, int host) {
   memset(to, 0, 16);
@@ -460,7 +462,7 @@ static void again(int containers) {
 // ---- what is asked for ----
 
 static void up(int containers) {
-  int s = connect_to(NETLINK_ROUTE), networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
+  int s = connect_to(NETLINK_ROUTE);
   // First, as long as there are no links to walk over.
   write_to("/proc/sys/net/ipv4/ip_forward", "1"), write_to("/proc/sys/net/ipv6/conf/all/forwarding", "1");
   for (int network = 0; network < networks; network++) add_bridge(s, network);
@@ -511,21 +513,20 @@ static void port(void) {
 // meanwhile, and each unmounting waits until all processors have passed a quiet point.
 static void down(int containers) {
   struct ifinfomsg all = {0};
-  int s = connect_to(NETLINK_ROUTE), networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
+  int s = connect_to(NETLINK_ROUTE);
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
   for (int i = 0; i < 2; i++) {
     family = i ? NFPROTO_BRIDGE : NFPROTO_IPV4;
     nft(NFT_MSG_DELTABLE, 0), text(NFTA_TABLE_NAME, "w");
   }
   commit();
-  // The last may have got no container more.
   for (int network = 0; network < networks; network++)
-    if (index_of_bridge(network)) set(index_of_bridge(network), 0);
+    set(index_of_bridge(network), 0);
   flush(s);
   begin(RTM_DELLINK, 0, &all, sizeof all);
   u32(IFLA_GROUP, GROUP);
   flush(s);
-  for (int i = 0; i < containers; i++) {
+  for (int i = 0; i <= containers; i++) {
     char path[64];
     path_of(path, sizeof path, i);
     open(path, O_RDONLY | O_CLOEXEC);
@@ -537,6 +538,7 @@ int main(int arguments, char **argument) {
   struct rlimit files;
   int containers = arguments == 3 ? atoi(argument[2]) : 0;
   if (containers < 1) return 2;
+  networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);

@@ -125,12 +125,12 @@ impl Tool {
     pub(super) fn command(self, phase: Phase, size: usize) -> Option<Command> {
         match (self, phase) {
             (Self::Floor, _) => {
-                let (word, size) = match phase {
-                    Phase::Up => ("up", size),
-                    Phase::Again => ("again", size),
-                    Phase::Add => ("add", size),
-                    Phase::Port => ("port", size + 1),
-                    Phase::Down => ("down", size + 1),
+                let word = match phase {
+                    Phase::Up => "up",
+                    Phase::Again => "again",
+                    Phase::Add => "add",
+                    Phase::Port => "port",
+                    Phase::Down => "down",
                 };
                 Some(run(&[&floor().display().to_string(), word, &size.to_string()]))
             }

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 /// Endpoints of one bridge: it takes 1,023 ports.
 const PER_BRIDGE: usize = 1_000;
 
-/// The topology `w` with so many endpoints, 1 to 40,000.
+/// The topology `w` with so many endpoints, 1 to 40,000. One more than bridges are full with joins the last of them.
 pub(crate) fn topology(endpoints: usize) -> String {
+    let bridges = (endpoints - 1).div_ceil(PER_BRIDGE).max(1);
     let mut text = String::from("topology = \"w\"\n");
-    for network in 0..endpoints.div_ceil(PER_BRIDGE) {
+    for network in 0..bridges {
         let _ = write!(
             text,
             "\n[networks.n{network}]\ndriver = \"bridge\"\nsubnets = [\"10.{network}.0.0/16\", \
@@ -17,7 +18,8 @@ pub(crate) fn topology(endpoints: usize) -> String {
         );
     }
     for endpoint in 0..endpoints {
-        let (network, host) = (endpoint / PER_BRIDGE, endpoint % PER_BRIDGE + 2);
+        let network = (endpoint / PER_BRIDGE).min(bridges - 1);
+        let host = endpoint - network * PER_BRIDGE + 2;
         let _ = write!(
             text,
             "\n[containers.c{endpoint}]\nnetns = \"c{endpoint}\"\n\n[endpoints.e{endpoint}]\n\
