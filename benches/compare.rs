@@ -25,6 +25,8 @@ mod measure;
 mod plot;
 #[path = "compare/profile.rs"]
 mod profile;
+#[path = "compare/rules.rs"]
+mod rules;
 #[path = "compare/table.rs"]
 mod table;
 #[path = "compare/tools.rs"]

@@ -3,9 +3,12 @@
 // in here too.
 //
 //   floor up|again|add|port|down N     in the caller's network and mount namespaces, names under /run/netns
+//   floor whole N RULES
 //
 // up: all of it. again: read what stands, as a cold start must. add: one container more, in the last bridge. port: one
 // published port changed. down: all of it and the one more, back to nothing.
+// whole: all of it as netrec has it, with its rules, as transactions in a file, with marks like its own, and with a look
+// at everything afterwards.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -39,6 +42,8 @@ static void die(const char *what) {
 
 // The last container may be one more than its bridge has otherwise.
 static int networks;
+// What netrec's rules are in, if those are loaded.
+static const char *rules;
 static int network_of(int i) { return i / PER_BRIDGE < networks ? i / PER_BRIDGE : networks - 1; }
 static int host_of(int i) { return i - network_of(i) * PER_BRIDGE + 2; }
 static unsigned ip4(int network, int host) { return htonl(0x0a000000u + ((unsigned)network << 16) + host); }
@@ -75,6 +80,13 @@ static void attribute(int type, const void *value, size_t length) {
   if (length) memcpy((char *)attribute + 4, value, length);
   filled += 4 + NLA_ALIGN(length);
   ((struct nlmsghdr *)(out + current))->nlmsg_len = filled - current;
+}
+// As long as netrec's: the topology, what it is, and a digest.
+static void mark(const char *name) {
+  char alias[64];
+  if (!rules) return;
+  int length = snprintf(alias, sizeof alias, "netrec:w:host/veth/%s:e0:0123456789abcdef01", name);
+  attribute(IFLA_IFALIAS, alias, length);
 }
 static void u8(int type, unsigned char value) { attribute(type, &value, 1); }
 static void u32(int type, unsigned value) { attribute(type, &value, 4); }
@@ -133,6 +145,12 @@ static void set(int index, int flags) {
   begin(RTM_SETLINK, 0, &link, sizeof link);
 }
 static void set_up(int index) { set(index, IFF_UP); }
+static void mark_named(const char *name) {
+  struct ifinfomsg link = {0};
+  if (!rules) return;
+  begin(RTM_NEWLINK, 0, &link, sizeof link);
+  text(IFLA_IFNAME, name), mark(name);
+}
 static void address4(int index, unsigned address) {
   struct ifaddrmsg to = {.ifa_family = AF_INET, .ifa_prefixlen = 16, .ifa_index = index};
   unsigned broadcast = address | htonl(0xffff);
@@ -184,7 +202,7 @@ static void add_bridge(int s, int network) {
   int index = index_of_bridge(network);
   link.ifi_index = index;
   begin(RTM_SETLINK, 0, &link, sizeof link);
-  no_link_local();
+  no_link_local(), mark(name);
   address4(index, ip4(network, 1));
   address6(index, network, 1);
   flush(s);
@@ -207,15 +225,16 @@ static void add_veth(int i, int netns, int bridge) {
   text(IFLA_IFNAME, "eth0"), attribute(IFLA_ADDRESS, inner, 6), u32(IFLA_MTU, 1500), u32(IFLA_NET_NS_FD, netns);
   u32(IFLA_NUM_TX_QUEUES, 1), u32(IFLA_NUM_RX_QUEUES, 1);
   end(end_inside), end(data), end(info);
+  mark_named(name);
 }
 static void inside(int s, int i) {
   struct ifinfomsg link = {.ifi_index = 2};
   unsigned gateway4 = ip4(network_of(i), 1);
   unsigned char gateway6[16];
   ip6(gateway6, network_of(i), 1);
-  set_up(1);
+  set_up(1), mark("lo");
   begin(RTM_SETLINK, 0, &link, sizeof link);
-  no_link_local();
+  no_link_local(), mark("eth0");
   set_up(2);
   address4(2, ip4(network_of(i), host_of(i)));
   address6(2, network_of(i), host_of(i));
@@ -258,7 +277,7 @@ static void add_containers(int s, int from, int to) {
   for (int i = from; i < to; i++) {
     if (!bridge || i % PER_BRIDGE == 0) bridge = index_of_bridge(network_of(i));
     add_veth(i, made[i - from].netns, bridge);
-    if (count == BATCH) flush(s);
+    if (count >= BATCH - 1) flush(s);
   }
   flush(s);
   for (int i = from; i < to; i++) no_ipv6(i);
@@ -351,6 +370,16 @@ static void commit(void) {
   acknowledged(s, last);
   close(s);
 }
+// Each transaction of the file, whose messages are numbered from 1 on.
+static void load_rules(void) {
+  int file = open(rules, O_RDONLY | O_CLOEXEC), s = connect_to(NETLINK_NETFILTER), length = read(file, outs[1], OUT);
+  if (file < 0 || length <= 0) die(rules);
+  for (struct nlmsghdr *it = (void *)outs[1]; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length)) {
+    memcpy(out + filled, it, it->nlmsg_len), filled += NLMSG_ALIGN(it->nlmsg_len);
+    if (it->nlmsg_type == NFNL_MSG_BATCH_END) say(s), acknowledged(s, it->nlmsg_seq - 1);
+  }
+  close(file), close(s);
+}
 // Listener reports from nobody's address are for the bridge itself; without this each goes to all containers.
 static void hush(void) {
   unsigned char icmpv6 = IPPROTO_ICMPV6, report = 143, nobody[16] = {0};
@@ -389,6 +418,13 @@ static void add_firewall(int containers) {
   expression("masq"), end_expression();
   end(list);
   elements(NFT_MSG_NEWSETELEM, 0, containers, FIRST_PORT);
+  hush();
+  commit();
+}
+static void add_whole_firewall(void) {
+  load_rules();
+  // Its links have other names than those in the rules.
+  nft_bracket(NFNL_MSG_BATCH_BEGIN);
   hush();
   commit();
 }
@@ -469,7 +505,8 @@ static void up(int containers) {
   // A bridge at a time, as there are only so many descriptors.
   for (int from = 0; from < containers; from += PER_BRIDGE)
     add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers);
-  add_firewall(containers);
+  if (rules) add_whole_firewall();
+  else add_firewall(containers);
   // Last: what containers announce while they are made would go to every port.
   for (int network = 0; network < networks; network++) {
     int index = index_of_bridge(network);
@@ -536,13 +573,15 @@ static void down(int containers) {
 
 int main(int arguments, char **argument) {
   struct rlimit files;
-  int containers = arguments == 3 ? atoi(argument[2]) : 0;
+  int containers = arguments > 2 ? atoi(argument[2]) : 0;
+  rules = arguments > 3 ? argument[3] : 0;
   if (containers < 1) return 2;
   networks = (containers + PER_BRIDGE - 1) / PER_BRIDGE;
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);
   if (!strcmp(argument[1], "up")) up(containers);
+  else if (!strcmp(argument[1], "whole") && rules) up(containers), again(containers);
   else if (!strcmp(argument[1], "again")) again(containers);
   else if (!strcmp(argument[1], "add")) add(containers);
   else if (!strcmp(argument[1], "port")) port();

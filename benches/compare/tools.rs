@@ -6,16 +6,20 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::measure::Phase;
-use super::workload;
+use super::{rules, workload};
 
 /// Where inputs are written: on the private `/run`.
 const INPUTS: &str = "/run/bench";
+/// netrec's rules, for the floor.
+const RULES: &str = "/run/bench/rules";
 
 /// A program, or a set of programs, that can do W(N) or a part of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Tool {
     /// The kernel's own work and nothing else.
     Floor,
+    /// The floor for the whole of what netrec does: with its rules, marks like its own, and a look at all of it.
+    Whole,
     /// This project.
     Netrec,
     /// What a careful operator writes: `ip -batch`, one for each namespace, and `nft -f`.
@@ -36,8 +40,9 @@ pub(super) enum Tool {
 
 impl Tool {
     /// All of them, the measure of all others first.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Floor,
+        Self::Whole,
         Self::Netrec,
         Self::Operator,
         Self::Netavark,
@@ -52,6 +57,7 @@ impl Tool {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
+            Self::Whole => "floor:whole",
             Self::Netrec => "netrec",
             Self::Operator => "ip+nft",
             Self::Netavark => "netavark",
@@ -79,7 +85,7 @@ impl Tool {
     /// The largest size that it does without keeping everybody waiting.
     pub(super) fn most(self) -> usize {
         match self {
-            Self::Floor | Self::Netrec => usize::MAX,
+            Self::Floor | Self::Whole | Self::Netrec => usize::MAX,
             Self::Operator => 1_000,
             _ => 100,
         }
@@ -88,7 +94,7 @@ impl Tool {
     /// Whether it can be run here.
     pub(super) fn is_installed(self) -> bool {
         match self {
-            Self::Floor | Self::Netrec => true,
+            Self::Floor | Self::Whole | Self::Netrec => true,
             Self::Operator => on_path("ip").is_some() && on_path("nft").is_some(),
             Self::Netavark => on_path("netavark").is_some(),
             Self::Cni => plugins().is_some(),
@@ -106,6 +112,9 @@ impl Tool {
     pub(super) fn prepare(self, size: usize) {
         match self {
             Self::Floor => {}
+            Self::Whole => {
+                fs::write(RULES, rules::transactions(size)).expect("inputs are written to a private directory");
+            }
             Self::Netrec => {
                 let more = workload::topology(size + 1);
                 write("up.toml", &workload::topology(size));
@@ -134,10 +143,13 @@ impl Tool {
                 };
                 Some(run(&[&floor().display().to_string(), word, &size.to_string()]))
             }
+            (Self::Whole, Phase::Up) => Some(run(&[&floor().display().to_string(), "whole", &size.to_string(), RULES])),
             (Self::Netrec | Self::PairsNetrec, Phase::Down) => {
                 Some(run(&[env!("CARGO_BIN_EXE_netrec"), "destroy", "--yes", "--topology", "w"]))
             }
-            (Self::PairsNetrec, Phase::Add | Phase::Port) => None,
+            (Self::PairsNmstate, Phase::Up | Phase::Again) => Some(nmstatectl("up")),
+            (Self::PairsNmstate, Phase::Down) => Some(nmstatectl("down")),
+            (Self::PairsNetrec, Phase::Add | Phase::Port) | (Self::Whole | Self::PairsNmstate, _) => None,
             (Self::Netrec | Self::PairsNetrec, _) => {
                 let file = match phase {
                     Phase::Add => "add.toml",
@@ -146,9 +158,6 @@ impl Tool {
                 };
                 Some(run(&[env!("CARGO_BIN_EXE_netrec"), "apply", "--yes", &format!("{INPUTS}/{file}")]))
             }
-            (Self::PairsNmstate, Phase::Up | Phase::Again) => Some(nmstatectl("up")),
-            (Self::PairsNmstate, Phase::Down) => Some(nmstatectl("down")),
-            (Self::PairsNmstate, _) => None,
             (_, Phase::Up) => script("up"),
             (_, Phase::Down) => script("down"),
             (_, _) => None,
