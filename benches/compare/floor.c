@@ -514,14 +514,8 @@ static void up(int containers) {
   }
   flush(s);
 }
-static void add(int containers) {
-  add_containers(connect_to(NETLINK_ROUTE), containers, containers + 1);
-  nft_bracket(NFNL_MSG_BATCH_BEGIN);
-  elements(NFT_MSG_NEWSETELEM, containers, containers + 1, FIRST_PORT);
-  commit();
-}
-// Whoever takes a mapping away has to forget its flows, which no request finds by their port: all are read, from one hash
-// table of the machine. Here there are none to be forgotten.
+// Whoever makes a mapping or takes it away has to forget flows that go another way, which no request finds by their port:
+// all are read, from one hash table of the machine. Here there are none to be forgotten.
 static void read_flows(void) {
   struct nfgenmsg any = {0};
   int s = connect_to(NETLINK_NETFILTER);
@@ -537,6 +531,13 @@ static void read_flows(void) {
       }
     }
   }
+}
+static void add(int containers) {
+  add_containers(connect_to(NETLINK_ROUTE), containers, containers + 1);
+  nft_bracket(NFNL_MSG_BATCH_BEGIN);
+  elements(NFT_MSG_NEWSETELEM, containers, containers + 1, FIRST_PORT);
+  commit();
+  read_flows();
 }
 static void port(void) {
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
