@@ -168,7 +168,13 @@ impl Memory {
             self.gathered = None;
         }
         disturbed.namespaces.iter().for_each(|netns| self.forget(netns));
-        // What is seen of a namespace depends on whose it is said to be.
+        // What is seen of a namespace depends on whether it is to have several endpoints,
+        if let Some(last) = self.scope.as_mut().filter(|last| last.several != scope.several) {
+            let last = std::mem::replace(&mut last.several, scope.several.clone());
+            let turned = last.symmetric_difference(&scope.several).filter_map(|name| scope.containers.get(name));
+            turned.for_each(|netns| self.forget(netns));
+        }
+        // and on whose it is said to be.
         if let Some(Scope { containers: last, .. }) = self.scope.take_if(|last| last.containers != scope.containers) {
             let gone: BTreeSet<&NetnsRef> = otherwise(&last, &scope.containers).map(|(_, netns)| netns).collect();
             let new: BTreeSet<&NetnsRef> = otherwise(&scope.containers, &last).map(|(_, netns)| netns).collect();
@@ -348,6 +354,13 @@ mod tests {
         };
         assert_eq!(with("web"), Some(vec![named("web")]));
         assert_eq!(with("others"), None, "it was somebody else's");
+        let several = Scope { several: ["db".into()].into(), ..scope() };
+        let (mut memory, nowhere) = (memory(), Disturbed::default());
+        assert_eq!(asked(&mut memory, &several, &nowhere), Some(vec![named("db")]), "of more tables");
+        memory.keep_gathered(&Facts::default());
+        assert_eq!(asked(&mut memory, &several, &nowhere), Some(vec![]));
+        memory.keep_gathered(&Facts::default());
+        assert_eq!(asked(&mut memory, &scope(), &nowhere), Some(vec![named("db")]), "and of fewer again");
     }
 
     #[test]
