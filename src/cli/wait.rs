@@ -1,20 +1,24 @@
 //! `netrec wait`: until all is as it should be.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::control::{Question, Verb, demand};
+use super::control::{Answer, Question, Verb, demand};
 use super::duration::duration;
 use super::failure::Failure;
+use super::load::read_all;
 use super::suspend::Watched;
 use super::{Exit, output};
+use crate::apply::watch::Content;
 use crate::apply::watch::standing::State;
 
 /// Between two questions.
 const ASK: Duration = Duration::from_millis(50);
 
-/// Wait until the watcher of a topology sees everything in sync; ends with 6 if that takes too long.
+/// Wait until the watcher of a topology sees everything in sync with what its files say by now; ends with 6 if that takes
+/// too long.
 #[derive(Args, Debug)]
 pub(super) struct Wait {
     #[command(flatten)]
@@ -31,15 +35,25 @@ impl Wait {
         loop {
             let answer = demand(&name, &Question::new(Verb::Status))?;
             let (state, late) = (answer.standing.state, Instant::now() >= until);
-            if state != State::InSync && !late {
+            let done = state == State::InSync && self.is_followed(&answer);
+            if !done && !late {
                 std::thread::sleep(ASK);
                 continue;
             }
+            let older = if state == State::InSync && !done { " with what the files said before" } else { "" };
             match self.watched.output.format {
                 super::Format::Json => output::say_json(&answer),
-                super::Format::Text => output::say(&format!("topology {name}: {state}\n")),
+                super::Format::Text => output::say(&format!("topology {name}: {state}{older}\n")),
             }
-            return Ok(if state == State::InSync { Exit::Done } else { Exit::NotConverged });
+            return Ok(if done { Exit::Done } else { Exit::NotConverged });
         }
+    }
+
+    /// Whether what the watcher keeps up is what the files say by now: of what was written a moment ago it may not have
+    /// heard yet.
+    fn is_followed(&self, answer: &Answer) -> bool {
+        let told = || answer.files.iter().map(PathBuf::from).collect();
+        let paths = if self.watched.paths.is_empty() { told() } else { self.watched.paths.clone() };
+        read_all(&paths).is_ok_and(|sources| answer.standing.digest == Some(Content::digest(&sources)))
     }
 }
