@@ -28,11 +28,12 @@ pub use frame::{attributes, i32_at, string, u16_at, u32_at};
 /// How long one answer may take.
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Messages in one `sendmsg`: more gain nothing measurable, and their answers must fit the receive buffer.
+/// Messages in one `sendmsg`: more gain nothing measurable. Should each be refused with a copy of it, that is 140 KiB of
+/// memory at most, and every socket has room for 208 (`rmem_default`).
 pub(super) const BATCH_MESSAGES: usize = 64;
 /// Bytes in one `sendmsg`, exceeded only by a single message that is longer.
 const BATCH_BYTES: usize = 32 << 10;
-/// Socket buffers. Limits, not allocations.
+/// Socket buffers for more than that. Limits, not allocations.
 const SOCKET_BYTES: i32 = 8 << 20;
 /// How often an interrupted dump is tried; the pauses between add up to about a quarter of a second.
 const DUMP_TRIES: u32 = 10;
@@ -175,6 +176,7 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     limit: Duration,
+    strict: bool,
     roomy: bool,
 }
 
@@ -185,8 +187,8 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// Opens a socket in the namespace of the calling thread, with extended acknowledgements, without copies of the
-    /// request in them, with strict checking of requests (so that filters of dumps are obeyed), and [`TIME_LIMIT`].
+    /// Opens a socket in the namespace of the calling thread, with extended acknowledgements. What else it takes is set
+    /// when it is first needed: most sockets say one small batch in a namespace and are closed.
     pub fn open(protocol: Protocol) -> Result<Self, KernelError> {
         let family = match protocol {
             Protocol::Route => libc::NETLINK_ROUTE,
@@ -200,15 +202,21 @@ impl Socket {
             let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, family);
             OwnedFd::from_raw_fd(Errno::result(fd).map_err(|errno| KernelError::system("netlink socket", errno))?)
         };
-        let mut socket = Self { fd, sequence: 0, limit: TIME_LIMIT, roomy: false };
-        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
-            socket.set(libc::SOL_NETLINK, option, &1_i32)?;
-        }
-        socket.set_time_limit(TIME_LIMIT)?;
+        let socket = Self { fd, sequence: 0, limit: TIME_LIMIT, strict: false, roomy: false };
+        socket.set(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, &1_i32)?;
         Ok(socket)
     }
 
-    /// Makes room for many messages at once, and for an answer to each; who only asks gets a dump by the piece.
+    /// Has requests checked strictly, so that filters of dumps are obeyed.
+    fn be_strict(&mut self) -> Result<(), KernelError> {
+        if !self.strict {
+            self.set(libc::SOL_NETLINK, libc::NETLINK_GET_STRICT_CHK, &1_i32)?;
+            self.strict = true;
+        }
+        Ok(())
+    }
+
+    /// Makes room for more than a batch at once, and for an answer to each message.
     fn make_room(&mut self) -> Result<(), KernelError> {
         if std::mem::replace(&mut self.roomy, true) {
             return Ok(());
@@ -225,17 +233,6 @@ impl Socket {
     /// Opens a socket in that namespace. To open many, see [`netns::visit`].
     pub fn open_in(netns: BorrowedFd<'_>, protocol: Protocol) -> Result<Self, KernelError> {
         netns::inside(netns, || Self::open(protocol))?
-    }
-
-    /// Sets how long one answer may take, in place of [`TIME_LIMIT`]; at least a microsecond.
-    pub fn set_time_limit(&mut self, limit: Duration) -> Result<(), KernelError> {
-        self.limit = limit;
-        let limit = libc::timeval {
-            tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
-            // Zero would mean for ever.
-            tv_usec: limit.subsec_micros().max(u32::from(limit.as_secs() == 0)).into(),
-        };
-        self.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &limit)
     }
 
     /// Sends rtnetlink requests with their flags beyond `NLM_F_REQUEST`, in order, many in one `sendmsg`, and tells of
@@ -279,7 +276,10 @@ impl Socket {
         if flush >= requests.len() {
             return requests.iter().map(|_| Err(KernelError::Malformed("nothing to wait for"))).collect();
         }
-        self.acknowledged(&mut bytes, requests.len(), flush)
+        match self.make_room() {
+            Ok(()) => self.acknowledged(&mut bytes, requests.len(), flush),
+            Err(error) => vec![Err(error); requests.len()],
+        }
     }
 
     /// Asks for a table and tells all that is read of its messages, once it is known to be a complete and consistent copy;
@@ -293,6 +293,7 @@ impl Socket {
         request: &Request,
         read: impl Fn(Reply<'_>) -> Result<I, KernelError>,
     ) -> Result<Vec<I::Item>, KernelError> {
+        self.be_strict()?;
         for attempt in 1..=DUMP_TRIES {
             if let Some(table) = self.whole_dump(request, &read)? {
                 return Ok(table);
@@ -317,7 +318,7 @@ impl Socket {
         let mut answer = Answer::take();
         let sequence = self.ask(request, libc::NLM_F_ACK as u16)?;
         loop {
-            let from = self.receive(&mut answer, 0)?.at;
+            let from = self.hear(&mut answer)?.at;
             for reply in answer.since(from) {
                 let reply = reply?;
                 if reply.sequence == sequence && i32::from(reply.kind) == libc::NLMSG_ERROR {
@@ -393,7 +394,7 @@ impl Socket {
         ask_acknowledgement(bytes, flush);
         // Before, as what is done by then may be known before whoever says it comes back.
         WRITES.fetch_add(count as u64, Ordering::Relaxed);
-        let sent = self.make_room().and_then(|()| self.send(bytes, count));
+        let sent = self.send(bytes, count);
         bytes.clear();
         if let Err(error) = sent {
             return vec![Err(error); count];
@@ -412,16 +413,15 @@ impl Socket {
     ) -> Result<(), KernelError> {
         let mut answer = Answer::take();
         let deadline = Instant::now() + self.limit;
-        let (mut silence, mut flags) = (Ok(()), 0);
+        let mut silence = Ok(());
         while results[flush].is_none() {
             answer.clear();
-            match self.receive(&mut answer, flags) {
+            let heard =
+                if silence.is_ok() { self.hear(&mut answer) } else { self.receive(&mut answer, libc::MSG_DONTWAIT) };
+            match heard {
                 Ok(_) => {}
                 // Answers were dropped, so silence means nothing any more; those that were kept are still read.
-                Err(KernelError::Lost(Errno::ENOBUFS)) => {
-                    silence = Err(KernelError::Lost(Errno::ENOBUFS));
-                    flags = libc::MSG_DONTWAIT;
-                }
+                Err(KernelError::Lost(Errno::ENOBUFS)) => silence = Err(KernelError::Lost(Errno::ENOBUFS)),
                 Err(error) => return silence.and(Err(error)),
             }
             for reply in answer.since(0) {
@@ -449,7 +449,7 @@ impl Socket {
         let (mut answer, mut table, mut consistent, mut wrong) = (Answer::take(), Vec::new(), true, None);
         loop {
             answer.clear();
-            self.receive(&mut answer, 0)?;
+            self.hear(&mut answer)?;
             for reply in answer.since(0) {
                 let reply = reply?;
                 if reply.sequence != sequence {

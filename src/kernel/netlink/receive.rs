@@ -19,6 +19,21 @@ pub(super) struct Received {
 }
 
 impl Socket {
+    /// Adds the next datagram of what was asked. Linux has answered when it comes back from the question, and goes on with
+    /// a dump as it is read; only if it should not have is there anything to wait for, as long as the limit.
+    pub(super) fn hear(&self, answer: &mut Answer) -> Result<Received, KernelError> {
+        match self.receive(answer, libc::MSG_DONTWAIT) {
+            Err(KernelError::Lost(Errno::EAGAIN)) => {
+                // Zero would mean for ever.
+                let (seconds, microseconds) = (self.limit.as_secs().cast_signed(), self.limit.subsec_micros().max(1));
+                let limit = libc::timeval { tv_sec: seconds, tv_usec: microseconds.into() };
+                self.set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, &limit)?;
+                self.receive(answer, 0)
+            }
+            heard => heard,
+        }
+    }
+
     /// Adds one datagram to the answer.
     pub(super) fn receive(&self, answer: &mut Answer, flags: i32) -> Result<Received, KernelError> {
         loop {

@@ -7,9 +7,8 @@ use super::*;
 /// A socket whose kernel is the test.
 fn pair() -> (Socket, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
-    let mut socket = Socket { fd: ours.into(), sequence: u32::MAX - 1, limit: TIME_LIMIT, roomy: true };
-    socket.set_time_limit(Duration::from_millis(50)).unwrap();
-    (socket, theirs)
+    let limit = Duration::from_millis(50);
+    (Socket { fd: ours.into(), sequence: u32::MAX - 1, limit, strict: true, roomy: true }, theirs)
 }
 
 fn message(kind: i32, flags: i32, sequence: u32, payload: &[u8]) -> Vec<u8> {
