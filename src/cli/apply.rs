@@ -156,9 +156,10 @@ impl Errand<'_> {
         let unplanned = |no_plan| Failure::unplanned(no_plan, &self.loaded.sources);
         let prepared = look(&mut kernel, self.target).map_err(unplanned)?;
         let (nothing, asks) = (prepared.diff.is_empty(), !self.writing.yes && output::is_interactive());
+        let changes = render::text(&prepared.diff);
         match self.format {
-            Format::Text => output::say(&plan::text(&prepared)),
-            Format::Json if asks && !nothing => output::complain(&plan::text(&prepared)),
+            Format::Text => output::say(&plan::told(&prepared, &changes)),
+            Format::Json if asks && !nothing => output::complain(&plan::told(&prepared, &changes)),
             Format::Json => {}
         }
         let allowance = self.allowing.allowance(&prepared);
@@ -177,7 +178,7 @@ impl Errand<'_> {
         if asks && !output::ask("apply this?") {
             return Err(Failure::new(Exit::Refused, Diagnostic::new("not confirmed: nothing was touched")));
         }
-        let mut record = self.record(&prepared);
+        let mut record = self.record(&prepared, &changes);
         let confirming = confirming.map(Confirming::begin).transpose()?;
         let report = if watched {
             Ok(self.through_watcher(&mut kernel, &prepared)?)
@@ -228,8 +229,8 @@ impl Errand<'_> {
         self.target.owner().topology.to_string()
     }
 
-    fn record(&self, prepared: &Prepared) -> Record {
-        let mut record = Record::new(&self.topology(), self.command, "").with_plan(&render::text(&prepared.diff));
+    fn record(&self, prepared: &Prepared, changes: &str) -> Record {
+        let mut record = Record::new(&self.topology(), self.command, "").with_plan(changes);
         record.summary = Summary::of(&prepared.diff, 0).to_string();
         record.digest = matches!(self.target, Target::Topology(_)).then(|| memory::digest(&self.loaded.sources));
         record

@@ -90,7 +90,7 @@ fn read(path: &Path) -> Result<String, String> {
     if !facts.is_file() {
         return Err(format!("`{}` is not a file", path.display()));
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(facts.len().min(FILE_BYTES) as usize + 1);
     File::open(path).map_err(failed)?.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES {
         return Err(format!("`{}` is longer than {} MiB", path.display(), FILE_BYTES >> 20));

@@ -98,7 +98,12 @@ pub(super) fn json<'a>(prepared: &'a Prepared, loaded: &'a Loaded) -> render::Js
 
 /// The plan for people, with what they should know.
 pub(super) fn text(prepared: &Prepared) -> String {
-    let mut text = output::coloured(&render::text(&prepared.diff));
+    told(prepared, &render::text(&prepared.diff))
+}
+
+/// The same, of changes that are text already.
+pub(super) fn told(prepared: &Prepared, changes: &str) -> String {
+    let mut text = output::coloured(changes);
     if prepared.diff.is_empty() {
         text += "nothing to do\n";
     } else {

@@ -1,8 +1,11 @@
 //! Whether this process may do what netrec does (capabilities(7)).
 
+use nix::errno::Errno;
+use nix::libc;
+
 use super::KernelError;
 
-/// Bits of the capabilities that netrec needs: to configure networks, and to enter and make namespaces.
+/// Capabilities that netrec needs, by number: to configure networks, and to enter and make namespaces.
 const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
 /// Looks at the effective capabilities.
@@ -11,10 +14,7 @@ const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 ///
 /// [`KernelError::Unable`] that names what is missing.
 pub fn check() -> Result<(), KernelError> {
-    let status =
-        std::fs::read_to_string("/proc/self/status").map_err(|error| KernelError::io("/proc/self/status", &error))?;
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    let effective = effective().map_err(|errno| KernelError::system("capget", errno))?;
     let missing: Vec<&str> =
         NEEDED.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
     let hint = if nix::unistd::geteuid().is_root() {
@@ -27,4 +27,14 @@ pub fn check() -> Result<(), KernelError> {
         [one] => Err(KernelError::unable(format!("the capability {one} is missing"), hint)),
         several => Err(KernelError::unable(format!("the capabilities {} are missing", several.join(" and ")), hint)),
     }
+}
+
+/// The lower half of the calling thread's effective set (capget(2)).
+fn effective() -> Result<u32, Errno> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let (mut header, mut sets) = ([VERSION_3, 0], [0_u32; 6]);
+    #[expect(unsafe_code, reason = "capget(2), which nix does not have")]
+    // SAFETY: version, process, and twice the three sets of 32 capabilities each are what that version reads and writes.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    Errno::result(done).map(|_| sets[0])
 }
