@@ -364,13 +364,15 @@ fn namespaces_that_come_and_go_do_not_spoil_a_look() {
 fn settings_are_read_in_their_namespace() {
     world::run(|| {
         sh("ip netns add api; ip netns exec api sysctl -qw net.ipv4.ip_forward=1
-            ip link add br.x type bridge; sysctl -qw net.ipv4.conf.br/x.forwarding=1");
+            ip link add br.x type bridge; sysctl -qw net.ipv4.conf.br/x.forwarding=1
+            sysctl -qw net.ipv4.ip_local_reserved_ports=8080,9000-9010,20000-20010,30000-30010");
         let mut scope = scope(&[("api", named("api"))]);
         let settings = [
             ("api", "net.ipv4.ip_forward", Some("1")),
             ("host", "net.ipv4.ip_forward", Some("0")),
             ("host", "net.ipv4.conf.br/x.forwarding", Some("1")),
             ("host", "net.ipv4.ip_local_port_range", Some("32768 60999")),
+            ("host", "net.ipv4.ip_local_reserved_ports", Some("8080,9000-9010,20000-20010,30000-30010")),
             ("host", "net.ipv4.no_such_thing", None),
             ("host", "net.ipv4.route.flush", None),
             ("host", "net.ipv6.conf.br/x.stable_secret", None),

@@ -4,8 +4,8 @@
 //! component (`eth0.100`) is written `/`; or, if the first separator is a `/`, components separated by `/` with dots
 //! left alone. `net.ipv4.conf.eth0/100.forwarding` and `net/ipv4/conf/eth0.100/forwarding` are the same setting.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -15,6 +15,9 @@ use nix::unistd::{AccessFlags, access};
 use super::{KernelError, netlink};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::wire::Body;
+
+/// A value is shorter, in bytes; with its end mark it is a page in the kernel (`proc_sys_call_handler`).
+const VALUE_BYTES: usize = 4095;
 
 /// The file of a setting.
 ///
@@ -39,9 +42,11 @@ pub fn path(name: &str) -> Result<PathBuf, KernelError> {
 /// The value of a setting, several numbers separated by one space each; none if it does not exist, or has no value
 /// that can be read.
 pub fn read(name: &str) -> Result<Option<String>, KernelError> {
-    match fs::read(path(name)?) {
-        Ok(value) => {
-            let value = String::from_utf8_lossy(&value);
+    // One read(2), as most settings give what is left of a value to none but the first.
+    let mut bytes = [0; VALUE_BYTES];
+    match File::open(path(name)?).and_then(|mut file| file.read(&mut bytes)) {
+        Ok(length) => {
+            let value = String::from_utf8_lossy(&bytes[..length]);
             Ok(Some(value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")))
         }
         // EPERM and EACCES: only for writing, as route.flush. EIO: never set, as stable_secret.
