@@ -449,7 +449,7 @@ fn a_namespace_that_could_not_be_made_leaves_nothing_and_touches_nothing() {
             [Some(Some(Errno::EEXIST)), Some(Some(Errno::EEXIST)), Some(Some(Errno::ENODEV)), Some(None), None];
         assert_eq!(errnos, expected);
         assert_eq!(netns::names().unwrap(), ["file", "fine", "theirs"]);
-        assert!(matches!(netns::by_name("theirs"), Ok(Found::Bound(_))));
+        assert!(matches!(netns::by_name("theirs"), Ok(Found::Bound(..))));
         assert!(matches!(netns::by_name("file"), Ok(Found::Unbound(content)) if content.is_empty()));
         assert_eq!(sh("ip link show lo").matches("alias x").count(), 0, "the caller stays where it was");
     });
@@ -483,9 +483,9 @@ fn what_runs_inside_leaves_the_caller_outside() {
     world::run(|| {
         sh("ip netns add api; ip -n api link add inner type bridge");
         let before = netns::identity(netns::own().unwrap().as_fd()).unwrap();
-        let Ok(Found::Bound(fd)) = netns::by_name("api") else { panic!("api is there") };
+        let Ok(Found::Bound(fd, identity)) = netns::by_name("api") else { panic!("api is there") };
         let there = netns::inside(fd.as_fd(), || netns::identity(netns::own().unwrap().as_fd()).unwrap()).unwrap();
-        assert_eq!(there, netns::identity(fd.as_fd()).unwrap());
+        assert_eq!(there, identity);
         assert_eq!(netns::identity(netns::own().unwrap().as_fd()).unwrap(), before);
         let mut socket = Socket::open_in(fd.as_fd(), Protocol::Route).unwrap();
         assert!(ask::link_named(&mut socket, "inner").unwrap().is_some());

@@ -303,8 +303,7 @@ impl Nsids {
                 self.name(netns, *number);
                 continue;
             }
-            let Ok(Found::Bound(fd)) = netns::find(netns) else { continue };
-            let identity = netns::identity(fd.as_fd())?;
+            let Ok(Found::Bound(fd, identity)) = netns::find(netns) else { continue };
             let Some(number) = assign(&fd)? else { continue };
             // The number may be one of a namespace whose end has not been heard of yet.
             if let Some((before, _)) = self.names.insert(number, (identity, BTreeSet::new())) {

@@ -168,8 +168,16 @@ impl Linux {
     }
 
     pub(super) fn open(&self, netns: &Text) -> Result<OwnedFd, KernelError> {
-        match netns::find(&netns::reference(&self.containers, netns))? {
-            Found::Bound(fd) => Ok(fd),
+        self.open_by(netns, netns::find)
+    }
+
+    fn open_by(
+        &self,
+        netns: &Text,
+        find: impl FnOnce(&NetnsRef) -> Result<Found, KernelError>,
+    ) -> Result<OwnedFd, KernelError> {
+        match find(&netns::reference(&self.containers, netns))? {
+            Found::Bound(fd, _) => Ok(fd),
             Found::Unbound(_) => Err(KernelError::NotANamespace(format!("no namespace stands behind {netns}"))),
             Found::Absent(reason) => Err(KernelError::system(reason, Errno::ENOENT)),
         }
@@ -330,7 +338,7 @@ impl Run<'_> {
             lanes.into_iter().map(|(netns, tasks)| (netns, std::sync::Mutex::new(tasks))).collect();
         let ended = netns::visit(&lanes, NonZeroUsize::MIN, |visitor, (netns, tasks)| {
             let tasks = std::mem::take(&mut *tasks.lock().expect("each lane has one visitor, which does not panic"));
-            let socket = self.linux.open(netns).and_then(|fd| {
+            let socket = self.linux.open_by(netns, |netns| visitor.find(netns)).and_then(|fd| {
                 visitor.enter(fd.as_fd())?;
                 Socket::open(Protocol::Route)
             });
@@ -468,9 +476,9 @@ fn encode(op: &Op, lookup: &mut LaneLookup, lane: &mut Lane) -> Result<Vec<Messa
 
 /// Removes the name of a namespace if what stands behind it at this moment bears the owner's mark; the namespace, if it may
 /// be held.
-fn remove(visitor: &Visitor, name: &Text, owner: &Owner) -> Result<Option<OwnedFd>, KernelError> {
+fn remove(visitor: &Visitor<'_>, name: &Text, owner: &Owner) -> Result<Option<OwnedFd>, KernelError> {
     let (mark, netns) = match netns::by_name(name)? {
-        Found::Bound(fd) => {
+        Found::Bound(fd, _) => {
             visitor.enter(fd.as_fd())?;
             (ask::loopback(&mut Socket::open(Protocol::Route)?)?.alias, Some(fd))
         }

@@ -2,10 +2,10 @@
 //!
 //! Names live under `/run/netns` and are made as ip-netns(8) makes them, so `ip netns` and netrec see the same ones.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
-use nix::sys::statfs;
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::KernelError;
 use crate::model::resource::Text;
@@ -44,7 +44,7 @@ const CONTENT_BYTES: u64 = 256;
 #[derive(Debug)]
 pub enum Found {
     /// A network namespace. The descriptor keeps it alive.
-    Bound(OwnedFd),
+    Bound(OwnedFd, Identity),
     /// A regular file under [`DIRECTORY`] that no namespace is bound over, with the first 256 bytes of its content.
     Unbound(String),
     /// Nothing, for the reason given.
@@ -81,11 +81,14 @@ pub fn identity(netns: BorrowedFd<'_>) -> Result<Identity, KernelError> {
 
 /// The identity of a namespace without opening it, if one stands there: cheap enough to ask often.
 pub fn glance(netns: &NetnsRef) -> Option<Identity> {
-    /// All namespaces live in one file system, so whatever is on the device of our own is one of some kind.
+    identity_of(&fs::metadata(file_of(netns)?).ok()?)
+}
+
+/// The identity of a namespace of whatever kind, if the file is one: all live in one file system (nsfs), that of our own.
+fn identity_of(file: &fs::Metadata) -> Option<Identity> {
     static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
     let device = *DEVICE.get_or_init(|| fs::metadata(OWN).ok().map(|own| own.dev()));
-    let found = fs::metadata(file_of(netns)?).ok()?;
-    (Some(found.dev()) == device).then(|| (found.dev(), found.ino()))
+    (Some(file.dev()) == device).then(|| (file.dev(), file.ino()))
 }
 
 /// The file that stands for a namespace, there or not; none for a name that cannot be one.
@@ -110,19 +113,36 @@ pub fn processes() -> Result<BTreeMap<Identity, Vec<u32>>, KernelError> {
     Ok(processes)
 }
 
-/// The right to change the namespace of the calling thread. It exists only where that goes back, or ends, with the visit.
+/// The right to change the namespace of the calling thread. It exists only where that goes back, or ends, with the visits.
 #[derive(Debug)]
-pub struct Visitor(PhantomData<*const ()>);
+pub struct Visitor<'a> {
+    way_back: Option<&'a WayBack>,
+    away: Cell<bool>,
+}
 
-impl Visitor {
+impl<'a> Visitor<'a> {
+    fn new(way_back: Option<&'a WayBack>) -> Self {
+        Self { way_back, away: Cell::new(false) }
+    }
+
+    /// [Looks](find()) for a namespace from where the calling thread came from, if it can go back: what a path stands for
+    /// may depend on that (`/proc/self/ns/net`), what a name stands for does not.
+    pub fn find(&self, netns: &NetnsRef) -> Result<Found, KernelError> {
+        let by_name = matches!(netns, NetnsRef::Named(_));
+        self.way_back.filter(|_| !by_name && self.away.take()).inspect(|way_back| way_back.take());
+        find(netns)
+    }
+
     /// Puts the calling thread into a namespace (setns(2)).
     pub fn enter(&self, netns: BorrowedFd<'_>) -> Result<(), KernelError> {
+        self.away.set(true);
         nix::sched::setns(netns, CloneFlags::CLONE_NEWNET)
             .map_err(|errno| KernelError::system("enter a network namespace", errno))
     }
 }
 
 /// The calling thread's way back to the namespace it is in.
+#[derive(Debug)]
 struct WayBack(OwnedFd);
 
 impl WayBack {
@@ -165,7 +185,11 @@ fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
 
 /// Does something with each item, going from namespace to namespace, on as many threads of its own; if one is enough, on
 /// the calling one where that may come back. Results are in the order of the items.
-pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn(&Visitor, &T) -> R + Sync) -> Vec<R> {
+pub fn visit<T: Sync, R: Send>(
+    items: &[T],
+    threads: NonZeroUsize,
+    each: impl Fn(&Visitor<'_>, &T) -> R + Sync,
+) -> Vec<R> {
     visit_beside(items, threads, each, || ()).0
 }
 
@@ -173,18 +197,16 @@ pub fn visit<T: Sync, R: Send>(items: &[T], threads: NonZeroUsize, each: impl Fn
 pub fn visit_beside<T: Sync, R: Send, B>(
     items: &[T],
     threads: NonZeroUsize,
-    each: impl Fn(&Visitor, &T) -> R + Sync,
+    each: impl Fn(&Visitor<'_>, &T) -> R + Sync,
     beside: impl FnOnce() -> B,
 ) -> (Vec<R>, B) {
     let (threads, next) = (threads.get().min(items.len()), AtomicUsize::new(0));
     let work = |way_back: Option<&WayBack>| {
-        let mut done = Vec::new();
+        let (mut done, visitor) = (Vec::new(), Visitor::new(way_back));
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(at) else { return done };
-            // What an item is called may depend on where the calling thread is: `/proc/self/ns/net`.
-            way_back.filter(|_| !done.is_empty()).inspect(|way_back| way_back.take());
-            done.push((at, each(&Visitor(PhantomData), item)));
+            done.push((at, each(&visitor, item)));
         }
     };
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
@@ -193,7 +215,7 @@ pub fn visit_beside<T: Sync, R: Send, B>(
         let another = |_| std::thread::Builder::new().spawn_scoped(scope, || work(None)).ok();
         let others: Vec<_> = (0..if threads == 1 { 0 } else { threads }).map_while(another).collect();
         let beside = beside();
-        let mut all = if others.is_empty() { away(work) } else { Vec::new() };
+        let mut all = if others.is_empty() && !items.is_empty() { away(work) } else { Vec::new() };
         for other in others {
             all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
@@ -205,7 +227,7 @@ pub fn visit_beside<T: Sync, R: Send, B>(
 
 /// Runs something in a namespace.
 pub fn inside<R: Send>(netns: BorrowedFd<'_>, run: impl FnOnce() -> R + Send) -> Result<R, KernelError> {
-    away(|_| Visitor(PhantomData).enter(netns).map(|()| run()))
+    away(|way_back| Visitor::new(way_back).enter(netns).map(|()| run()))
 }
 
 /// The path of a name.
@@ -228,10 +250,11 @@ pub fn by_name(name: &str) -> Result<Found, KernelError> {
         let linked = fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_symlink());
         return if linked { Err(not_one(&path)) } else { Ok(Found::Absent(format!("no namespace is named {name}"))) };
     };
-    if is_nsfs(&file, &path)? {
-        return network_namespace(file, &path);
+    let facts = facts(&file, &path)?;
+    if let Some(identity) = identity_of(&facts) {
+        return network_namespace(file, identity, &path);
     }
-    if !file.metadata().map_err(|error| KernelError::io(path.display().to_string(), &error))?.is_file() {
+    if !facts.is_file() {
         return Err(not_one(&path));
     }
     let mut content = Vec::new();
@@ -243,8 +266,8 @@ pub fn by_name(name: &str) -> Result<Found, KernelError> {
 
 /// A path is the user's, so its file system is checked before it is opened: opening a device or a pipe has effects.
 fn by_path(path: &Path) -> Result<Found, KernelError> {
-    match statfs::statfs(path) {
-        Ok(found) if found.filesystem_type() == statfs::NSFS_MAGIC => {}
+    match statfs(path) {
+        Ok(found) if found.filesystem_type() == NSFS_MAGIC => {}
         Ok(_) => return Err(not_one(path)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Found::Absent(format!("{} is not there", path.display()))),
         // A process of somebody else, or one that may do more than we (ptrace(2), access mode checking).
@@ -255,10 +278,10 @@ fn by_path(path: &Path) -> Result<Found, KernelError> {
         }
         Err(errno) => return Err(KernelError::system(path.display().to_string(), errno)),
     }
-    match open(path)? {
-        Some(file) if is_nsfs(&file, path)? => network_namespace(file, path),
-        Some(_) => Err(not_one(path)),
-        None => Ok(Found::Absent(format!("{} is not there", path.display()))),
+    let Some(file) = open(path)? else { return Ok(Found::Absent(format!("{} is not there", path.display()))) };
+    match identity_of(&facts(&file, path)?) {
+        Some(identity) => network_namespace(file, identity, path),
+        None => Err(not_one(path)),
     }
 }
 
@@ -283,7 +306,7 @@ fn by_pid(pid: u32) -> Result<Found, KernelError> {
     let alive = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), 0, std::ptr::null::<libc::siginfo_t>(), 0)
     };
-    if matches!(found, Found::Bound(_)) && Errno::result(alive) != Err(Errno::ESRCH) { Ok(found) } else { absent() }
+    if matches!(found, Found::Bound(..)) && Errno::result(alive) != Err(Errno::ESRCH) { Ok(found) } else { absent() }
 }
 
 /// Opens a file without waiting for whatever it may be; none if it is not there.
@@ -295,19 +318,17 @@ fn open(path: &Path) -> Result<Option<File>, KernelError> {
     }
 }
 
-fn is_nsfs(file: &File, path: &Path) -> Result<bool, KernelError> {
-    statfs::fstatfs(file)
-        .map(|found| found.filesystem_type() == statfs::NSFS_MAGIC)
-        .map_err(|errno| KernelError::system(path.display().to_string(), errno))
+fn facts(file: &File, path: &Path) -> Result<fs::Metadata, KernelError> {
+    file.metadata().map_err(|error| KernelError::io(path.display().to_string(), &error))
 }
 
 /// Checks that a namespace is one of the network (`NS_GET_NSTYPE`, `ioctl_nsfs(2)`).
-fn network_namespace(file: File, path: &Path) -> Result<Found, KernelError> {
+fn network_namespace(file: File, identity: Identity, path: &Path) -> Result<Found, KernelError> {
     #[expect(unsafe_code, reason = "an ioctl without argument, on a file of nsfs")]
     // SAFETY: no pointers; nsfs was checked, so the number means what we mean.
     let kind = unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) };
     match Errno::result(kind) {
-        Ok(libc::CLONE_NEWNET) => Ok(Found::Bound(file.into())),
+        Ok(libc::CLONE_NEWNET) => Ok(Found::Bound(file.into(), identity)),
         Ok(_) => Err(not_one(path)),
         Err(errno) => Err(KernelError::system(path.display().to_string(), errno)),
     }
@@ -354,12 +375,14 @@ mod tests {
         let away = own().unwrap();
         nix::sched::setns(&home, CloneFlags::CLONE_NEWNET).unwrap();
         let process = NetnsRef::Path("/proc/self/ns/net".into());
-        let found = visit(&[(); 64], NonZeroUsize::new(4).unwrap(), |visitor, ()| {
-            let Ok(Found::Bound(fd)) = find(&process) else { return false };
+        let look = |visitor: &Visitor<'_>, (): &()| {
+            let Ok(Found::Bound(_, found)) = visitor.find(&process) else { return false };
             visitor.enter(away.as_fd()).unwrap();
             std::thread::sleep(Duration::from_millis(1));
-            identity(fd.as_fd()).unwrap() == at_home
-        });
-        found.into_iter().all(|at_home| at_home)
+            found == at_home
+        };
+        // On threads of their own; on this one, which goes away itself.
+        let found = [4, 1].map(|threads| visit(&[(); 64], NonZeroUsize::new(threads).unwrap(), look));
+        found.into_iter().flatten().all(|at_home| at_home)
     }
 }

@@ -196,21 +196,21 @@ impl<'a> Look<'a> {
 
     /// Adds the settings of the host that are looked for.
     fn settings(&self, host: NetnsFacts) -> Result<Host, KernelError> {
-        let mut sysctls = self.sysctls(HOST)?;
         let of_links = accept_ra(&host).into_iter().chain(self.route_localnet(&host));
-        for name in of_links.chain([Sysctl::disable_ipv6(None)]) {
-            sysctls.extend(sysctl::read(&name)?.map(|value| (name, value.into())));
-        }
+        let names: BTreeSet<Text> =
+            self.wanted(HOST).cloned().chain(of_links).chain([Sysctl::disable_ipv6(None)]).collect();
+        let sysctls = sysctls(&names)?;
         Ok(Host { facts: Arc::new(host), sysctls })
     }
 
     /// Changes the namespace of its thread.
-    fn visit(&self, visitor: &Visitor, job: &Job<'_>) -> Result<Seen, KernelError> {
+    fn visit(&self, visitor: &Visitor<'_>, job: &Job<'_>) -> Result<Seen, KernelError> {
         match job {
-            Job::Container(name, netns) => match netns::find(netns) {
-                Ok(Found::Bound(fd)) => {
+            Job::Container(name, netns) => match visitor.find(netns) {
+                Ok(Found::Bound(fd, identity)) => {
                     let named = matches!(netns, NetnsRef::Named(_));
-                    self.container(visitor, &fd, name, if named { NetnsOrigin::Named } else { NetnsOrigin::Given })
+                    let origin = if named { NetnsOrigin::Named } else { NetnsOrigin::Given };
+                    self.container(visitor, (&fd, identity), name, origin)
                 }
                 Ok(Found::Unbound(content)) if self.scope.owner.marked(&content) == Some(true) => {
                     Ok(Seen::Unbound(content))
@@ -227,10 +227,10 @@ impl<'a> Look<'a> {
                 }
                 Err(error) => Err(error),
             },
-            Job::Other(netns) => match netns::find(netns) {
-                Ok(Found::Bound(fd)) => match netns {
-                    NetnsRef::Named(_) => self.other(visitor, &fd, NetnsOrigin::Named),
-                    NetnsRef::Path(_) | NetnsRef::Pid(_) => self.other(visitor, &fd, NetnsOrigin::Given),
+            Job::Other(netns) => match visitor.find(netns) {
+                Ok(Found::Bound(fd, identity)) => match netns {
+                    NetnsRef::Named(_) => self.other(visitor, (&fd, identity), NetnsOrigin::Named),
+                    NetnsRef::Path(_) | NetnsRef::Pid(_) => self.other(visitor, (&fd, identity), NetnsOrigin::Given),
                 },
                 Ok(Found::Unbound(content)) if self.scope.owner.marked(&content) == Some(true) => {
                     Ok(Seen::Unbound(content))
@@ -241,8 +241,13 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn container(&self, visitor: &Visitor, fd: &OwnedFd, name: &str, origin: NetnsOrigin) -> Result<Seen, KernelError> {
-        let identity = netns::identity(fd.as_fd())?;
+    fn container(
+        &self,
+        visitor: &Visitor<'_>,
+        (fd, identity): (&OwnedFd, Identity),
+        name: &str,
+        origin: NetnsOrigin,
+    ) -> Result<Seen, KernelError> {
         if identity == self.own {
             return Ok(Seen::Absent(Absent::Host));
         }
@@ -253,18 +258,21 @@ impl<'a> Look<'a> {
         let mut socket = Socket::open(Protocol::Route)?;
         let links = links(&mut socket)?;
         let facts = read_container(&mut socket, origin, links, self.scope.several.contains(name))?;
-        let mut sysctls = self.sysctls(name)?;
+        let mut values = sysctls(self.wanted(name))?;
         // Where any link is without IPv6, as all of an engine's container are, others are perhaps born so.
         if facts.links.iter().any(|link| link.ipv6_off) {
-            let key = Sysctl::disable_ipv6(None);
-            sysctls.extend(sysctl::read(&key)?.map(|value| (key, value.into())));
+            values.extend(sysctls(&[Sysctl::disable_ipv6(None)])?);
         }
-        Ok(Seen::Namespace(identity, Arc::new(facts), sysctls))
+        Ok(Seen::Namespace(identity, Arc::new(facts), values))
     }
 
     /// A namespace that no container of the scope has: ours if it bears the mark, of interest if it holds a link of ours.
-    fn other(&self, visitor: &Visitor, fd: &OwnedFd, origin: NetnsOrigin) -> Result<Seen, KernelError> {
-        let identity = netns::identity(fd.as_fd())?;
+    fn other(
+        &self,
+        visitor: &Visitor<'_>,
+        (fd, identity): (&OwnedFd, Identity),
+        origin: NetnsOrigin,
+    ) -> Result<Seen, KernelError> {
         if identity == self.own {
             return Ok(Seen::Foreign(None));
         }
@@ -329,14 +337,19 @@ impl<'a> Look<'a> {
         ours.map(|link| route_localnet(&link.name)).collect()
     }
 
-    /// Settings of the namespace that the calling thread is in.
-    fn sysctls(&self, netns: &str) -> Result<Vec<(Text, Text)>, KernelError> {
-        let mut values = Vec::new();
-        for (_, name) in self.scope.sysctls.iter().filter(|(of, _)| &**of == netns) {
-            values.extend(sysctl::read(name)?.map(|value| (name.clone(), value.into())));
-        }
-        Ok(values)
+    /// The settings of a namespace that are asked for.
+    fn wanted(&self, netns: &str) -> impl Iterator<Item = &'a Text> {
+        self.scope.sysctls.iter().filter(move |(of, _)| &**of == netns).map(|(_, name)| name)
     }
+}
+
+/// Settings of the namespace that the calling thread is in.
+fn sysctls<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, Text)>, KernelError> {
+    let mut values = Vec::new();
+    for name in names {
+        values.extend(sysctl::read(name)?.map(|value| (name.clone(), value.into())));
+    }
+    Ok(values)
 }
 
 /// How many threads so many namespaces are worth.

@@ -51,7 +51,7 @@ impl Live {
             Sender::Container(name, _) => {
                 let scope = lower::scope(topology);
                 let found = scope.containers.get(name).map(netns::find).transpose()?;
-                let Some(Found::Bound(netns)) = found else {
+                let Some(Found::Bound(netns, _)) = found else {
                     return Err(usage(format!("`{name}` is not there to send from"), "`netrec apply` first"));
                 };
                 Some(netns)
