@@ -1,6 +1,7 @@
 //! What is said to the rtnetlink of one namespace, in order, in as few batches as order allows.
 
 use std::collections::BTreeSet;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -8,13 +9,16 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
 use nix::errno::Errno;
+use nix::libc;
 
 use super::KernelError;
 use super::ask;
+use super::linux::Linux;
+use super::lookup::Names;
 use super::netlink::{BATCH_MESSAGES, Protocol, Socket};
 use crate::model::links;
 use crate::model::resource::Text;
-use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Owner, PROTOCOL};
+use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Lookup, Owner, PROTOCOL};
 
 /// Messages in one batch, each of which may hold a descriptor of a namespace open: as many as go into one send without
 /// parting the three that a bridge goes up with.
@@ -28,6 +32,7 @@ pub(super) struct Lane<'a> {
     netns: &'a Text,
     owner: &'a Owner,
     socket: Socket,
+    names: Names<'a>,
     batch: Vec<(usize, (RouteNetlinkMessage, u16))>,
     doomed: Vec<(usize, u32, Text)>,
     removed: Vec<(usize, AddressFacts)>,
@@ -36,9 +41,9 @@ pub(super) struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     /// A lane on a socket that is in the namespace.
-    pub(super) fn new(netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
+    pub(super) fn new(linux: &'a Linux, netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
         let (batch, doomed, removed, results) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { netns, owner, socket, batch, doomed, removed, results }
+        Self { netns, owner, socket, names: Names::new(linux), batch, doomed, removed, results }
     }
 
     /// Whether it is time to say what has gathered.
@@ -78,6 +83,12 @@ impl<'a> Lane<'a> {
         self.send();
         self.delete_links();
         self.delete_addresses();
+        self.names.let_go();
+    }
+
+    /// Links have gone, and with them their indexes.
+    pub(super) fn forget_links(&mut self) {
+        self.names.forget_links();
     }
 
     /// Says everything and tells how each step ended.
@@ -220,6 +231,26 @@ impl<'a> Lane<'a> {
         });
         self.results.extend(steps.into_iter().zip(ended));
     }
+}
+
+impl Lookup for Lane<'_> {
+    /// What has gathered may make the link: it is not there yet, and for one that is not Linux looks for a module that has
+    /// it (`dev_load`).
+    fn index(&mut self, netns: &str, link: &str) -> Option<u32> {
+        let here = netns == &**self.netns && !self.batch.iter().any(|(_, message)| makes(message, link));
+        here.then(|| self.names.index(&self.socket, link)).flatten()
+    }
+
+    fn netns_fd(&mut self, netns: &str) -> Option<RawFd> {
+        self.names.netns_fd(netns)
+    }
+}
+
+/// Whether it makes a link of that name.
+fn makes((message, flags): &(RouteNetlinkMessage, u16), name: &str) -> bool {
+    let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(it) if it == name);
+    matches!(message, RouteNetlinkMessage::NewLink(link) if link.attributes.iter().any(named))
+        && flags & libc::NLM_F_CREATE as u16 != 0
 }
 
 /// A link that went by itself after it was looked at is where it was to go.

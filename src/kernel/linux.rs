@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use super::conntrack::Forgetting;
 use super::kept::Kept;
 use super::lane::Lane;
-use super::lookup::{LaneLookup, NoLookup};
+use super::lookup::NoLookup;
 use super::memory::{Belief, Disturbed, Memory};
 use super::netfilter::{Netfilter, Ours, Written};
 use super::netlink::{Protocol, Socket};
@@ -294,13 +294,12 @@ impl Run<'_> {
             }
         };
         let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-        let mut lane = Lane::new(netns, owner, socket);
-        let mut lookup = LaneLookup::new(self.linux, netns);
+        let mut lane = Lane::new(self.linux, netns, owner, socket);
         for (at, brought) in tasks {
             let place = Place::Netns(netns.clone());
             let messages = match brought {
                 Some(messages) => Ok(messages),
-                None => encode(&self.steps[at].op, &mut lookup, &mut lane),
+                None => encode(&self.steps[at].op, &mut lane),
             };
             match messages {
                 Ok(messages) => {
@@ -319,10 +318,9 @@ impl Run<'_> {
             }
             if lane.is_full() {
                 lane.flush();
-                lookup.let_go();
             }
             if matches!(self.steps[at].op, Op::Delete(_)) {
-                lookup.forget_links();
+                lane.forget_links();
             }
         }
         ended.results = lane.end();
@@ -463,12 +461,12 @@ impl Run<'_> {
 
 /// Writes a step's messages; if something it names is about to be made by what was said before, says that first. What is
 /// to go from a link that went by itself, as with its peer's namespace, is gone.
-fn encode(op: &Op, lookup: &mut LaneLookup, lane: &mut Lane) -> Result<Vec<Message>, KernelError> {
-    if let Ok(messages) = Resource::encode(op, lookup) {
+fn encode(op: &Op, lane: &mut Lane) -> Result<Vec<Message>, KernelError> {
+    if let Ok(messages) = Resource::encode(op, lane) {
         return Ok(messages);
     }
     lane.flush();
-    match (Resource::encode(op, lookup), op) {
+    match (Resource::encode(op, lane), op) {
         (Err(_), Op::Delete(_)) => Ok(Vec::new()),
         (messages, _) => messages.map_err(|missing| KernelError::Missing(missing.to_string())),
     }

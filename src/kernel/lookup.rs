@@ -1,25 +1,27 @@
 //! What messages name of the kernel's: indexes of links, and descriptors of namespaces.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
 
 use super::linux::Linux;
+use super::netlink::Socket;
 use crate::model::resource::Text;
 use crate::model::wire::Lookup;
 
-/// Looks up in the namespace that the calling thread is in.
-pub(super) struct LaneLookup<'a> {
+/// What is known by name in a lane.
+pub(super) struct Names<'a> {
     linux: &'a Linux,
-    netns: &'a Text,
     indexes: BTreeMap<Text, u32>,
     /// Descriptors named in messages that were not sent yet.
     held: Vec<OwnedFd>,
 }
 
-impl<'a> LaneLookup<'a> {
-    /// Of a namespace that the calling thread is in.
-    pub(super) fn new(linux: &'a Linux, netns: &'a Text) -> Self {
-        Self { linux, netns, indexes: BTreeMap::new(), held: Vec::new() }
+impl<'a> Names<'a> {
+    pub(super) fn new(linux: &'a Linux) -> Self {
+        Self { linux, indexes: BTreeMap::new(), held: Vec::new() }
     }
 
     /// What was written has been sent, so the descriptors named in it are not needed any more.
@@ -31,26 +33,36 @@ impl<'a> LaneLookup<'a> {
     pub(super) fn forget_links(&mut self) {
         self.indexes.clear();
     }
-}
 
-impl Lookup for LaneLookup<'_> {
-    fn index(&mut self, netns: &str, link: &str) -> Option<u32> {
-        if netns != &**self.netns {
-            return None;
-        }
+    /// The index of a link in the socket's namespace.
+    pub(super) fn index(&mut self, socket: &Socket, link: &str) -> Option<u32> {
         if let Some(index) = self.indexes.get(link) {
             return Some(*index);
         }
-        let index = nix::net::if_::if_nametoindex(link).ok()?;
+        let index = index(socket, link)?;
         self.indexes.insert(link.into(), index);
         Some(index)
     }
 
-    fn netns_fd(&mut self, netns: &str) -> Option<RawFd> {
+    pub(super) fn netns_fd(&mut self, netns: &str) -> Option<RawFd> {
         let fd = self.linux.open(&netns.into()).ok()?;
         let raw = fd.as_raw_fd();
         self.held.push(fd);
         Some(raw)
+    }
+}
+
+/// Asks of any socket (netdevice(7)): what one of netlink does not know, it hands on.
+fn index(socket: &Socket, link: &str) -> Option<u32> {
+    #[expect(unsafe_code, reason = "SIOCGIFINDEX, which nix only asks with a socket of its own")]
+    // SAFETY: zeros are a valid request; the kernel reads the name, which ends with NUL, and writes into the request only.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        let (last, name) = request.ifr_name.split_last_mut()?;
+        *last = 0;
+        name.get_mut(..link.len())?.iter_mut().zip(link.bytes()).for_each(|(to, byte)| *to = byte.cast_signed());
+        Errno::result(libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request)).ok()?;
+        u32::try_from(request.ifr_ifru.ifru_ifindex).ok()
     }
 }
 

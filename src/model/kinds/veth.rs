@@ -164,13 +164,14 @@ impl Veth {
     }
 
     fn birth(&self, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
+        let bridge = self.bridge_index(lookup)?;
         let netns = lookup.netns_fd(&self.netns).ok_or_else(|| Missing(format!("network namespace {}", self.netns)))?;
         let mut peer = self.peer.birth(&self.peer_name(), &self.owner);
         peer.attributes.push(LinkAttribute::NetNsFd(netns));
         let mut message = self.host.birth(&self.name, &self.owner);
         links::header_up(&mut message, true);
         if self.bridge.is_some() {
-            message.attributes.push(LinkAttribute::Controller(self.bridge_index(lookup)?));
+            message.attributes.push(LinkAttribute::Controller(bridge));
         }
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
