@@ -45,11 +45,11 @@ pub fn of(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The upper 50 bits of a hash as ten lower-case base-32 characters (digits and letters without e, i, o and u): what
-/// follows the prefix in the interface names that netrec makes up.
-pub fn short_name(hash: u64) -> String {
+/// The upper 50 bits of a hash as ten lower-case base-32 characters of ASCII (digits and letters without e, i, o and u):
+/// what follows the prefix in the interface names that netrec makes up.
+pub fn short_name(hash: u64) -> [u8; 10] {
     const ALPHABET: &[u8; 32] = b"0123456789abcdfghjklmnpqrstvwxyz";
-    (0..10).map(|digit| char::from(ALPHABET[(hash >> (59 - 5 * digit)) as usize & 31])).collect()
+    std::array::from_fn(|digit| ALPHABET[(hash >> (59 - 5 * digit)) as usize & 31])
 }
 
 #[cfg(test)]
@@ -60,13 +60,13 @@ mod tests {
     fn known_values_never_change() {
         assert_eq!(words(&["shop", "api-front"]), words(&["shop", "api-front"]));
         assert_ne!(words(&["a", "bc"]), words(&["ab", "c"]));
-        assert_eq!(short_name(u64::MAX), "zzzzzzzzzz");
-        assert_eq!(short_name(words(&["shop", "api-front"])), "zyn34472sm");
+        assert_eq!(&short_name(u64::MAX), b"zzzzzzzzzz");
+        assert_eq!(&short_name(words(&["shop", "api-front"])), b"zyn34472sm");
     }
 
     #[test]
     fn ten_thousand_names_do_not_collide() {
-        let names: std::collections::BTreeSet<String> =
+        let names: std::collections::BTreeSet<[u8; 10]> =
             (0..10_000).map(|n| short_name(words(&["topology", &format!("a-long-shared-prefix-{n}")]))).collect();
         assert_eq!(names.len(), 10_000);
     }

@@ -56,6 +56,10 @@ impl<K: Eq + Hash> Numbers<K> {
 
     /// The number of a name that was met.
     pub fn known(&self, name: &K) -> Option<u32> {
+        // At a set-up nothing is there yet, and what is asked for is not hashed.
+        if self.names.is_empty() {
+            return None;
+        }
         self.numbers.find(hash(name), |number| self.names[*number as usize] == *name).copied()
     }
 

@@ -82,8 +82,13 @@ impl Topology {
 
     /// Containers on a network of driver `host`: their namespace is the host's own.
     pub fn on_host(&self) -> BTreeSet<&str> {
-        let is_host = |name: &str| self.networks.get(name).is_some_and(|network| network.driver.get_ref() == "host");
-        let endpoints = self.endpoints.values().filter(|endpoint| is_host(endpoint.network.get_ref()));
+        let networks = self.networks.iter().filter(|(_, network)| network.driver.get_ref() == "host");
+        let networks: BTreeSet<&str> = networks.map(|(name, _)| name.as_str()).collect();
+        if networks.is_empty() {
+            return BTreeSet::new();
+        }
+        let endpoints = self.endpoints.values();
+        let endpoints = endpoints.filter(|endpoint| networks.contains(endpoint.network.get_ref().as_str()));
         endpoints.map(|endpoint| endpoint.container.get_ref().as_str()).collect()
     }
 }

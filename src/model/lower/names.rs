@@ -8,7 +8,7 @@ use crate::model::values::Mac;
 pub(super) const PREFIX: &str = "nr-";
 
 fn made_up(hash: u64) -> Text {
-    [PREFIX, &short_name(hash)].concat().into()
+    [PREFIX, std::str::from_utf8(&short_name(hash)).expect("it is ASCII")].concat().into()
 }
 
 /// The bridge of a network that names none.

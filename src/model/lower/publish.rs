@@ -34,7 +34,7 @@ impl Lowering<'_> {
     pub(super) fn firewall(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
         let guarded = networks.values().filter(|plan| plan.is_bridged() && !plan.external);
         let rules: BTreeMap<&str, NetworkRules> = guarded.map(|plan| (plan.name, network_rules(plan))).collect();
-        let mut claimed = self.claimed();
+        let mut claimed = None;
         let (mut publications, mut direct, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
         for port in ports {
             let (network, rules) = (port.network, rules.get(port.network.name));
@@ -106,12 +106,13 @@ impl Lowering<'_> {
         port: &Port,
         network: &NetworkPlan,
         publish: &Spanned<Publish>,
-        claimed: &mut Claimed,
+        claimed: &mut Option<Claimed>,
     ) -> Option<Ports> {
         let (span, publish) = (port.item.span(publish), publish.get_ref());
         if publish.host.is_some() {
             return publish.host;
         }
+        let claimed = claimed.get_or_insert_with(|| self.claimed());
         let count = publish.container.count();
         let rooms = (u32::from(u16::MAX - CHOSEN_FIRST) + 2).saturating_sub(count);
         let hash = words(&[&self.topology.name, "publish", port.name, &publish.to_string()]);

@@ -131,8 +131,8 @@ pub enum Element {
     AllowFrom(IpNet, Listen),
     /// What comes from that link may go to that bridge.
     Trusted(Text, Text),
-    /// What a policy says.
-    Policy(Verdict, Passage),
+    /// What a policy says: behind a pointer, as a passage is twice as large as any other element.
+    Policy(Verdict, Box<Passage>),
     /// A port of a bridge that may send anything.
     Loose(Text),
     /// The hardware address that it has.

@@ -45,7 +45,7 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
         let said = disjoint(policies, ipv6)?;
         for (cube, allow) in &said {
             let verdict = if *allow { Verdict::Allow } else { Verdict::Deny };
-            elements.push(Element::Policy(verdict, cube.passage(ipv6)));
+            elements.push(Element::Policy(verdict, cube.passage(ipv6).into()));
         }
         for (cube, _) in said.iter().filter(|(_, allow)| !allow) {
             for subnets in bridged {
@@ -53,7 +53,7 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
                 let pairs =
                     subnets.iter().filter(own).flat_map(|from| subnets.iter().filter(own).map(move |to| (from, to)));
                 let within = pairs.filter_map(|(from, to)| cube.within(&Cube::new(from, to, None)));
-                elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6))));
+                elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6).into())));
             }
         }
         if elements.len() > ELEMENTS {

@@ -97,8 +97,11 @@ impl Guard {
     /// into all others.
     pub fn elements(mut guards: Vec<Self>) -> Vec<Element> {
         guards.sort_by(|one, other| one.link.cmp(&other.link));
-        let macs = guards.iter().map(|guard| Element::Mac(guard.link.clone(), guard.mac));
-        macs.chain(guards.iter().flat_map(Self::sources)).collect()
+        let sources: usize = guards.iter().map(|guard| guard.addresses.len() + 1).sum();
+        let mut elements = Vec::with_capacity(guards.len() + sources);
+        elements.extend(guards.iter().map(|guard| Element::Mac(guard.link.clone(), guard.mac)));
+        elements.extend(guards.iter().flat_map(Self::sources));
+        elements
     }
 
     /// What it may send from: an endpoint with IPv6 may also have the link-local address that Linux makes of its hardware

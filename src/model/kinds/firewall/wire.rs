@@ -238,7 +238,7 @@ impl<'a> Node<'a> {
         let ipv4 = set.contains('4');
         if let Some(verdict) = POLICIES.into_iter().find_map(|(stem, verdict)| set.starts_with(stem).then_some(verdict))
         {
-            return self.passage(set, ipv4).map(|passage| Element::Policy(verdict, passage));
+            return self.passage(set, ipv4).map(|passage| Element::Policy(verdict, passage.into()));
         }
         match set {
             "trusted" => return Some(Element::Trusted(key.link()?, key.link()?)),
