@@ -14,7 +14,7 @@ use crate::model::resource::host;
 /// from a link-local address only (RFC 4861 section 7.2.2), and the bridge makes none up for itself.
 const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64);
 
-/// Wants the bridge with its gateway addresses, unless it is somebody else's, and every endpoint's pair and addresses.
+/// Wants the bridge with its gateway addresses, unless it is somebody else's, and every endpoint's pair.
 pub(super) fn lower(network: &NetworkPlan, ports: &[&Port], lowering: &mut Lowering) {
     let topology = &lowering.topology.name;
     if !network.external {
@@ -34,12 +34,6 @@ pub(super) fn lower(network: &NetworkPlan, ports: &[&Port], lowering: &mut Lower
     }
     for port in ports {
         lowering.want(pair(network, port, lowering), port.item.name);
-    }
-    for port in ports {
-        for address in &port.addresses {
-            let address = Address::new(&port.netns, &port.ifname, *address);
-            lowering.want(address, port.item.name);
-        }
     }
 }
 

@@ -17,6 +17,9 @@ pub const DRIVERS: &[(&str, Lower)] = &[("bridge", bridge::lower), ("host", host
 pub fn lower(network: &NetworkPlan, ports: &[Port], lowering: &mut Lowering) {
     let driver = network.item.driver.get_ref();
     let Some((_, lower)) = DRIVERS.iter().find(|(word, _)| word == driver) else { return };
-    let ports: Vec<&Port> = ports.iter().filter(|port| std::ptr::eq(port.network, network)).collect();
+    let mut ports: Vec<&Port> = ports.iter().filter(|port| std::ptr::eq(port.network, network)).collect();
+    // In the order of the ids that come of them, so that they are hardly sorted any more, and lie in memory as they will be
+    // walked over.
+    ports.sort_by(|one, other| one.link.cmp(&other.link));
     lower(network, &ports, lowering);
 }

@@ -1,5 +1,5 @@
-//! Routes of containers: the default route by priority, the user's static routes, and for containers with several
-//! endpoints a table each, so that an answer leaves by the endpoint that was asked.
+//! Addresses and routes of containers: the default route by priority, the user's static routes, and for containers with
+//! several endpoints a table each, so that an answer leaves by the endpoint that was asked.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use super::{Lowering, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::KindName;
+use crate::model::kinds::address::Address;
 use crate::model::kinds::route::{MAIN, Route};
 use crate::model::kinds::rule::{PRIORITY, Rule};
 use crate::model::resource::{Kind, Text};
@@ -19,11 +20,17 @@ use crate::model::topology::StaticRoute;
 pub(in crate::model) const TABLES: u32 = 256;
 
 impl Lowering<'_> {
-    /// Wants the routes and rules of every container.
+    /// Wants the addresses, routes and rules of every container: in the order of ids, as far as can be, so that they are
+    /// hardly sorted any more, and lie in memory as they will be walked over.
     pub(super) fn routes(&mut self, ports: &[Port]) {
         let mut all: Vec<&Port> = ports.iter().collect();
         all.sort_by(|one, other| (&one.netns, one.rank()).cmp(&(&other.netns, other.rank())));
         for ports in all.chunk_by(|one, other| one.netns == other.netns) {
+            for port in ports {
+                for address in &port.addresses {
+                    self.want(Address::new(&port.netns, &port.ifname, *address), port.item.name);
+                }
+            }
             for port in ports {
                 for route in &port.item.routes {
                     let wanted = static_route(port, route, MAIN);
