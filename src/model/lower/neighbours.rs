@@ -12,7 +12,7 @@ impl Lowering<'_> {
     /// Says which chains of others stop what this topology accepts, for an accept is not final across tables; and which
     /// guard the host and are by-passed by published ports, which are forwarded.
     pub(super) fn neighbours_notes(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
-        if !self.wanted.iter().any(|(resource, _)| matches!(resource, Resource::Firewall(_))) {
+        if !self.wants_firewall() {
             return;
         }
         let observed = self.observed;
@@ -40,6 +40,10 @@ impl Lowering<'_> {
         }
     }
 
+    fn wants_firewall(&self) -> bool {
+        self.wanted.iter().any(|(it, _)| matches!(it, Resource::Firewall(_)))
+    }
+
     /// Whether accepts go into docker's chain of a family, and so what docker drops at the end is not ours.
     fn wants_docker_user(&self, family: &str) -> bool {
         self.wanted.iter().any(|(it, _)| matches!(it, Resource::DockerUser(it) if it.ipv6 == (family == "ip6")))
@@ -50,6 +54,10 @@ impl Lowering<'_> {
     /// it there, for what stays within an internal network. Nothing is accepted from them to docker's own networks.
     pub(super) fn docker_user(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
         let Some(asked) = self.topology.docker_user.as_ref().filter(|asked| ***asked) else { return };
+        // Behind an external bridge without endpoints nothing is guarded, and so nothing let pass.
+        if !self.wants_firewall() {
+            return;
+        }
         let observed = self.observed;
         for (ipv6, family) in [(false, "ip"), (true, "ip6")] {
             let links = forwarded(family, networks);
