@@ -91,6 +91,20 @@ fn identity_of(file: &fs::Metadata) -> Option<Identity> {
     (Some(file.dev()) == device).then(|| (file.dev(), file.ino()))
 }
 
+/// Whether a namespace is of a user namespace that is none of ours, nor below (`NS_GET_USERNS`, `ioctl_nsfs(2)`): only there
+/// the kernel does not say which.
+pub(super) fn is_beyond(netns: BorrowedFd<'_>) -> bool {
+    #[expect(unsafe_code, reason = "an ioctl without argument, on a file of nsfs")]
+    // SAFETY: no pointers; the descriptor, if one comes, is owned by nobody else.
+    unsafe {
+        match Errno::result(libc::ioctl(netns.as_raw_fd(), libc::NS_GET_USERNS)) {
+            Ok(fd) => drop(OwnedFd::from_raw_fd(fd)),
+            Err(errno) => return errno == Errno::EPERM,
+        }
+    }
+    false
+}
+
 /// The file that stands for a namespace, there or not; none for a name that cannot be one.
 pub fn file_of(netns: &NetnsRef) -> Option<PathBuf> {
     match netns {

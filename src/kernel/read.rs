@@ -278,8 +278,10 @@ impl<'a> Look<'a> {
         }
         match visitor.enter(fd.as_fd()) {
             Ok(()) => {}
-            // Of another user namespace, so not made by us. Nothing of it was seen, so nothing is remembered.
-            Err(KernelError::System { errno: Errno::EPERM, .. }) => return Ok(Seen::Foreign(None)),
+            // Not made by us.
+            Err(KernelError::System { errno: Errno::EPERM, .. }) if netns::is_beyond(fd.as_fd()) => {
+                return Ok(Seen::Foreign(Some(identity)));
+            }
             Err(error) => return Err(error),
         }
         let mut socket = Socket::open(Protocol::Route)?;
