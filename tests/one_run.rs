@@ -94,3 +94,57 @@ fn what_was_seen_longer_ago_is_not_believed() {
         assert_eq!((report.rounds, left(&more)), (2, 0));
     });
 }
+
+/// A network `lan`, and the given container of each name with an endpoint in it.
+fn on_lan(network: &str, containers: &[(&str, &str)]) -> String {
+    let endpoint = |(name, netns): &(&str, &str)| {
+        format!("[containers.{name}]\n{netns}\n[endpoints.{name}]\ncontainer = \"{name}\"\nnetwork = \"lan\"\n")
+    };
+    let lan =
+        format!("topology = \"w\"\n[networks.lan]\ndriver = \"bridge\"\nsubnets = [\"10.0.0.0/24\"]\n{network}\n");
+    lan + &containers.iter().map(endpoint).collect::<String>()
+}
+
+#[test]
+fn a_namespace_is_otherwise_by_all_of_its_names() {
+    alone(|| {
+        sh("ip netns add db; touch /run/netns/second; mount --bind /run/netns/db /run/netns/second");
+        let [api, db] = ["api", "db"].map(|name| (name, format!("netns = \"{name}\"")));
+        let (api, db) = ((api.0, &*api.1), (db.0, &*db.1));
+        run(&on_lan("", &[api, db]), || ());
+        let less = on_lan("", &[api]);
+        let (report, _) = run(&less, || ());
+        assert_eq!((report.rounds, left(&less)), (1, 0));
+    });
+}
+
+#[test]
+fn a_path_may_lead_to_what_a_run_makes() {
+    alone(|| {
+        let before = [("a", "netns = \"a\""), ("b", "netns = \"b\"")];
+        run(&on_lan("", &before), || ());
+        let twice = on_lan("", &[before[0], before[1], ("c", "netns = \"c\""), ("d", "path = \"/run/netns/c\"")]);
+        let topology = parse(&[Source::new("w.toml", twice)]).unwrap();
+        let (target, mut kernel) = (Target::Topology(&topology), Linux::for_one_run());
+        let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+        let refused = execute(&mut kernel, target, prepared, &mut |_, _| {}).unwrap_err();
+        assert!(refused.to_string().contains("container `d` is in the same namespace as `c`"), "{refused}");
+    });
+}
+
+#[test]
+fn what_stands_on_a_bridge_of_others_takes_a_smaller_mtu_with_it() {
+    alone(|| {
+        sh("ip link add br-office up type bridge; ip link add far type veth peer name near
+            ip link set near master br-office up; ip link set far up
+            ip link add up0 up link br-office type macvlan; ip address add 192.0.2.1/24 dev up0
+            ip route add default via 192.0.2.254
+            for other in 1 2 3 4 5 6; do ip link add other$other type bridge; done");
+        let office = "mtu = 1300\nbridge = { name = \"br-office\", external = true }\ngateways = [\"10.0.0.1\"]\n\
+                      [networks.own]\ndriver = \"bridge\"\nsubnets = [\"10.1.0.0/24\"]";
+        run(&on_lan(office, &[]), || ());
+        let joined = on_lan(office, &[("db", "netns = \"db\"")]);
+        let (report, _) = run(&joined, || ());
+        assert_eq!((report.rounds, left(&joined)), (2, 0));
+    });
+}

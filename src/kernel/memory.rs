@@ -14,7 +14,7 @@ use super::netns::{self, Identity};
 use super::read::{Ahead, Seen};
 use crate::model::focus::otherwise;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Facts, NetnsFacts, NetnsRef, Place, Scope};
+use crate::model::wire::{Absent, Facts, NetnsFacts, NetnsRef, Place, Scope};
 
 /// Written to at most, for what was seen elsewhere to be believed by who does not listen.
 const PLACES_MAX: usize = 16;
@@ -64,7 +64,7 @@ pub(super) enum Belief {
     /// Nobody listens, so it is believed for a moment, by the look that verifies what was written. Already a look at a
     /// thousand namespaces takes a tenth of a second, and what it saw first is as old when it is over.
     Brief {
-        /// When the last look was over; none if too much was written since.
+        /// When the last look at everything was over; none if too much was written since.
         looked: Option<Instant>,
         /// Whether steps were taken since, each with success.
         written: bool,
@@ -87,14 +87,19 @@ impl Belief {
         match self {
             Self::Told(disturbed) => std::mem::take(disturbed),
             Self::Brief { looked: Some(looked), written: true } if looked.elapsed() < MOMENT => Disturbed::default(),
-            Self::Brief { .. } | Self::None => Disturbed::anywhere(),
+            Self::Brief { looked, .. } => {
+                *looked = None;
+                Disturbed::anywhere()
+            }
+            Self::None => Disturbed::anywhere(),
         }
     }
 
     /// A look is over.
     pub(super) fn looked(&mut self) {
         if let Self::Brief { looked, written } = self {
-            (*looked, *written) = (Some(Instant::now()), false);
+            looked.get_or_insert_with(Instant::now);
+            *written = false;
         }
     }
 
@@ -197,6 +202,17 @@ impl Memory {
         }
     }
 
+    /// Forgets what was forgotten by one name by its others too.
+    fn forget_by_other_names(&mut self, twice: &BTreeSet<Identity>) {
+        let forgotten = self.forgotten.values().flatten();
+        let forgotten: BTreeSet<Identity> = forgotten.filter(|identity| twice.contains(identity)).copied().collect();
+        let by = |(_, (identity, _)): &(&NetnsRef, &(Identity, Seen))| forgotten.contains(identity);
+        let names: Vec<NetnsRef> = self.namespaces.iter().filter(by).map(|(netns, _)| netns.clone()).collect();
+        for netns in &names {
+            self.forget(netns);
+        }
+    }
+
     /// Namespaces that were seen by more than one name.
     pub(super) fn met_twice(&self) -> BTreeSet<Identity> {
         let mut met = BTreeSet::new();
@@ -237,8 +253,19 @@ impl Memory {
         }
     }
 
-    /// Forgets where steps write, and where the kernel does more than is written: the far end of a pair.
+    /// Forgets where steps write, and where the kernel does more than is written: the far end of a pair, and what a path
+    /// leads to.
     pub(super) fn written(&mut self, steps: &[Step], reference: impl Fn(&Text) -> NetnsRef) {
+        // A namespace that was not there may be one that is made now.
+        if let Some(gathered) = &self.gathered
+            && steps.iter().any(|step| matches!(step.op, Op::Create(Resource::Netns(_))))
+        {
+            let missing = gathered.absent.iter().filter(|(_, why)| matches!(why, Absent::Missing(_)));
+            for (container, _) in missing {
+                self.forgotten.entry(reference(container)).or_default();
+            }
+        }
+        let twice = self.met_twice();
         let (mut far, mut others) = (BTreeSet::new(), false);
         for step in steps {
             // The far ends of what is inside go with it.
@@ -287,6 +314,7 @@ impl Memory {
                 }
             }
         }
+        self.forget_by_other_names(&twice);
         if others {
             self.host = None;
         } else if !names.is_empty() || !far.is_empty() {
@@ -400,6 +428,20 @@ mod tests {
             || Netns { name: "api".into(), owner: Owner::new("t"), label: Label::of(""), bound: true, lo_up: true };
         assert_eq!(again(Op::Create(netns().into())), Some([].into()));
         assert_eq!(again(Op::Delete(netns().into())), None, "ends elsewhere go with it");
+    }
+
+    #[test]
+    fn a_moment_begins_with_a_look_at_everything() {
+        let since = |belief: &Belief| if let Belief::Brief { looked, .. } = belief { *looked } else { None };
+        let mut belief = Belief::brief();
+        assert!(belief.doubts().anywhere);
+        belief.looked();
+        let first = since(&belief);
+        belief.after(&[Ok(())]);
+        assert!(belief.doubts().is_nowhere());
+        belief.looked();
+        assert_eq!(since(&belief), first);
+        assert!(belief.doubts().anywhere, "nothing was written");
     }
 
     #[test]

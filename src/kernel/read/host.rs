@@ -68,6 +68,11 @@ fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<
         all.extend(link.map(|link| (link.index, link)));
         ask::with_masters(socket, masters, &mut asked, &mut all)?;
     }
+    // Links that stand on one take a smaller MTU with it, such as those on a bridge of others that got a port.
+    let resized = |index: &u32| host.link(*index).zip(all.get(index)).is_some_and(|(was, is)| was.mtu != is.mtu);
+    if asked.iter().any(resized) {
+        return links(socket);
+    }
     Ok(all.into_values().collect())
 }
 
