@@ -59,7 +59,7 @@ static void path_of(char *to, size_t size, int i) { snprintf(to, size, "/run/net
 // ---- messages ----
 
 // Of the first thread and of each reader; not thread-local themselves, which is cleared at the start of each thread.
-enum { OUT = 2 << 20, IN = 256 << 10 };
+enum { OUT = 8 << 20, IN = 256 << 10 };
 static char outs[1 + READERS][OUT], ins[1 + READERS][IN];
 static __thread char *out = outs[0], *in = ins[0];
 static __thread size_t filled, current;
@@ -373,7 +373,7 @@ static void commit(void) {
 // Each transaction of the file, whose messages are numbered from 1 on.
 static void load_rules(void) {
   int file = open(rules, O_RDONLY | O_CLOEXEC), s = connect_to(NETLINK_NETFILTER), length = read(file, outs[1], OUT);
-  if (file < 0 || length <= 0) die(rules);
+  if (file < 0 || length <= 0 || length == OUT) die(rules);
   for (struct nlmsghdr *it = (void *)outs[1]; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length)) {
     memcpy(out + filled, it, it->nlmsg_len), filled += NLMSG_ALIGN(it->nlmsg_len);
     if (it->nlmsg_type == NFNL_MSG_BATCH_END) say(s), acknowledged(s, it->nlmsg_seq - 1);
@@ -483,15 +483,18 @@ static void again(int containers) {
   }
   for (int t = 0; t < threads; t++) pthread_join(parts[t].thread, 0);
   s = connect_to(NETLINK_NETFILTER);
-  struct nfgenmsg to = {.nfgen_family = NFPROTO_IPV4};
+  struct nfgenmsg to = {.nfgen_family = rules ? NFPROTO_INET : NFPROTO_IPV4};
   begin(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM, NLM_F_DUMP, &to, sizeof to);
-  text(NFTA_SET_ELEM_LIST_TABLE, "w"), text(NFTA_SET_ELEM_LIST_SET, "publish");
+  text(NFTA_SET_ELEM_LIST_TABLE, rules ? "netrec-w" : "w");
+  text(NFTA_SET_ELEM_LIST_SET, rules ? "publish4" : "publish");
   say(s);
   for (int done = 0; !done;) {
     int length = recv(s, in, IN, 0);
     if (length < 0) die("receive");
-    for (struct nlmsghdr *it = (void *)in; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length))
-      done |= it->nlmsg_type == NLMSG_DONE || it->nlmsg_type == NLMSG_ERROR;
+    for (struct nlmsghdr *it = (void *)in; NLMSG_OK(it, length); it = NLMSG_NEXT(it, length)) {
+      if (it->nlmsg_type == NLMSG_ERROR) errno = -((struct nlmsgerr *)NLMSG_DATA(it))->error, die("elements");
+      done |= it->nlmsg_type == NLMSG_DONE;
+    }
   }
 }
 
