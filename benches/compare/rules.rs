@@ -24,7 +24,8 @@ pub(super) fn transactions(containers: usize) -> Vec<u8> {
     let prepared = decide(Target::Topology(&topology), nothing).expect("a plan");
     let said = prepared.plan.steps.iter().filter_map(|step| Resource::encode(&step.op, &mut Nobody).ok()).flatten();
     let batches = said.filter_map(|message| match message.body {
-        Body::Nft(messages) if !messages.is_empty() => Some(messages),
+        // What notes that flows are forgotten is a transaction too.
+        Body::Nft(messages) | Body::Forget(_, messages) if !messages.is_empty() => Some(messages),
         _ => None,
     });
     batches.flat_map(|batch| transaction(&batch)).collect()
