@@ -2,7 +2,7 @@
 //!
 //! Whoever hears what Linux announces says where ([`Disturbed`]); what this program itself writes is noted as it is
 //! written. Everything else is as it was: that is what announcements are for. A whole look, taken now and then, forgets
-//! all of it and is the judge.
+//! all of it and is the judge. Whoever hears nothing believes it for a moment only ([`Belief`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Belief {
         }
     }
 
-    /// A look is over.
+    /// A look is over. What it believed is as old as before.
     pub(super) fn looked(&mut self) {
         if let Self::Brief { looked, written } = self {
             looked.get_or_insert_with(Instant::now);
