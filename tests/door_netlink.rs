@@ -9,6 +9,8 @@
 
 mod world;
 
+use std::sync::Mutex;
+
 use netrec::kernel::KernelError;
 use netrec::kernel::netlink::{Protocol, Socket, counters};
 use nix::errno::Errno;
@@ -19,7 +21,7 @@ use world::{add_address, sh};
 
 #[test]
 fn an_error_in_a_batch_is_reported_for_its_message_alone_with_the_kernels_words() {
-    world::run(|| {
+    alone(|| {
         let mut socket = Socket::open(Protocol::Route).unwrap();
         let results = socket.batch(&[
             add_address([10, 0, 0, 1], 24, 1),
@@ -39,7 +41,7 @@ fn an_error_in_a_batch_is_reported_for_its_message_alone_with_the_kernels_words(
 
 #[test]
 fn long_batches_are_split_and_every_verdict_stays_with_its_message() {
-    world::run(|| {
+    alone(|| {
         let mut socket = Socket::open(Protocol::Route).unwrap();
         let messages: Vec<_> =
             (0..300_u32).map(|n| add_address([10, 0, (n / 3) as u8, (n % 3 / 2) as u8], 32, 1)).collect();
@@ -51,27 +53,50 @@ fn long_batches_are_split_and_every_verdict_stays_with_its_message() {
     });
 }
 
+/// What is said is counted for the whole process.
+fn alone(test: impl FnOnce() + Send) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
+    world::run(test);
+}
+
+/// Says so many messages, each with so many bytes more, that are all refused; in how many sends.
+fn refused(socket: &mut Socket, count: u8, bytes: usize) -> u64 {
+    let long = |n| {
+        let (mut message, flags) = add_address([10, 0, 0, n], 77, 1);
+        let RouteNetlinkMessage::NewAddress(address) = &mut message else { panic!("{message:?}") };
+        address.attributes.push(AddressAttribute::Other(DefaultNla::new(200, vec![0; bytes])));
+        (message, flags)
+    };
+    let sends = counters().sends;
+    let results = socket.batch(&(0..count).map(long).collect::<Vec<_>>());
+    assert!(results.iter().all(|it| matches!(it, Err(KernelError::Refused { .. }))), "{results:?}");
+    counters().sends - sends
+}
+
 #[test]
 fn of_the_longest_batch_every_message_may_be_refused() {
-    world::run(|| {
-        let long = |n| {
-            let (mut message, flags) = add_address([10, 0, 0, n], 77, 1);
-            let RouteNetlinkMessage::NewAddress(address) = &mut message else { panic!("{message:?}") };
-            // Longer than that, and it is not said in one send any more.
-            address.attributes.push(AddressAttribute::Other(DefaultNla::new(200, vec![0; 468])));
-            (message, flags)
-        };
-        let batch: Vec<_> = (0..64).map(long).collect();
-        let sends = counters().sends;
-        let results = Socket::open(Protocol::Route).unwrap().batch(&batch);
-        assert!(results.iter().all(|it| matches!(it, Err(KernelError::Refused { .. }))), "{results:?}");
-        assert_eq!(counters().sends, sends + 1);
+    alone(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        assert_eq!(refused(&mut socket, 64, 476), 1);
+        assert_eq!(refused(&mut socket, 65, 4), 2, "more messages are not said in one send");
+        assert_eq!(refused(&mut socket, 64, 480), 2, "longer ones neither");
+    });
+}
+
+/// As where `net.core.wmem_default` was made little.
+#[test]
+fn a_batch_is_said_that_there_was_no_room_for() {
+    alone(|| {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::SndBuf, &1).unwrap();
+        assert_eq!(refused(&mut socket, 64, 476), 1);
     });
 }
 
 #[test]
 fn answers_that_were_dropped_are_never_taken_for_success() {
-    world::run(|| {
+    alone(|| {
         let mut socket = Socket::open(Protocol::Route).unwrap();
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBuf, &1).unwrap();
         let messages: Vec<_> = (0..60).map(|n| add_address([10, 0, 0, n], 24, 9999)).collect();

@@ -29,7 +29,8 @@ pub use frame::{attributes, i32_at, string, u16_at, u32_at};
 pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Messages in one `sendmsg`: more gain nothing measurable. Should each be refused with a copy of it, that is 140 KiB of
-/// memory at most, and every socket has room for 208 (`rmem_default`).
+/// memory at most, and every socket has room for 208 (`rmem_default`). Where that was made less they may be
+/// [`KernelError::Lost`].
 pub(super) const BATCH_MESSAGES: usize = 64;
 /// Bytes in one `sendmsg`, exceeded only by a single message that is longer.
 const BATCH_BYTES: usize = 32 << 10;
@@ -374,6 +375,8 @@ impl Socket {
             match sendmsg::<()>(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], &[], MsgFlags::empty(), None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
+                // `wmem_default` may have been made less than a batch.
+                Err(Errno::EMSGSIZE) if !self.roomy => self.make_room()?,
                 Err(errno) => return Err(KernelError::system("netlink send", errno)),
             }
         }
