@@ -268,20 +268,6 @@ fn suspended_it_writes_nothing() {
     });
 }
 
-/// Whatever the watcher has heard of it by then.
-#[test]
-fn what_was_just_written_is_waited_for() {
-    world::run(|| {
-        let watcher = Watcher::of(SHOP, &[]);
-        for (octet, which) in [(30, FILE), (40, "--topology=shop")] {
-            std::fs::write(FILE, SHOP.replace("10.10.0.10", &format!("10.10.0.{octet}"))).unwrap();
-            assert!(Command::new(NETREC).args(["wait", which]).status().unwrap().success());
-            assert!(sh("ip -n api address show").contains(&format!("10.10.0.{octet}/24")));
-        }
-        watcher.end();
-    });
-}
-
 #[test]
 fn containers_come_and_go() {
     world::run(|| {

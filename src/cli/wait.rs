@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::control::{Answer, Question, Verb, demand};
+use super::control::{Answer, Question, Verb, demand, told};
 use super::duration::duration;
 use super::failure::Failure;
 use super::load::read_all;
@@ -35,15 +35,16 @@ impl Wait {
         loop {
             let answer = demand(&name, &Question::new(Verb::Status))?;
             let (state, late) = (answer.standing.state, Instant::now() >= until);
-            let done = state == State::InSync && self.is_followed(&answer);
+            let followed = if state == State::InSync { self.is_followed(&answer) } else { Ok(false) };
+            let done = matches!(followed, Ok(true));
             if !done && !late {
                 std::thread::sleep(ASK);
                 continue;
             }
-            let older = if state == State::InSync && !done { " with what the files said before" } else { "" };
+            let with = if followed? || state != State::InSync { String::new() } else { self.other(&answer) };
             match self.watched.output.format {
                 super::Format::Json => output::say_json(&answer),
-                super::Format::Text => output::say(&format!("topology {name}: {state}{older}\n")),
+                super::Format::Text => output::say(&format!("topology {name}: {state}{with}\n")),
             }
             return Ok(if done { Exit::Done } else { Exit::NotConverged });
         }
@@ -51,9 +52,18 @@ impl Wait {
 
     /// Whether what the watcher keeps up is what the files say by now: of what was written a moment ago it may not have
     /// heard yet.
-    fn is_followed(&self, answer: &Answer) -> bool {
-        let told = || answer.files.iter().map(PathBuf::from).collect();
-        let paths = if self.watched.paths.is_empty() { told() } else { self.watched.paths.clone() };
-        read_all(&paths).is_ok_and(|sources| answer.standing.digest == Some(Content::digest(&sources)))
+    fn is_followed(&self, answer: &Answer) -> Result<bool, Failure> {
+        let files = || answer.files.iter().map(PathBuf::from).collect();
+        let paths = if self.watched.paths.is_empty() { files() } else { self.watched.paths.clone() };
+        Ok(answer.standing.digest == Some(Content::digest(&read_all(&paths)?)))
+    }
+
+    /// What it keeps up instead.
+    fn other(&self, answer: &Answer) -> String {
+        let asked = told(&self.watched.paths);
+        if asked.is_empty() || asked == answer.files {
+            return " with what the files said before".into();
+        }
+        format!(" with what other files say: {}", answer.files.join(" "))
     }
 }
