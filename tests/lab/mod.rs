@@ -96,7 +96,7 @@ pub(crate) fn inside<T: Send + 'static>(netns: &str, act: impl FnOnce() -> T + S
 pub(crate) fn apply(toml: &str) {
     let sources = [Source::new("lab.toml", toml)];
     let topology = parse(&sources).unwrap_or_else(|findings| panic!("{}", render(&findings, &sources)));
-    let (mut kernel, target) = (Linux::default(), Target::Topology(&topology));
+    let (mut kernel, target) = (Linux::for_one_run(), Target::Topology(&topology));
     let prepared = prepare(&mut kernel, target).unwrap_or_else(|no_plan| panic!("{no_plan:?}\n{toml}"));
     let report = execute(&mut kernel, target, prepared, &mut |_, _| {}).expect("a plan");
     assert!(report.is_converged() && report.failed.is_empty(), "{:?} {:?}\n{toml}", report.failed, report.residual);

@@ -35,7 +35,7 @@ impl OnLinux {
         sh("mkdir -p /run/netns");
         build(before);
         plant();
-        let (kernel, shadow) = (Linux::default(), Simulation::new(before));
+        let (kernel, shadow) = (Linux::for_one_run(), Simulation::new(before));
         let listen = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).expect("a free port");
         let listeners = before.listens.iter().map(listen).collect();
         Self { kernel, shadow, writes: netlink::counters().writes, listeners, differences: String::new() }
@@ -50,8 +50,10 @@ impl Teller for OnLinux {
     }
 
     fn drift(&mut self, id: &str, scope: &Scope) {
-        let observed = self.kernel.observe(scope).expect("a look");
-        take(&mut self.kernel, deletion(&observed.ours, id));
+        // It is not the run that does that.
+        let mut kernel = Linux::default();
+        let observed = kernel.observe(scope).expect("a look");
+        take(&mut kernel, deletion(&observed.ours, id));
         self.shadow.drift(id, scope);
     }
 
