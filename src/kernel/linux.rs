@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::conntrack::Forgetting;
 use super::kept::Kept;
 use super::lane::Lane;
@@ -22,7 +24,6 @@ use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, Owner, Place, Scope};
-use nix::errno::Errno;
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
