@@ -60,7 +60,10 @@ fn index(socket: &Socket, link: &str) -> Option<u32> {
         let mut request: libc::ifreq = std::mem::zeroed();
         let (last, name) = request.ifr_name.split_last_mut()?;
         *last = 0;
-        name.get_mut(..link.len())?.iter_mut().zip(link.bytes()).for_each(|(to, byte)| *to = byte.cast_signed());
+        name.get_mut(..link.len())?
+            .iter_mut()
+            .zip(link.bytes())
+            .for_each(|(to, byte)| *to = libc::c_char::from_ne_bytes([byte]));
         Errno::result(libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request)).ok()?;
         u32::try_from(request.ifr_ifru.ifru_ifindex).ok()
     }
