@@ -6,8 +6,9 @@ use netrec::apply::{Target, decide};
 use netrec::model::kinds::Resource;
 use netrec::model::observed::Observed;
 use netrec::model::parse::parse;
+use netrec::model::resource::Step;
 use netrec::model::source::Source;
-use netrec::model::wire::{Body, Lookup, NftMessage};
+use netrec::model::wire::{Body, Lookup, NftMessage, Place};
 use nix::libc;
 
 use super::workload;
@@ -22,7 +23,10 @@ pub(super) fn transactions(containers: usize) -> Vec<u8> {
     let topology = parse(&[Source::new("w.toml", workload::topology(containers))]).expect("the workload is valid");
     let nothing = Observed { looked: true, ..Observed::default() };
     let prepared = decide(Target::Topology(&topology), nothing).expect("a plan");
-    let said = prepared.plan.steps.iter().filter_map(|step| Resource::encode(&step.op, &mut Nobody).ok()).flatten();
+    let to_nftables = |step: &&Step| step.parts.iter().any(|(_, place)| *place == Place::Netfilter);
+    let said = prepared.plan.steps.iter().filter(to_nftables);
+    let said =
+        said.flat_map(|step| Resource::encode(&step.op, &mut Nobody).expect("rules name nothing that is looked up"));
     let batches = said.filter_map(|message| match message.body {
         // What notes that flows are forgotten is a transaction too.
         Body::Nft(messages) | Body::Forget(_, messages) if !messages.is_empty() => Some(messages),

@@ -16,7 +16,7 @@ use super::{KernelError, netlink};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::wire::Body;
 
-/// A value is shorter, in bytes; with its end mark it is a page in the kernel (`proc_sys_call_handler`).
+/// A value written in one go is shorter, in bytes; with its end mark it is a page in the kernel (`proc_sys_call_handler`).
 const VALUE_BYTES: usize = 4095;
 
 /// The file of a setting.
