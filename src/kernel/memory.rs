@@ -2,7 +2,7 @@
 //!
 //! Whoever hears what Linux announces says where ([`Disturbed`]); what this program itself writes is noted as it is
 //! written. Everything else is as it was: that is what announcements are for. A whole look, taken now and then, forgets
-//! all of it and is the judge. Whoever hears nothing believes it for a moment only ([`Belief`]).
+//! all of it and is the judge. Whoever hears nothing believes it for a moment only (`Belief`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -140,8 +140,7 @@ impl<'a> Visitor<'a> {
     }
 
     /// [Looks](find()) for a namespace from where the calling thread came from, if it can go back: what a path stands for
-    /// may depend on that (`/proc/self/ns/net`), what a name stands for does not, unless somebody
-    /// made a link of it.
+    /// may depend on that (`/proc/self/ns/net`), what a name stands for does not, unless somebody made a link of it.
     pub fn find(&self, netns: &NetnsRef) -> Result<Found, KernelError> {
         let by_name = matches!(netns, NetnsRef::Named(_));
         self.way_back.filter(|_| !by_name && self.away.take()).inspect(|way_back| way_back.take());
