@@ -388,7 +388,7 @@ impl Run<'_> {
     }
 
     fn netfilter(&mut self, tasks: Vec<Task>) {
-        let mut generation = self.linux.netfilter.as_ref().map(|last| last.generation);
+        let mut generation = self.linux.netfilter.as_ref().map(|last| last.after(self.kept.commits));
         let mut begun = BTreeSet::new();
         let mut bodies = self.messages(&Place::Netfilter, tasks).into_iter().peekable();
         while let Some((at, body)) = bodies.next() {

@@ -38,6 +38,11 @@ pub(super) struct Written {
 }
 
 impl Netfilter {
+    /// The generation that so many transactions of ours have made, if nobody else made any.
+    pub(super) fn after(&self, commits: u32) -> u32 {
+        later(self.generation, commits)
+    }
+
     /// Looks, unless nothing happened since the last time, or nothing but what was written.
     pub(super) fn look(
         nft: &mut Nft,
@@ -108,7 +113,7 @@ impl Written {
 
     /// Whether nobody else has written between two generations.
     fn is_all(&self, before: u32, after: u32) -> bool {
-        (0..self.commits).fold(before, |generation, _| nft::next(generation)) == after
+        later(before, self.commits) == after
     }
 
     /// Asks for what was written; what was there before, with that, if the kernel has it so.
@@ -131,4 +136,8 @@ impl Ours {
         let (tables, docker) = (nft.tables(outline, owner)?.into(), neighbours::docker(nft, outline)?);
         Ok(Self { tables, user_rules: outline.has_user_rules(), docker })
     }
+}
+
+fn later(generation: u32, commits: u32) -> u32 {
+    (0..commits).fold(generation, |at, _| nft::next(at))
 }
