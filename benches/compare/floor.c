@@ -3,7 +3,7 @@
 // in here too.
 //
 //   floor up|again|add|port|down N     in the caller's network and mount namespaces, names under /run/netns
-//   floor whole N RULES
+//   floor whole|down N RULES
 //
 // up: all of it. again: read what stands, as a cold start must. add: one container more, in the last bridge. port: one
 // published port changed. down: all of it and the one more, back to nothing.
@@ -556,7 +556,7 @@ static void down(int containers) {
   struct ifinfomsg all = {0};
   int s = connect_to(NETLINK_ROUTE);
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
-  for (int i = 0; i < 2; i++) {
+  for (int i = rules ? 1 : 0; i < 2; i++) {
     family = i ? NFPROTO_BRIDGE : NFPROTO_IPV4;
     nft(NFT_MSG_DELTABLE, 0), text(NFTA_TABLE_NAME, "w");
   }

@@ -143,7 +143,10 @@ impl Tool {
                 };
                 Some(run(&[&floor().display().to_string(), word, &size.to_string()]))
             }
-            (Self::Whole, Phase::Up) => Some(run(&[&floor().display().to_string(), "whole", &size.to_string(), RULES])),
+            (Self::Whole, Phase::Up | Phase::Down) => {
+                let word = if phase == Phase::Up { "whole" } else { "down" };
+                Some(run(&[&floor().display().to_string(), word, &size.to_string(), RULES]))
+            }
             (Self::Netrec | Self::PairsNetrec, Phase::Down) => {
                 Some(run(&[env!("CARGO_BIN_EXE_netrec"), "destroy", "--yes", "--topology", "w"]))
             }
