@@ -19,7 +19,7 @@ use netrec::model::source::{Source, Sources};
 use netrec::model::state::{Desired, State};
 use netrec::model::topology::Topology;
 use netrec::model::values::{Ports, Protocol};
-use netrec::model::wire::{Body, FlowFacts, Lookup};
+use netrec::model::wire::{Body, FlowFacts, NoLookup};
 
 #[path = "workload/callgrind.rs"]
 mod callgrind;
@@ -81,17 +81,6 @@ fn ordering_and_proving(bencher: Bencher, endpoints: usize) {
     bencher.counter(ItemsCount::new(endpoints)).bench(|| plan(&diff, &desired, &nothing));
 }
 
-struct Nobody;
-
-impl Lookup for Nobody {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
-        None
-    }
-}
-
 /// Flows of 100 networks, a third of them to other networks, a third to published ports, a third to the outside, after
 /// the rules became tighter: which are to be forgotten? At a number of published ports that only some may reach, and a
 /// tenth as many policies.
@@ -120,7 +109,7 @@ fn judging_100_000_flows(bencher: Bencher, published: u32) {
     let publications: Vec<Publication> = (0..published).map(publication).collect();
     let said = policies(&(0..published / 10).map(policy).collect::<Vec<_>>(), &[]).expect("few enough");
     let firewall = Firewall::new("w", &networks, &publications).with(said);
-    let messages = Firewall::encode(&Op::Create(&firewall), &mut Nobody).expect("it looks nothing up");
+    let messages = Firewall::encode(&Op::Create(&firewall), &mut NoLookup).expect("it looks nothing up");
     let flows =
         messages.into_iter().find_map(|it| if let Body::Forget(flows, _) = it.body { Some(flows) } else { None });
     let flows = flows.expect("a note");

@@ -13,7 +13,6 @@ use nix::errno::Errno;
 use super::conntrack::Forgetting;
 use super::kept::Kept;
 use super::lane::Lane;
-use super::lookup::NoLookup;
 use super::memory::{Belief, Disturbed, Memory};
 use super::netfilter::{Netfilter, Ours, Written};
 use super::netlink::{Protocol, Socket};
@@ -23,7 +22,7 @@ use super::{Kernel, KernelError, ask, conntrack, feature, read, stop, sysctl};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, Owner, Place, Scope};
+use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, NoLookup, Owner, Place, Scope};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;

@@ -9,7 +9,6 @@ use nix::libc;
 use super::linux::Linux;
 use super::netlink::Socket;
 use crate::model::resource::Text;
-use crate::model::wire::Lookup;
 
 /// What is known by name in a lane.
 pub(super) struct Names<'a> {
@@ -66,18 +65,5 @@ fn index(socket: &Socket, link: &str) -> Option<u32> {
             .for_each(|(to, byte)| *to = libc::c_char::from_ne_bytes([byte]));
         Errno::result(libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request)).ok()?;
         u32::try_from(request.ifr_ifru.ifru_ifindex).ok()
-    }
-}
-
-/// For messages that name nothing of the kernel's.
-pub(super) struct NoLookup;
-
-impl Lookup for NoLookup {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-
-    fn netns_fd(&mut self, _: &str) -> Option<RawFd> {
-        None
     }
 }

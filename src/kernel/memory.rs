@@ -203,9 +203,8 @@ impl Memory {
     }
 
     /// Forgets what was forgotten by one name by its others too.
-    fn forget_by_other_names(&mut self, twice: &BTreeSet<Identity>) {
-        let forgotten = self.forgotten.values().flatten();
-        let forgotten: BTreeSet<Identity> = forgotten.filter(|identity| twice.contains(identity)).copied().collect();
+    fn forget_by_other_names(&mut self) {
+        let forgotten: BTreeSet<Identity> = self.forgotten.values().flatten().copied().collect();
         let by = |(_, (identity, _)): &(&NetnsRef, &(Identity, Seen))| forgotten.contains(identity);
         let names: Vec<NetnsRef> = self.namespaces.iter().filter(by).map(|(netns, _)| netns.clone()).collect();
         for netns in &names {
@@ -265,7 +264,6 @@ impl Memory {
                 self.forgotten.entry(reference(container)).or_default();
             }
         }
-        let twice = self.met_twice();
         let (mut far, mut others) = (BTreeSet::new(), false);
         for step in steps {
             // The far ends of what is inside go with it.
@@ -314,7 +312,7 @@ impl Memory {
                 }
             }
         }
-        self.forget_by_other_names(&twice);
+        self.forget_by_other_names();
         if others {
             self.host = None;
         } else if !names.is_empty() || !far.is_empty() {

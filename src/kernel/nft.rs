@@ -207,20 +207,10 @@ impl Nft {
     pub fn commit(&mut self, batch: &[NftMessage], generation: Option<u32>) -> Result<(), NftError> {
         let Some(last) = batch.len().checked_sub(1) else { return Ok(()) };
         let first = self.sequence.wrapping_add(1);
-        let mut out = Vec::with_capacity(batch.iter().map(|it| it.attributes.len() + 32).sum::<usize>() + 64);
-        let begin = generation.map(|id| nla(1, &id.to_be_bytes())).unwrap_or_default();
-        self.sequence = self.sequence.wrapping_add(1 + batch.len() as u32);
-        push(&mut out, (BATCH_BEGIN, NLM_F_REQUEST, first.wrapping_sub(1)), (0, NFTABLES), &begin);
-        for (at, it) in batch.iter().enumerate() {
-            let flags = it.flags | NLM_F_REQUEST | if at == last { NLM_F_ACK } else { 0 };
-            let sequence = first.wrapping_add(at as u32);
-            push(&mut out, (NFTABLES << 8 | it.message, flags, sequence), (it.family, 0), &it.attributes);
-        }
-        push(&mut out, (BATCH_END, NLM_F_REQUEST, self.sequence), (0, NFTABLES), &[]);
-        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(2 + batch.len() as u32);
         let waits = batch.iter().filter(|it| matches!(it.message, DELETE_TABLE | DELETE_CHAIN)).count();
         netlink::count_transaction(batch.len(), waits);
-        self.send(&out)?;
+        self.send(&transaction(batch, generation, first))?;
         self.verdict(first, last)
     }
 
@@ -430,6 +420,21 @@ fn refusal(answer: &Answer, message: Option<usize>) -> Option<NftError> {
     let text = if answer.kind == NLMSG_ERROR { answer.body.get(4 + HEADER..).map(|it| text(it, 1)) } else { None };
     let source = io::Error::from_raw_os_error(-code);
     Some(NftError::Refused { message, source, text: text.unwrap_or_default().to_owned() })
+}
+
+/// A transaction as it goes over the wire, of a generation if one is given: its messages are numbered from `first` on, and
+/// the last is acknowledged.
+pub fn transaction(batch: &[NftMessage], generation: Option<u32>, first: u32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(batch.iter().map(|it| it.attributes.len() + 32).sum::<usize>() + 64);
+    let begin = generation.map(|id| nla(1, &id.to_be_bytes())).unwrap_or_default();
+    push(&mut out, (BATCH_BEGIN, NLM_F_REQUEST, first.wrapping_sub(1)), (0, NFTABLES), &begin);
+    for (at, it) in batch.iter().enumerate() {
+        let flags = it.flags | NLM_F_REQUEST | if at + 1 == batch.len() { NLM_F_ACK } else { 0 };
+        let sequence = first.wrapping_add(at as u32);
+        push(&mut out, (NFTABLES << 8 | it.message, flags, sequence), (it.family, 0), &it.attributes);
+    }
+    push(&mut out, (BATCH_END, NLM_F_REQUEST, first.wrapping_add(batch.len() as u32)), (0, NFTABLES), &[]);
+    out
 }
 
 fn push(out: &mut Vec<u8>, (kind, flags, sequence): (u16, u16, u32), (family, resource): (u8, u16), attributes: &[u8]) {

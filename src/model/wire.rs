@@ -228,6 +228,20 @@ pub trait Lookup {
     fn netns_fd(&mut self, netns: &str) -> Option<RawFd>;
 }
 
+/// Nothing is there: for messages that name nothing of the kernel's.
+#[derive(Debug)]
+pub struct NoLookup;
+
+impl Lookup for NoLookup {
+    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
+        None
+    }
+
+    fn netns_fd(&mut self, _: &str) -> Option<RawFd> {
+        None
+    }
+}
+
 /// A message could not be written because something it names is not there.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0} is not there")]

@@ -16,7 +16,7 @@ use netrec::model::kinds::firewall::Firewall;
 use netrec::model::parse::parse;
 use netrec::model::resource::{Op, Wire};
 use netrec::model::source::Source;
-use netrec::model::wire::{Body, Lookup, Message};
+use netrec::model::wire::{Body, Message, NoLookup};
 use nix::sched::{CloneFlags, setns};
 
 #[path = "../world/mod.rs"]
@@ -38,20 +38,9 @@ pub(crate) fn wire(name: &str, outside: &str, addresses: &str) {
     run(&format!("for a in {addresses}; do ip -n {name} addr add $a dev eth0 nodad; done"));
 }
 
-struct Nobody;
-
-impl Lookup for Nobody {
-    fn index(&mut self, _: &str, _: &str) -> Option<u32> {
-        None
-    }
-    fn netns_fd(&mut self, _: &str) -> Option<std::os::fd::RawFd> {
-        None
-    }
-}
-
 /// What is said for a step of a firewall.
 pub(crate) fn messages(op: &Op<&Firewall>) -> Vec<Message> {
-    Firewall::encode(op, &mut Nobody).expect("a firewall looks nothing up")
+    Firewall::encode(op, &mut NoLookup).expect("a firewall looks nothing up")
 }
 
 /// Takes a step of a firewall, as of a generation.

@@ -22,8 +22,8 @@ pub fn scope(topology: &Topology) -> Scope {
     for endpoint in topology.endpoints.values() {
         let container = endpoint.container.get_ref();
         if !met.insert(container) {
-            let found = topology.containers.get(container.as_str()).and_then(|it| Some((it, reference(it)?)));
-            several.extend(found.map(|(_, found)| label(container, &found)));
+            let found = topology.containers.get(container.as_str()).and_then(|it| reference(it));
+            several.extend(found.map(|found| label(container, &found)));
         }
     }
     Scope {
