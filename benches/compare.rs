@@ -60,7 +60,7 @@ struct Arguments {
     /// Write the tables and plots of docs/performance.md.
     #[arg(long)]
     write: bool,
-    /// Tell where the processor time of the floor and of netrec goes instead, by perf(1).
+    /// Tell where the processor time of the floors and of netrec goes instead, by perf(1).
     #[arg(long, conflicts_with_all = ["tools", "results"])]
     profile: bool,
     /// One run of one tool in the namespaces of the caller; what this program starts itself with.

@@ -10,8 +10,8 @@ use super::measure::Phase;
 use super::table::{Results, Subject, machine, milliseconds};
 use super::tools::Tool;
 
-/// Who is sampled.
-pub(super) const TOOLS: [Tool; 2] = [Tool::Floor, Tool::Netrec];
+/// Who is sampled, each phase that it knows; the last is compared with the one before.
+pub(super) const TOOLS: [Tool; 3] = [Tool::Floor, Tool::Whole, Tool::Netrec];
 
 /// What they are sampled at.
 pub(super) const PHASES: [Phase; 2] = [Phase::Up, Phase::Again];
@@ -47,7 +47,7 @@ const REST: [&str; 2] = ["interrupts and the rest", "outside of the kernel"];
 pub(super) fn inside(tool: Tool, size: usize) -> BTreeMap<Phase, Samples> {
     const FILE: &str = "/run/bench/perf.data";
     let sampled = |phase| {
-        let command = tool.command(phase, size).expect("both do all phases");
+        let command = tool.command(phase, size)?;
         let status = Command::new("perf")
             .args(["record", "--quiet", "--freq=10000", "--event=cpu-clock", "-g", "--output", FILE, "--"])
             .arg(command.get_program())
@@ -59,9 +59,9 @@ pub(super) fn inside(tool: Tool, size: usize) -> BTreeMap<Phase, Samples> {
         let script = Command::new("perf").args(["script", "--fields=ip,sym", "--input", FILE]).output();
         let samples = count(&String::from_utf8_lossy(&script.expect("perf(1) tells samples").stdout));
         super::measure::settle();
-        (phase, samples)
+        Some((phase, samples))
     };
-    PHASES.into_iter().map(sampled).collect()
+    PHASES.into_iter().filter_map(sampled).collect()
 }
 
 /// Stacks are set apart by empty lines; the innermost function comes first.
@@ -84,7 +84,7 @@ fn part(stack: &str) -> usize {
     PARTS.iter().position(|(_, names)| among(names)).unwrap_or(PARTS.len())
 }
 
-/// A table of both for a phase, and what the one takes more than the other.
+/// A table of all for a phase, and what the last takes more than the one before.
 pub(super) fn text(results: &Results, samples: &BTreeMap<(Tool, usize, Phase), Samples>) -> String {
     let mut text = machine();
     let mut sizes: Vec<usize> = samples.keys().map(|(_, size, _)| *size).collect();
@@ -95,28 +95,28 @@ pub(super) fn text(results: &Results, samples: &BTreeMap<(Tool, usize, Phase), S
             let samples = samples.get(&(tool, size, phase))?;
             let cpu = results.median(&Subject { tool, size }, phase, |figures| figures.cpu)?;
             let each = cpu / samples.values().sum::<usize>() as f64;
-            Some((cpu, move |part: usize| samples.get(&part).map_or(0.0, |count| *count as f64 * each)))
+            let times = |part: usize| samples.get(&part).map_or(0.0, |count| *count as f64 * each);
+            Some((tool.name(), std::iter::once(cpu).chain((0..PARTS.len() + REST.len()).map(times)).collect()))
         };
-        let (Some((floor, of_floor)), Some((netrec, of_netrec))) = (of(Tool::Floor), of(Tool::Netrec)) else {
-            continue;
-        };
+        let columns: Vec<(&str, Vec<f64>)> = TOOLS.into_iter().filter_map(of).collect();
+        let [.., (_, before), (_, last)] = &columns[..] else { continue };
+        let names: String = columns.iter().map(|(name, _)| format!(" {name} |")).collect();
+        let line = " ---: |".repeat(columns.len() + 1);
         let _ = write!(
             text,
-            "**{}, {size} containers: processor time**\n\n| | floor | netrec | more |\n| --- | ---: | ---: | ---: |\n",
+            "**{}, {size} containers: processor time**\n\n| |{names} more |\n| --- |{line}\n",
             phase.title()
         );
-        let mut rows: Vec<(&str, f64, f64)> = PARTS
-            .iter()
-            .map(|(title, _)| *title)
-            .chain(REST)
-            .enumerate()
-            .map(|(part, title)| (title, of_floor(part), of_netrec(part)))
-            .collect();
-        rows.sort_by(|(_, floor, netrec), (_, other, others)| (others - other).total_cmp(&(netrec - floor)));
-        rows.insert(0, ("all", floor, netrec));
-        for (title, floor, netrec) in rows {
-            let more = milliseconds(netrec - floor);
-            let _ = writeln!(text, "| {title} | {} | {} | {more} |", milliseconds(floor), milliseconds(netrec));
+        let titles = std::iter::once("all").chain(PARTS.iter().map(|(title, _)| *title)).chain(REST);
+        let more = |row: usize| last[row] - before[row];
+        let mut rows: Vec<(usize, &str)> = titles.enumerate().collect();
+        rows[1..].sort_by(|(one, _), (other, _)| more(*other).total_cmp(&more(*one)));
+        for (row, title) in rows {
+            let _ = write!(text, "| {title} |");
+            for time in columns.iter().map(|(_, times)| times[row]).chain([more(row)]) {
+                let _ = write!(text, " {} |", milliseconds(time));
+            }
+            text.push('\n');
         }
         text.push('\n');
     }
