@@ -73,7 +73,7 @@ impl Target<'_> {
                 let owner = Owner::new(name);
                 // Named namespaces of ours are found by their mark, and only what is not asked for is looked at for
                 // processes; those given by path or pid are found through the file.
-                let mut containers = topology.map(|topology| lower::scope(topology).containers).unwrap_or_default();
+                let mut containers = topology.map(lower::namespaces).unwrap_or_default();
                 containers.retain(|_, found| !matches!(found, crate::model::wire::NetnsRef::Named(_)));
                 Scope { owner, containers, several: BTreeSet::new(), sysctls: Vec::new() }
             }

@@ -176,7 +176,7 @@ impl Hand {
     /// Turns to the containers of a content, `all` of them or those that were not heard before: what stands behind their
     /// names is not known. Whether one was there that is to be looked at.
     fn listen(&mut self, content: &Content, all: bool) -> bool {
-        let containers = lower::scope(&content.topology).containers;
+        let containers = lower::namespaces(&content.topology);
         let before = self.listening.take().map(|(_, before)| before).unwrap_or_default();
         let new = containers.iter().filter(|(name, netns)| all || before.get(*name) != Some(netns));
         let there = self.hear(new.map(|(_, netns)| netns));

@@ -35,7 +35,7 @@ impl Vigil {
     /// Turns to the containers of a topology; whether they are others than before. What stood for those that it has in
     /// common with the one before is kept in mind: whoever gave a sign of life is not passed over.
     pub(super) fn turn_to(&mut self, content: &Content) -> bool {
-        let before = std::mem::replace(&mut self.containers, lower::scope(&content.topology).containers);
+        let before = std::mem::replace(&mut self.containers, lower::namespaces(&content.topology));
         self.there.retain(|name, _| before.get(name) == self.containers.get(name));
         let new = self.containers.iter().filter(|(name, netns)| before.get(*name) != Some(netns));
         self.there.extend(new.filter_map(|(name, netns)| Some((name.clone(), netns::glance(netns)?))));

@@ -1,6 +1,6 @@
 //! Containers: which are there, which are made, which are waited for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
@@ -14,24 +14,30 @@ use crate::model::wire::{Absent, NetnsRef, Owner, Scope};
 
 /// What to look at on a host for this topology.
 pub fn scope(topology: &Topology) -> Scope {
-    let containers = topology.containers.iter().filter_map(|(name, container)| {
-        let found = reference(container)?;
-        Some((label(name, &found), found))
-    });
-    let (mut met, mut several) = (BTreeSet::new(), BTreeSet::new());
+    let (mut met, mut several) = (Numbers::default(), BTreeSet::new());
+    met.reserve(topology.containers.len());
     for endpoint in topology.endpoints.values() {
-        let container = endpoint.container.get_ref();
-        if !met.insert(container) {
-            let found = topology.containers.get(container.as_str()).and_then(|it| reference(it));
+        let container = endpoint.container.get_ref().as_str();
+        if !met.is_new(container) {
+            let found = topology.containers.get(container).and_then(|it| reference(it));
             several.extend(found.map(|found| label(container, &found)));
         }
     }
     Scope {
         owner: Owner::new(&topology.name),
-        containers: containers.collect(),
+        containers: namespaces(topology),
         several,
         sysctls: super::settings::all(topology),
     }
+}
+
+/// The namespaces of its containers, by the names that ids use.
+pub fn namespaces(topology: &Topology) -> BTreeMap<Text, NetnsRef> {
+    let found = topology.containers.iter().filter_map(|(name, container)| {
+        let found = reference(container)?;
+        Some((label(name, &found), found))
+    });
+    found.collect()
 }
 
 fn reference(container: &Container) -> Option<NetnsRef> {

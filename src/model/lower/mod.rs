@@ -20,7 +20,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub use containers::scope;
+pub use containers::{namespaces, scope};
 pub use labels::table;
 pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
 pub(super) use routes::TABLES;
