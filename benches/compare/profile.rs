@@ -100,11 +100,11 @@ pub(super) fn text(results: &Results, samples: &BTreeMap<(Tool, usize, Phase), S
         };
         let columns: Vec<(&str, Vec<f64>)> = TOOLS.into_iter().filter_map(of).collect();
         let [.., (_, before), (_, last)] = &columns[..] else { continue };
-        let names: String = columns.iter().map(|(name, _)| format!(" {name} |")).collect();
+        let names = columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" | ");
         let line = " ---: |".repeat(columns.len() + 1);
         let _ = write!(
             text,
-            "**{}, {size} containers: processor time**\n\n| |{names} more |\n| --- |{line}\n",
+            "**{}, {size} containers: processor time**\n\n| | {names} | more |\n| --- |{line}\n",
             phase.title()
         );
         let titles = std::iter::once("all").chain(PARTS.iter().map(|(title, _)| *title)).chain(REST);
