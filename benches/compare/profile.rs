@@ -1,4 +1,4 @@
-//! Where the processor time of the floor and of netrec goes: samples of perf(1), each put down to what Linux was asked for.
+//! Where the processor time of the floors and of netrec goes: samples of perf(1), each put down to what Linux was asked for.
 //!
 //! perf slows down what it samples, so its samples say shares only; the times are those shares of runs without it.
 

@@ -49,8 +49,7 @@ impl Live {
                 return Err(usage(format!("nothing can be sent from {address}"), hint));
             }
             Sender::Container(name, _) => {
-                let scope = lower::scope(topology);
-                let found = scope.containers.get(name).map(netns::find).transpose()?;
+                let found = lower::namespaces(topology).get(name).map(netns::find).transpose()?;
                 let Some(Found::Bound(netns, _)) = found else {
                     return Err(usage(format!("`{name}` is not there to send from"), "`netrec apply` first"));
                 };
