@@ -29,7 +29,7 @@ use netrec::kernel::linux::Linux;
 use netrec::kernel::memory::Disturbed;
 use netrec::kernel::netlink::{Counters, counters};
 use netrec::model::lower::{self, veth_name};
-use netrec::model::parse::parse;
+use netrec::model::parse::{parse, parse_again};
 use netrec::model::source::Source;
 use netrec::model::wire::{NetnsRef, Scope};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
@@ -275,7 +275,11 @@ fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
         let follow = |endpoints: usize| {
             let [few, more] = [endpoints, endpoints + 1].map(workload::topology);
             let port = few.replace("\"20000:80\"", "\"19999:80\"");
-            let [few, more, port] = [few, more, port].map(|text| parse(&[Source::new("w.toml", text)]).unwrap());
+            let [few, more, port] = [few, more, port].map(|text| [Source::new("w.toml", text)]);
+            let first = parse(&few).unwrap();
+            // What is written as before is shared, as by a watcher.
+            let [more, port] = [more, port].map(|text| parse_again(&text, Some((&first, &few))).unwrap());
+            let few = first;
             let (mut kernel, held) = (Linux::remembering(), BTreeSet::new());
             kernel.disturb(&Disturbed::anywhere());
             let set_up = Draft::new(&mut kernel, &few, &held, Target::Topology(&few)).unwrap();
@@ -283,9 +287,11 @@ fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
             let seen = Draft::new(&mut kernel, &few, &held, Target::Topology(&few)).unwrap();
             let mut known = seen.rest().known.expect("all is as wanted");
             kernel.settle();
+            let mut last = &few;
             let said = [(&more, 6), (&few, 6), (&port, 1), (&few, 1)].map(|(topology, fixes)| {
                 let (before, open) = (counters(), netfilter_sockets());
-                let draft = Draft::new(&mut kernel, topology, &held, Target::Turned(topology, &known)).unwrap();
+                let draft = Draft::new(&mut kernel, topology, &held, Target::Turned(topology, &known, last)).unwrap();
+                last = topology;
                 let round = draft.carry_out(&mut kernel, None).unwrap();
                 assert!(round.converged && round.fixes.len() >= fixes, "{:?}", round.fixes);
                 known = round.known.expect("only that was looked into");

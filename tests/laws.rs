@@ -8,11 +8,11 @@ mod random;
 use std::collections::{BTreeMap, BTreeSet};
 
 use netrec::diff::render::text;
-use netrec::diff::{diff, plan::plan};
+use netrec::diff::{diff, differing, plan::plan};
 use netrec::model::kinds::KindName;
 use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
-use netrec::model::lower::lower;
+use netrec::model::lower::{lower, turned};
 use netrec::model::observed::{ForeignRoute, Observed};
 use netrec::model::resource::{HOST, Kind, Need, Resource, ResourceId, Thing};
 use netrec::model::state::State;
@@ -30,15 +30,64 @@ fn topologies(story: &Story) -> Vec<Topology> {
     texts.filter_map(|text| read(&text)).collect()
 }
 
-/// What a topology is lowered to where that much is there already.
-fn wanted(topology: &Topology, ours: &State) -> Option<State> {
+/// A host on which that much is there.
+fn holding(ours: &State) -> Observed {
     let present = ours.resources().filter_map(|resource| match resource {
         Resource::Netns(netns) => Some(netns.name.clone()),
         _ => None,
     });
     let mut observed = Observed { present: present.collect(), ours: ours.clone(), ..Observed::default() };
     observed.foreign.docker.extend([(false, None), (true, None)]);
-    lower(topology, &observed).ok().map(|desired| desired.state.as_ref().clone())
+    observed
+}
+
+/// What a topology is lowered to where that much is there already.
+fn wanted(topology: &Topology, ours: &State) -> Option<State> {
+    lower(topology, &holding(ours)).ok().map(|desired| desired.state)
+}
+
+/// The topology, and what it is without each of its endpoints, and without each of its containers.
+fn variants(topology: &Topology) -> Vec<Topology> {
+    let without = |name: &String| {
+        let mut less = topology.clone();
+        less.endpoints.remove(name);
+        less
+    };
+    let uninhabited = |name: &String| {
+        let mut less = topology.clone();
+        less.containers.remove(name);
+        less.endpoints.retain(|_, endpoint| endpoint.container.get_ref() != name);
+        less
+    };
+    let less = topology.endpoints.keys().map(without).chain(topology.containers.keys().map(uninhabited));
+    less.chain([topology.clone()]).collect()
+}
+
+/// In how many of all turns from a variant of a topology to another one a part of it told what is wanted; it is what the
+/// whole topology is lowered to.
+fn told_in_part(story: &Story) -> usize {
+    let mut told = 0;
+    for topology in topologies(story) {
+        let variants = variants(&topology);
+        for before in &variants {
+            let Some(state) = wanted(before, &State::default()).and_then(|state| wanted(before, &state)) else { continue };
+            let observed = holding(&state);
+            let known = lower(before, &observed).unwrap();
+            if known.state != state {
+                continue;
+            }
+            for after in &variants {
+                let Some(turned) = turned(before, after, &known, &observed) else { continue };
+                let whole = lower(after, &observed).unwrap();
+                let (is, whole) = (&turned.desired.state, whole.state);
+                assert!(*is == whole, "{}\n{before:?}\n{after:?}", text(&diff(is, &whole)));
+                let differing: BTreeSet<ResourceId> = differing(&state, &whole).map(Kind::id).collect();
+                assert!(differing.iter().all(|id| turned.open.holds(whole.get(id).or(state.get(id)).unwrap())));
+                told += usize::from(!differing.is_empty());
+            }
+        }
+    }
+    told
 }
 
 /// What the files of a story are lowered to where nothing is held.
@@ -96,6 +145,14 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_a_part_is_lowered_to_is_what_the_whole_has_otherwise() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let stories = (0..150).map(|_| Story::any(0).new_tree(&mut runner).unwrap().current());
+    let told: usize = stories.map(|story| told_in_part(&story)).sum();
+    assert!(told > 3_000, "{told}");
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! What a topology came to, kept for as long as it stays true.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::{NoPlan, Prepared, proven};
 use crate::diff::{Change, Diff, diff, differing};
 use crate::model::focus::{self, Focus, News};
-use crate::model::lower;
+use crate::model::lower::{self, Turned};
 use crate::model::observed::{Foreign, Observed};
 use crate::model::resource::{HOST, Kind, KindName, Resource, ResourceId, Text, host};
 use crate::model::state::{Desired, State};
@@ -29,6 +28,8 @@ pub struct Known {
     /// Of its own things those that nobody asks for: settings that are read.
     unasked: Vec<Resource>,
     desired: Desired,
+    /// Whether it is known of a part only where in the files that is asked for, and what is to be said of it.
+    in_part: bool,
     /// Where no look has seen yet that all is as wanted.
     open: Focus,
     /// Where something was otherwise when that was planned, and perhaps still is.
@@ -43,7 +44,7 @@ impl Known {
         let Observed { foreign, absent, present, .. } = observed;
         let read = read(desired.state.resources().chain(&unasked), &present, &desired.state);
         let (open, adrift) = (Focus::default(), Focus::default());
-        Self { scope, foreign, absent, present, read, unasked, desired, open, adrift }
+        Self { scope, foreign, absent, present, read, unasked, desired, in_part: false, open, adrift }
     }
 
     /// What is to be looked at for it.
@@ -85,7 +86,7 @@ impl Known {
         #[cfg(debug_assertions)]
         assert_eq!(diff, crate::diff::diff(&self.desired.state, &news.whole.ours), "{focus:?}");
         let plan = proven(&diff, &state, &observed.ours)?;
-        let desired = Desired { state: Arc::new(state), ..self.desired.clone() };
+        let desired = Desired { state, ..self.desired.clone() };
         let whole = Some(self.desired.state.clone());
         Ok(Some(Prepared { observed: news.observed, desired, diff, plan, whole, next: None }))
     }
@@ -102,36 +103,69 @@ impl Known {
         }
     }
 
-    /// What another topology comes to; none if all must be looked at for it. What is there is what was wanted but for the
-    /// news. Then only what it wants otherwise is to be looked into, and what is news.
+    /// What a topology comes to that differs from the `last` one; none if all must be looked at for it. What is there is
+    /// what was wanted but for the news. Then only what it wants otherwise is to be looked into, and what is news.
     ///
     /// # Errors
     ///
     /// Those of a topology that cannot be [lowered](lower::lower).
-    pub(super) fn turn(&self, topology: &Topology, scope: Scope, news: News) -> Result<Option<Turn>, NoPlan> {
+    pub(super) fn turn(
+        &self,
+        (last, topology): (&Topology, &Topology),
+        scope: Scope,
+        news: News,
+    ) -> Result<Option<Turn>, NoPlan> {
         let News { focus, observed: seen, .. } = news;
         if !self.decides_alike(&focus, &seen) {
             return Ok(None);
         }
         let Foreign { flushes, claims, .. } = seen.foreign;
+        // Others' ports and what others flush are about all that the topology has.
+        let alone = focus == Focus::default() && flushes == self.foreign.flushes && claims == self.foreign.claims;
         let foreign = Foreign { flushes, claims, ..self.foreign.clone() };
         let unasked = self.unasked.iter().cloned().collect();
         let Observed { absent, present, looked, .. } = seen;
         let beside = Observed { ours: unasked, foreign, absent, present, looked };
-        let mut ours = (*self.desired.state).clone();
+        let mut ours = self.desired.state.clone();
         self.within(&focus).iter().for_each(|id| drop(ours.remove(id)));
         put(&mut ours, &beside.ours);
         put(&mut ours, &seen.ours);
         let observed = Observed { ours, ..beside.clone() };
-        let desired = lower::lower(topology, &observed)?;
-        tracing::debug!("lowered");
+        let turned = alone.then(|| lower::turned(last, topology, &self.desired, &observed)).flatten();
+        let told = turned.is_some();
+        let (next, open) = match turned {
+            Some(turned) => (self.turned(scope, beside, &turned), Some(turned.open)),
+            None => {
+                let desired = lower::lower(topology, &observed)?;
+                let open = Focus::of(differing(&self.desired.state, &desired.state));
+                (Self::new(scope, beside, desired), open)
+            }
+        };
+        tracing::debug!(part = told, "lowered");
         #[cfg(debug_assertions)]
         {
-            let whole = lower::lower(topology, &news.whole).map(|desired| desired.state);
-            assert!(whole.is_ok_and(|whole| whole == desired.state), "the same is wanted of all that is there");
+            let whole = lower::lower(topology, &news.whole);
+            let whole = whole.map(|whole| Self::new(next.scope.clone(), observed.clone(), whole));
+            assert!(whole.is_ok_and(|whole| whole.wants_like(&next)), "the same is wanted of all that is there");
         }
-        let open = Focus::of(differing(&self.desired.state, &desired.state));
-        Ok(open.map(|open| Turn { next: Self { open, ..Self::new(scope, beside, desired) }, observed }))
+        Ok(open.map(|open| Turn { next: Self { open, ..next }, observed }))
+    }
+
+    /// What is known of a topology that was told from a part of it.
+    fn turned(&self, scope: Scope, beside: Observed, turned: &Turned) -> Self {
+        let Observed { foreign, absent, present, .. } = beside;
+        let (desired, mut all) = (turned.desired.clone(), self.read.clone());
+        let [was, is] = &turned.part;
+        was.resources().for_each(|it| drop(all.remove(&it.id())));
+        all.extend(read(is.resources(), &present, &desired.state));
+        let (open, adrift) = (Focus::default(), Focus::default());
+        let unasked = self.unasked.clone();
+        Self { scope, foreign, absent, present, read: all, unasked, desired, in_part: true, open, adrift }
+    }
+
+    #[cfg(debug_assertions)]
+    fn wants_like(&self, other: &Self) -> bool {
+        self.desired.state == other.desired.state && self.desired.pending == other.desired.pending && self.read == other.read
     }
 
     /// The same when that difference is gone, which a look is to see.
@@ -176,7 +210,7 @@ impl Known {
     pub(super) fn still(&self, observed: &Observed) -> Option<&Desired> {
         let same =
             self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
-        let settled = self.uncertain() == Focus::default();
+        let settled = self.uncertain() == Focus::default() && !self.in_part;
         let read = || read(observed.ours.resources(), &observed.present, &self.desired.state);
         (settled && same && self.read == read()).then_some(&self.desired)
     }
@@ -255,20 +289,26 @@ db = { container = "db", network = "front" }
 
     /// A host on which all is as wanted, and then not any more.
     struct Host {
+        topology: Topology,
         known: Known,
         observed: Observed,
     }
 
+    fn read(text: &str) -> Topology {
+        parse(&[Source::new("shop.toml", text)]).expect("a valid topology")
+    }
+
     impl Host {
         fn new() -> Self {
-            let topology = parse(&[Source::new("shop.toml", SHOP)]).expect("a valid topology");
+            let topology = read(SHOP);
             let target = Target::Topology(&topology);
             let present = ["api", "db"].map(Text::from).into();
             let Prepared { desired, .. } =
                 decide(target, Observed { present, looked: true, ..Observed::default() }).expect("a plan");
             let present = ["api", "db"].map(Text::from).into();
-            let observed = Observed { ours: (*desired.state).clone(), present, ..Observed::default() };
-            Self { known: Known::new(target.scope(), observed.clone(), desired), observed }
+            let observed = Observed { ours: desired.state.clone(), present, ..Observed::default() };
+            let known = Known::new(target.scope(), observed.clone(), desired);
+            Self { topology, known, observed }
         }
 
         fn id(&self, netns: &str, kind: KindName) -> ResourceId {
@@ -287,11 +327,14 @@ db = { container = "db", network = "front" }
             }
         }
 
+        fn turn_to(&self, topology: &Topology, focus: Focus) -> Result<Option<Turn>, NoPlan> {
+            self.known.turn((&self.topology, topology), lower::scope(topology), self.news(focus))
+        }
+
         /// What is to be done where the file says something else, if that is looked into alone.
         fn turn(&self, from: &str, to: &str) -> Result<Option<Vec<String>>, NoPlan> {
-            let topology = parse(&[Source::new("shop.toml", SHOP.replace(from, to))]).expect("a valid topology");
-            let turn = self.known.turn(&topology, lower::scope(&topology), self.news(Focus::default()))?;
-            let Some(turn) = turn else { return Ok(None) };
+            let topology = read(&SHOP.replace(from, to));
+            let Some(turn) = self.turn_to(&topology, Focus::default())? else { return Ok(None) };
             let news = self.news(turn.open().clone());
             let Some(prepared) = turn.follow(news)? else { return Ok(None) };
             assert_eq!(prepared.observed.ours, self.observed.ours, "all is known for the rails");
@@ -373,10 +416,9 @@ db = { container = "db", network = "front" }
         host.observed.foreign.links.insert(("db".into(), "d0".into()), link);
         assert_eq!(host.follow(&["api"], false), Some(vec![]), "not there");
         assert_eq!(host.follow(&["db"], false), None);
-        let topology = parse(&[Source::new("shop.toml", SHOP)]).expect("a valid topology");
         let turns = |netns: &str| {
             let there = Focus { namespaces: [netns.into()].into(), ..Focus::default() };
-            host.known.turn(&topology, lower::scope(&topology), host.news(there)).expect("it may be").is_some()
+            host.turn_to(&host.topology, there).expect("it may be").is_some()
         };
         assert_eq!((turns("api"), turns("db")), (true, false), "also for another topology");
 
@@ -392,10 +434,9 @@ db = { container = "db", network = "front" }
         let route = host.id("api", KindName::Route);
         host.observed.ours.remove(&route);
         let published = SHOP.replace("network = \"front\" }\n", "network = \"front\", publish = [\"8080:80\"] }\n");
-        let topology = parse(&[Source::new("shop.toml", published)]).expect("a valid topology");
+        let topology = read(&published);
         let api = Focus { namespaces: ["api".into()].into(), ..Focus::default() };
-        let turn = host.known.turn(&topology, lower::scope(&topology), host.news(api.clone())).expect("it may be");
-        let turn = turn.expect("it is looked into alone");
+        let turn = host.turn_to(&topology, api.clone()).expect("it may be").expect("it is looked into alone");
         let mut both = turn.open().clone();
         both.extend(&api);
         let prepared = turn.follow(host.news(both.clone())).expect("no flaw").expect("it is looked into alone");

@@ -13,7 +13,6 @@ pub(crate) mod scratch;
 pub mod watch;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 pub use self::known::Known;
 
@@ -45,8 +44,8 @@ pub enum Target<'a> {
     State(&'a Before),
     /// What a topology asks for; as long as of the host nothing but its own things has changed, that is known already.
     Known(&'a Topology, &'a Known),
-    /// What a topology asks for, where another one's was known.
-    Turned(&'a Topology, &'a Known),
+    /// What a topology asks for, where that was known of the one before it.
+    Turned(&'a Topology, &'a Known, &'a Topology),
     /// What a topology asks for, but these are left as they are for now, and so is what cannot be without them.
     Except(&'a Topology, &'a BTreeSet<ResourceId>),
 }
@@ -57,7 +56,7 @@ impl Target<'_> {
         match self {
             Self::Topology(topology)
             | Self::Known(topology, _)
-            | Self::Turned(topology, _)
+            | Self::Turned(topology, ..)
             | Self::Except(topology, _) => Owner::new(&topology.name),
             Self::Nothing(name, _) => Owner::new(name),
             Self::State(before) => before.scope().owner.clone(),
@@ -67,7 +66,7 @@ impl Target<'_> {
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Topology(topology) | Self::Turned(topology, _) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Topology(topology) | Self::Turned(topology, ..) | Self::Except(topology, _) => lower::scope(topology),
             Self::Known(_, known) => known.scope().clone(),
             Self::Nothing(name, topology) => {
                 let owner = Owner::new(name);
@@ -83,7 +82,7 @@ impl Target<'_> {
 
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
         match self {
-            Self::Topology(topology) | Self::Turned(topology, _) | Self::Except(topology, _) => {
+            Self::Topology(topology) | Self::Turned(topology, ..) | Self::Except(topology, _) => {
                 lower::lower(topology, observed)
             }
             Self::Known(topology, known) => match known.still(observed) {
@@ -168,7 +167,7 @@ pub struct Prepared {
     /// In which order the difference goes away.
     pub plan: Plan,
     /// All that is wanted, if the rest of this is only of what is otherwise than when all was so.
-    pub whole: Option<Arc<State>>,
+    pub whole: Option<State>,
     /// What is known when all of this is done, if it was prepared from what was known before.
     pub next: Option<Box<Known>>,
 }
@@ -188,8 +187,14 @@ pub fn prepare(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoP
 ///
 /// See [`NoPlan`]; nothing was touched.
 pub fn prepare_within(kernel: &mut impl Kernel, target: Target, allowance: &Allowance) -> Result<Prepared, NoPlan> {
-    let prepared = look(kernel, target)?;
-    rails::check(&prepared, target, allowance).map_err(NoPlan::Refused)?;
+    let mut prepared = look(kernel, target)?;
+    let mut verdict = rails::check(&prepared, target, allowance);
+    if verdict.is_err() && prepared.whole.is_some() {
+        // Where in the file all of it is asked for is known of news alone.
+        prepared = decide(target, kernel.observe(&target.scope()).map_err(NoPlan::Unseen)?)?;
+        verdict = rails::check(&prepared, target, allowance);
+    }
+    verdict.map_err(NoPlan::Refused)?;
     Ok(prepared)
 }
 
@@ -208,9 +213,9 @@ pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan
     {
         return Ok(prepared);
     }
-    if let Target::Turned(topology, known) = target
+    if let Target::Turned(topology, known, last) = target
         && let Some(before) = news(&nowhere, true)?
-        && let Some(turn) = known.turn(topology, scope.clone(), before)?
+        && let Some(turn) = known.turn((last, topology), scope.clone(), before)?
         && let Some(news) = news(turn.open(), false)?
         && let Some(prepared) = turn.follow(news)?
     {
@@ -228,7 +233,7 @@ pub fn decide(target: Target, mut observed: Observed) -> Result<Prepared, NoPlan
     let mut desired = target.desired(&observed)?;
     tracing::debug!("lowered");
     if let Target::Except(_, held) = target {
-        watch::hold::leave(Arc::make_mut(&mut desired.state), &mut observed.ours, held);
+        watch::hold::leave(&mut desired.state, &mut observed.ours, held);
     }
     let diff = diff(&desired.state, &observed.ours);
     let plan = proven(&diff, &desired.state, &observed.ours)?;

@@ -72,7 +72,7 @@ impl Plan {
             Form::Json => output::say_json(&json(&prepared, &loaded)),
             Form::Text => output::say(&text(&prepared)),
             Form::Diff => {
-                let states = (&prepared.observed.ours, &*prepared.desired.state);
+                let states = (&prepared.observed.ours, &prepared.desired.state);
                 output::say(&output::coloured(&unified::text(states, &prepared.diff)));
             }
         }

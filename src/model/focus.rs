@@ -15,7 +15,7 @@ use super::resource::{HOST, Kind, KindName, Text, Thing};
 use super::wire::Owner;
 
 /// More containers than that are looked at as a whole.
-const CONTAINERS: usize = 32;
+pub const CONTAINERS: usize = 32;
 
 /// The kinds that are nftables'.
 pub const NETFILTER: RangeInclusive<KindName> = KindName::Firewall..=KindName::DockerUser;
@@ -161,10 +161,19 @@ pub fn otherwise<'a, K: Ord, V: PartialEq>(
     one: &'a BTreeMap<K, V>,
     other: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, &'a V)> {
+    otherwise_by(one, other, V::eq)
+}
+
+/// The same, by what is the same.
+pub fn otherwise_by<'a, K: Ord, V>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
     let mut others = other.iter().peekable();
-    one.iter().filter(move |entry| {
-        while others.next_if(|(key, _)| *key < entry.0).is_some() {}
-        others.peek() != Some(entry)
+    one.iter().filter(move |(key, value)| {
+        while others.next_if(|(other, _)| other < key).is_some() {}
+        !others.peek().is_some_and(|(other, its)| other == key && same(value, its))
     })
 }
 

@@ -10,20 +10,22 @@ use super::source::Span;
 
 /// Resources by id. Only what bears our mark, or is wanted, can be in one: what belongs to others is
 /// [`Foreign`](super::observed::Foreign), which no operation accepts.
+///
+/// Shared by all who hold it, until one of them changes it.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct State {
-    resources: BTreeMap<ResourceId, Resource>,
+    resources: Arc<BTreeMap<ResourceId, Resource>>,
 }
 
 impl State {
     /// Puts a resource in; the last one of an id wins.
     pub fn insert(&mut self, resource: Resource) {
-        self.resources.insert(resource.id(), resource);
+        Arc::make_mut(&mut self.resources).insert(resource.id(), resource);
     }
 
     /// Takes a resource out.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
-        self.resources.remove(id)
+        Arc::make_mut(&mut self.resources).remove(id)
     }
 
     /// The resource of that id.
@@ -77,7 +79,8 @@ impl State {
 
 impl FromIterator<Resource> for State {
     fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
-        Self { resources: resources.into_iter().map(|resource| (resource.id(), resource)).collect() }
+        let resources: BTreeMap<_, _> = resources.into_iter().map(|resource| (resource.id(), resource)).collect();
+        Self { resources: Arc::new(resources) }
     }
 }
 
@@ -87,7 +90,7 @@ pub struct Desired {
     /// Owner of everything in it.
     pub topology: String,
     /// The resources.
-    pub state: Arc<State>,
+    pub state: State,
     /// Where in the TOML each resource was asked for. Beside the state, so that spans never spoil equality.
     pub origins: Origins,
     /// Containers that are declared but not there yet; what they need is not in `state`.
@@ -99,7 +102,7 @@ pub struct Desired {
 impl Desired {
     /// Takes what is wanted, and where each was asked for; of two with one id the last is meant.
     pub fn fill(&mut self, wanted: Vec<(Resource, Span)>) {
-        self.state = Arc::new(wanted.iter().map(|(resource, _)| resource.clone()).collect());
+        self.state = wanted.iter().map(|(resource, _)| resource.clone()).collect();
         self.origins = Origins(Arc::new(Places { asked: wanted, sorted: OnceLock::new() }));
     }
 }

@@ -1,7 +1,6 @@
 //! One round of the watcher: the same look, plan and execution as `apply`'s, with what is held left alone.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use crate::apply::rails::{self, Allowance};
 use crate::apply::{Known, NoPlan, Prepared, Target, decide, execute, prepare};
@@ -18,7 +17,7 @@ pub struct Draft<'a> {
     target: Target<'a>,
     prepared: Prepared,
     /// What is wanted of everything, what is held included.
-    wanted: Arc<State>,
+    wanted: State,
     /// Whether only what is otherwise than before was looked into.
     news: bool,
     /// What is known when this is done, if another topology was known before.
@@ -43,7 +42,7 @@ pub struct Round {
     /// Containers that are not there yet.
     pub pending: Vec<Pending>,
     /// What is wanted.
-    pub wanted: Arc<State>,
+    pub wanted: State,
     /// The same and what it came from, if all is as it should be.
     pub known: Option<Box<Known>>,
     /// Whether all is as what was known before wants it, as the last look showed.
@@ -128,7 +127,7 @@ impl<'a> Draft<'a> {
     pub fn carry_out(self, kernel: &mut impl Kernel, before: Option<&State>) -> Result<Round, NoPlan> {
         let fixes = fixes(&self.prepared.diff, before);
         let target = match (self.target, &self.next) {
-            (Target::Turned(topology, _), Some(next)) => {
+            (Target::Turned(topology, ..), Some(next)) => {
                 kernel.settle();
                 Target::Known(topology, next)
             }

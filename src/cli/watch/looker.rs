@@ -92,11 +92,11 @@ struct Hand {
     /// The digest of the content whose containers are heard, and these.
     listening: Option<(String, BTreeMap<Text, NetnsRef>)>,
     /// What the last round wanted.
-    before: Option<Arc<State>>,
-    /// What the topology of that digest came to.
-    known: Option<(String, Box<Known>)>,
+    before: Option<State>,
+    /// What a content came to.
+    known: Option<(Arc<Content>, Box<Known>)>,
     /// What was known of the one before.
-    bygone: Option<(String, Box<Known>)>,
+    bygone: Option<(Arc<Content>, Box<Known>)>,
 }
 
 impl Hand {
@@ -126,15 +126,15 @@ impl Hand {
         // A whole look is the judge, and is not to be told what is known.
         let known = self.known.take().filter(|_| !order.whole);
         let topology = &order.content.topology;
-        let same = |digest: &str| digest == order.content.digest;
+        let same = |content: &Content| content.digest == order.content.digest;
         let target = match &known {
-            Some((digest, known)) if same(digest) => Target::Known(topology, known),
-            Some((_, known)) => Target::Turned(topology, known),
+            Some((content, known)) if same(content) => Target::Known(topology, known),
+            Some((content, known)) => Target::Turned(topology, known, &content.topology),
             None => Target::Topology(topology),
         };
-        let result = round(&mut self.linux, order, target, self.before.as_deref());
+        let result = round(&mut self.linux, order, target, self.before.as_ref());
         (self.known, self.bygone) = match known {
-            Some((digest, known)) if same(&digest) => (Some((digest, known)), None),
+            Some((content, known)) if same(&content) => (Some((content, known)), None),
             other => (None, other),
         };
         tracing::debug!("the look ends");
@@ -145,7 +145,7 @@ impl Hand {
             Ok(mut round) => {
                 match round.known.take() {
                     Some(known) => {
-                        self.known = Some((order.content.digest.clone(), known));
+                        self.known = Some((order.content.clone(), known));
                         self.linux.settle();
                     }
                     None if round.settled => self.linux.settle(),

@@ -33,6 +33,7 @@ impl Taken {
 }
 
 /// What an endpoint was born as.
+#[derive(Clone)]
 pub(super) struct Birth<'a> {
     /// Its name then.
     born: Text,
@@ -55,8 +56,9 @@ impl<'a> Lowering<'a> {
         let (mut ports, mut veths) = (Vec::new(), Vec::new());
         let topology = self.topology;
         let births: Vec<Birth> = topology.endpoints.keys().map(|name| self.birth(name)).collect();
-        let mut taken = self.taken(networks, &births);
-        for ((name, item), Birth { born, link, veth }) in topology.endpoints.iter().zip(births) {
+        let mut taken = None;
+        for ((name, item), birth) in topology.endpoints.iter().zip(&births) {
+            let Birth { born, link, veth } = birth.clone();
             let network = networks.get(item.network.get_ref().as_str());
             let sandbox = sandboxes.get(item.container.get_ref().as_str());
             let (Some(network), Some(sandbox)) = (network, sandbox) else { continue };
@@ -64,7 +66,7 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             // The address of an endpoint that is waited for is kept for it.
-            let addresses = self.addresses((name, veth), item, network, &mut taken);
+            let addresses = self.addresses((name, veth), item, network, &mut taken, &|lowering| lowering.taken(networks, &births));
             if sandbox.there {
                 veths.push(veth);
                 ports.push(Port {
@@ -106,17 +108,24 @@ impl<'a> Lowering<'a> {
         Birth { born, link, veth }
     }
 
+    /// What endpoints have, or name, of the whole topology.
     fn taken(&self, networks: &BTreeMap<&str, NetworkPlan>, births: &[Birth<'a>]) -> Taken {
         let gateways = networks.values().flat_map(|plan| plan.subnets.iter().filter_map(|subnet| subnet.gateway));
         let reserved = networks.values().flat_map(|plan| &plan.item.reserved);
-        let named = self.topology.endpoints.values().flat_map(|item| &item.addresses);
+        let endpoints = &self.whole.endpoints;
+        let named = endpoints.values().flat_map(|item| &item.addresses);
         let (mut by_right, mut held) = (Numbers::default(), Numbers::default());
         by_right.extend(gateways.chain(reserved.chain(named).map(|address| *address.get_ref())));
-        let living = self.topology.endpoints.values().zip(births).filter(|(_, birth)| birth.veth.is_some());
-        for (item, birth) in living {
+        let mut holds = |item: &Endpoint, veth| {
             if let Some(plan) = networks.get(item.network.get_ref().as_str()) {
-                held.extend(self.keeps(birth.veth, plan, &by_right));
+                held.extend(self.keeps(veth, plan, &by_right));
             }
+        };
+        let own = &self.topology.endpoints;
+        own.values().zip(births).for_each(|(item, birth)| holds(item, birth.veth));
+        if !std::ptr::eq(self.topology, self.whole) {
+            let others = endpoints.iter().filter(|(name, _)| !own.contains_key(*name));
+            others.for_each(|(name, item)| holds(item, self.birth(name).veth));
         }
         Taken { by_right, held }
     }
@@ -140,7 +149,8 @@ impl<'a> Lowering<'a> {
         (name, veth): (&str, Option<&'a Veth>),
         item: &Item<Endpoint>,
         plan: &NetworkPlan,
-        taken: &mut Taken,
+        taken: &mut Option<Taken>,
+        look: &dyn Fn(&Self) -> Taken,
     ) -> Vec<IpNet> {
         let in_subnet = |address: IpAddr| {
             let subnet = plan.subnets.iter().find(|subnet| subnet.net.contains(&address))?;
@@ -156,6 +166,7 @@ impl<'a> Lowering<'a> {
             if !wants || named || subnets.clone().next().is_none() {
                 continue;
             }
+            let taken = taken.get_or_insert_with(|| look(self));
             let held = self.keeps(veth, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
             let hash = words(&[&self.topology.name, "address", name]);
             match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, |it| taken.has(it)))) {

@@ -5,8 +5,9 @@ use toml::Spanned;
 
 use super::Lowering;
 use crate::model::numbers::{ByNumber, Numbers};
-use crate::model::resource::{Kind, Part, Text};
+use crate::model::resource::{HOST, Kind, KindName, Part, Text};
 use crate::model::state::State;
+use crate::model::topology::Topology;
 use crate::model::wire::Label;
 
 /// The names that what is there was born with.
@@ -30,15 +31,29 @@ pub fn table(part: &Part) -> &'static str {
 }
 
 impl Labels {
-    pub(super) fn of(state: &State) -> Self {
+    /// Those of all things, or those that matter for a part of the topology.
+    pub(super) fn of(topology: &Topology, whole: &Topology, state: &State) -> Self {
         let mut labels = Self::default();
-        let parts = state.resources().filter_map(Kind::part).filter(|(_, label)| !label.name.is_empty());
-        for (part, label) in parts {
-            let at = labels.names.number((table(&part), label.name.clone()));
-            *labels.born.entry(at) = Some(label.born.clone());
-            labels.taken.number((table(&part), label.born.clone()));
+        let parts = |it| Kind::part(it).filter(|(_, label)| !label.name.is_empty());
+        if std::ptr::eq(topology, whole) {
+            state.resources().filter_map(parts).for_each(|(part, label)| labels.add(&part, label));
+        } else {
+            // All that is there is as it was wanted, so nothing stands elsewhere. What is still called as it was born is in
+            // the way of its own name alone.
+            let marked = state.of_kinds(HOST, KindName::Netns..=KindName::Veth).filter_map(parts);
+            let matters = |(part, label): &(Part, &Label)| {
+                label.name != label.born || topology.declares(table(part), &label.name)
+            };
+            marked.filter(matters).for_each(|(part, label)| labels.add(&part, label));
         }
         labels
+    }
+
+    fn add(&mut self, part: &Part, label: &Label) {
+
+        let at = self.names.number((table(part), label.name.clone()));
+        *self.born.entry(at) = Some(label.born.clone());
+        self.taken.number((table(part), label.born.clone()));
     }
 
     fn born(&self, table: &'static str, name: &Text) -> Option<Text> {

@@ -11,6 +11,7 @@ mod labels;
 mod names;
 mod neighbours;
 mod networks;
+mod part;
 mod policies;
 mod publish;
 mod routes;
@@ -23,6 +24,7 @@ use ipnet::IpNet;
 pub use containers::{namespaces, scope};
 pub use labels::table;
 pub use names::{bridge_mac, bridge_name, host_mac, veth_name};
+pub use part::{Turned, turned};
 pub(super) use routes::TABLES;
 pub use settings::route_localnet;
 
@@ -53,7 +55,11 @@ pub enum Rejection {
 ///
 /// All findings at once: those of the topology itself, or else those against the live host.
 pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Rejection> {
-    let mut lowering = Lowering::new(topology, observed);
+    all(Lowering::new(topology, topology, observed))
+}
+
+/// What all of the lowering's topology comes to.
+fn all(mut lowering: Lowering) -> Result<Desired, Rejection> {
     let sandboxes = lowering.sandboxes();
     let networks = lowering.networks(&sandboxes);
     let ports = lowering.endpoints(&sandboxes, &networks);
@@ -72,8 +78,10 @@ pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Reject
 
 /// A topology on its way down.
 pub struct Lowering<'a> {
-    /// What the user wrote.
+    /// What the user wrote, or a [`part`] of it.
     pub topology: &'a Topology,
+    /// All of it: which addresses and ports are spoken for.
+    whole: &'a Topology,
     /// Whose things are made.
     pub owner: Owner,
     /// What was seen.
@@ -184,13 +192,14 @@ impl NetworkPlan<'_> {
 }
 
 impl<'a> Lowering<'a> {
-    fn new(topology: &'a Topology, observed: &'a Observed) -> Self {
+    fn new(topology: &'a Topology, whole: &'a Topology, observed: &'a Observed) -> Self {
         Self {
             topology,
+            whole,
             owner: Owner::new(&topology.name),
             observed,
             wanted: Vec::new(),
-            labels: Labels::of(&observed.ours),
+            labels: Labels::of(topology, whole, &observed.ours),
             bridged: settings::bridged(&observed.ours),
             desired: Desired { topology: topology.name.clone(), ..Desired::default() },
             invalid: Vec::new(),

@@ -125,7 +125,7 @@ impl Lowering<'_> {
 
     /// Whoever closed the host's ports by its own rules is told that published ones do not pass there.
     fn bypassed_note(&mut self, networks: &BTreeMap<&str, NetworkPlan>) {
-        let publishes = self.topology.endpoints.values().any(|endpoint| endpoint.publishes().next().is_some());
+        let publishes = self.whole.endpoints.values().any(|endpoint| endpoint.publishes().next().is_some());
         let observed = self.observed;
         let guards =
             |chain: &&ChainFacts| chain.hook == "input" && chain.stops(Way { from: None, to: None, mapped: false });

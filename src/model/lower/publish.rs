@@ -70,7 +70,7 @@ impl Lowering<'_> {
 
     /// What the topology names itself.
     fn claimed(&self) -> Claimed {
-        let publishes = self.topology.endpoints.values().flat_map(|endpoint| endpoint.publishes());
+        let publishes = self.whole.endpoints.values().flat_map(|endpoint| endpoint.publishes());
         let hosts = publishes.map(|(publish, _)| publish.get_ref());
         let hosts = hosts.filter_map(|publish| publish.host.map(|host| (publish.protocol, host)));
         // Only ports that could be chosen matter.

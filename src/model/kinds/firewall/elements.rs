@@ -209,6 +209,19 @@ impl Elements {
         })
     }
 
+    /// These with what an endpoint's own elements are, in place of what they were; none if others have part in what is
+    /// otherwise.
+    pub fn turned(&self, was: &Self, is: &Self) -> Option<Self> {
+        let gone: Self = was.without(is).cloned().collect();
+        let new: Self = is.without(was).cloned().collect();
+        let own = |element: &Element| {
+            matches!(element, Element::Publish(_) | Element::Loose(_) | Element::Mac(..) | Element::Source(..))
+        };
+        let apart = gone.iter().all(|it| own(it) && self.contains(it))
+            && new.iter().all(|it| own(it) && !self.contains(it));
+        apart.then(|| self.without(&gone).chain(new.iter()).cloned().collect())
+    }
+
     /// The differences from what is there to this, as fields; a target that changed is one of them.
     pub fn changes(&self, observed: &Self) -> Vec<FieldChange> {
         let mut by_key: BTreeMap<Element, (Option<&Element>, Option<&Element>)> = BTreeMap::new();
