@@ -21,6 +21,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use netrec::apply::rails::Allowance;
+use netrec::apply::watch::Content;
 use netrec::apply::watch::round::Draft;
 use netrec::apply::{Target, execute, prepare_within};
 use netrec::diff::render;
@@ -275,22 +276,26 @@ fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
         let follow = |endpoints: usize| {
             let [few, more] = [endpoints, endpoints + 1].map(workload::topology);
             let port = few.replace("\"20000:80\"", "\"19999:80\"");
-            let [few, more, port] = [few, more, port].map(|text| [Source::new("w.toml", text)]);
-            let first = parse(&few).unwrap();
-            // What is written as before is shared, as by a watcher.
-            let [more, port] = [more, port].map(|text| parse_again(&text, Some((&first, &few))).unwrap());
-            let few = first;
+            let first = vec![Source::new("w.toml", few.clone())];
+            let topology = parse(&first).unwrap();
+            let contents = [few, more, port].map(|text| {
+                let text = vec![Source::new("w.toml", text)];
+                // What is written as before is shared, as by a watcher.
+                Content::new(parse_again(&text, Some((&topology, &first))).unwrap(), text)
+            });
+            let [few, more, port] = &contents;
+            let mut last = &few.topology;
             let (mut kernel, held) = (Linux::remembering(), BTreeSet::new());
             kernel.disturb(&Disturbed::anywhere());
-            let set_up = Draft::new(&mut kernel, &few, &held, Target::Topology(&few)).unwrap();
+            let set_up = Draft::new(&mut kernel, last, &held, Target::Topology(last)).unwrap();
             assert!(set_up.carry_out(&mut kernel, None).unwrap().converged);
-            let seen = Draft::new(&mut kernel, &few, &held, Target::Topology(&few)).unwrap();
+            let seen = Draft::new(&mut kernel, last, &held, Target::Topology(last)).unwrap();
             let mut known = seen.rest().known.expect("all is as wanted");
             kernel.settle();
-            let mut last = &few;
-            let said = [(&more, 6), (&few, 6), (&port, 1), (&few, 1)].map(|(topology, fixes)| {
+            let said = [(more, 6), (few, 6), (port, 1), (few, 1)].map(|(content, fixes)| {
+                let topology = &content.topology;
                 let (before, open) = (counters(), netfilter_sockets());
-                let draft = Draft::new(&mut kernel, topology, &held, Target::Turned(topology, &known, last)).unwrap();
+                let draft = Draft::new(&mut kernel, topology, &held, Target::Turned(content, &known, last)).unwrap();
                 last = topology;
                 let round = draft.carry_out(&mut kernel, None).unwrap();
                 assert!(round.converged && round.fixes.len() >= fixes, "{:?}", round.fixes);

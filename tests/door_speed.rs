@@ -25,7 +25,7 @@ fn a_look_at_every_name() {
         several: std::collections::BTreeSet::new(),
         sysctls: Vec::new(),
     };
-    let none = Scope { containers: std::collections::BTreeMap::new(), ..all.clone() };
+    let none = Scope { containers: netrec::model::shared::Shared::default(), ..all.clone() };
     for (what, scope) in [("all in the scope", all), ("none in the scope", none)] {
         let mut times: Vec<_> = (0..15)
             .map(|_| {

@@ -28,7 +28,7 @@ fn observe(nft: &mut Nft) -> Option<Firewall> {
     let tables = nft.tables(&outline, &owner).unwrap();
     let facts = Facts {
         tables: tables.into(),
-        namespaces: BTreeMap::from([("host".into(), NetnsFacts::default().into())]),
+        namespaces: [("host".into(), NetnsFacts::default().into())].into(),
         ..Facts::default()
     };
     let mut found = Firewall::observe(&facts, &owner);

@@ -70,14 +70,16 @@ fn told_in_part(story: &Story) -> usize {
     for topology in topologies(story) {
         let variants = variants(&topology);
         for before in &variants {
-            let Some(state) = wanted(before, &State::default()).and_then(|state| wanted(before, &state)) else { continue };
+            let Some(state) = wanted(before, &State::default()).and_then(|state| wanted(before, &state)) else {
+                continue;
+            };
             let observed = holding(&state);
             let known = lower(before, &observed).unwrap();
             if known.state != state {
                 continue;
             }
             for after in &variants {
-                let Some(turned) = turned(before, after, &known, &observed) else { continue };
+                let Some(turned) = turned((before, after), &known, &observed, &State::default()) else { continue };
                 let whole = lower(after, &observed).unwrap();
                 let (is, whole) = (&turned.desired.state, whole.state);
                 assert!(*is == whole, "{}\n{before:?}\n{after:?}", text(&diff(is, &whole)));

@@ -8,12 +8,13 @@ use crate::model::focus::{self, Focus, News};
 use crate::model::lower::{self, Turned};
 use crate::model::observed::{Foreign, Observed};
 use crate::model::resource::{HOST, Kind, KindName, Resource, ResourceId, Text, host};
+use crate::model::shared::Shared;
 use crate::model::state::{Desired, State};
 use crate::model::topology::Topology;
 use crate::model::wire::{Absent, Scope};
 
 /// Of its own things those that decide what is wanted, and how they are.
-type Read = BTreeMap<ResourceId, Text>;
+type Read = Shared<BTreeMap<ResourceId, Text>>;
 
 /// What a topology came to, and what of the host it came from.
 ///
@@ -23,7 +24,7 @@ pub struct Known {
     scope: Scope,
     foreign: Foreign,
     absent: BTreeMap<Text, Absent>,
-    present: BTreeSet<Text>,
+    present: Shared<BTreeSet<Text>>,
     read: Read,
     /// Of its own things those that nobody asks for: settings that are read.
     unasked: Vec<Resource>,
@@ -73,7 +74,8 @@ impl Known {
     /// [`NoPlan::Flawed`].
     pub(super) fn follow(&self, news: News) -> Result<Option<Prepared>, NoPlan> {
         let News { focus, observed, .. } = &news;
-        let same = self.absent == observed.absent && self.present == observed.present;
+        let here = |netns: &Text| self.present.contains(netns) == observed.present.contains(netns);
+        let same = self.absent == observed.absent && focus.namespaces.iter().all(here);
         if !same || !self.decides_alike(focus, observed) {
             return Ok(None);
         }
@@ -123,29 +125,35 @@ impl Known {
         // Others' ports and what others flush are about all that the topology has.
         let alone = focus == Focus::default() && flushes == self.foreign.flushes && claims == self.foreign.claims;
         let foreign = Foreign { flushes, claims, ..self.foreign.clone() };
-        let unasked = self.unasked.iter().cloned().collect();
-        let Observed { absent, present, looked, .. } = seen;
+        let mut present = self.present.clone();
+        for netns in &focus.namespaces {
+            present.remove(netns);
+        }
+        for netns in seen.present.iter().filter(|netns| focus.namespaces.contains(*netns)) {
+            present.insert(netns.clone());
+        }
+        let Observed { absent, looked, .. } = seen;
+        let unasked: State = self.unasked.iter().cloned().collect();
         let beside = Observed { ours: unasked, foreign, absent, present, looked };
-        let mut ours = self.desired.state.clone();
-        self.within(&focus).iter().for_each(|id| drop(ours.remove(id)));
-        put(&mut ours, &beside.ours);
-        put(&mut ours, &seen.ours);
-        let observed = Observed { ours, ..beside.clone() };
-        let turned = alone.then(|| lower::turned(last, topology, &self.desired, &observed)).flatten();
+        let mut observed = Observed { ours: self.desired.state.clone(), ..beside.clone() };
+        let turned = alone.then(|| lower::turned((last, topology), &self.desired, &observed, &beside.ours)).flatten();
         let told = turned.is_some();
-        let (next, open) = match turned {
-            Some(turned) => (self.turned(scope, beside, &turned), Some(turned.open)),
-            None => {
-                let desired = lower::lower(topology, &observed)?;
-                let open = Focus::of(differing(&self.desired.state, &desired.state));
-                (Self::new(scope, beside, desired), open)
-            }
+        let (next, open) = if let Some(turned) = turned {
+            (self.turned(scope, beside, &turned), Some(turned.open))
+        } else {
+            self.within(&focus).iter().for_each(|id| drop(observed.ours.remove(id)));
+            put(&mut observed.ours, &beside.ours);
+            put(&mut observed.ours, &seen.ours);
+            let desired = lower::lower(topology, &observed)?;
+            let open = Focus::of(differing(&self.desired.state, &desired.state));
+            (Self::new(scope, beside, desired), open)
         };
         tracing::debug!(part = told, "lowered");
         #[cfg(debug_assertions)]
         {
+            let beside = Observed { ours: self.unasked.iter().cloned().collect(), ..observed.clone() };
             let whole = lower::lower(topology, &news.whole);
-            let whole = whole.map(|whole| Self::new(next.scope.clone(), observed.clone(), whole));
+            let whole = whole.map(|whole| Self::new(next.scope.clone(), beside, whole));
             assert!(whole.is_ok_and(|whole| whole.wants_like(&next)), "the same is wanted of all that is there");
         }
         Ok(open.map(|open| Turn { next: Self { open, ..next }, observed }))
@@ -157,7 +165,7 @@ impl Known {
         let (desired, mut all) = (turned.desired.clone(), self.read.clone());
         let [was, is] = &turned.part;
         was.resources().for_each(|it| drop(all.remove(&it.id())));
-        all.extend(read(is.resources(), &present, &desired.state));
+        all.extend(read(is.resources(), &present, &desired.state).iter().map(|(id, it)| (id.clone(), it.clone())));
         let (open, adrift) = (Focus::default(), Focus::default());
         let unasked = self.unasked.clone();
         Self { scope, foreign, absent, present, read: all, unasked, desired, in_part: true, open, adrift }
@@ -165,7 +173,9 @@ impl Known {
 
     #[cfg(debug_assertions)]
     fn wants_like(&self, other: &Self) -> bool {
-        self.desired.state == other.desired.state && self.desired.pending == other.desired.pending && self.read == other.read
+        self.desired.state == other.desired.state
+            && self.desired.pending == other.desired.pending
+            && self.read == other.read
     }
 
     /// The same when that difference is gone, which a look is to see.
@@ -406,7 +416,7 @@ db = { container = "db", network = "front" }
         assert_eq!(host.follow(&["api"], false), None);
         let mut host = Host::new();
         host.observed.present.remove("db");
-        assert_eq!(host.follow(&["api"], false), None);
+        assert_eq!(host.follow(&["db"], false), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub use self::known::Known;
 
 use self::confirm::Before;
 use self::rails::Allowance;
+use self::watch::Content;
 use crate::diff::plan::{Flaw, Plan, plan};
 use crate::diff::{Diff, diff};
 use crate::kernel::{Kernel, KernelError};
@@ -44,8 +45,8 @@ pub enum Target<'a> {
     State(&'a Before),
     /// What a topology asks for; as long as of the host nothing but its own things has changed, that is known already.
     Known(&'a Topology, &'a Known),
-    /// What a topology asks for, where that was known of the one before it.
-    Turned(&'a Topology, &'a Known, &'a Topology),
+    /// What files ask for, where that was known of the topology before.
+    Turned(&'a Content, &'a Known, &'a Topology),
     /// What a topology asks for, but these are left as they are for now, and so is what cannot be without them.
     Except(&'a Topology, &'a BTreeSet<ResourceId>),
 }
@@ -54,10 +55,10 @@ impl Target<'_> {
     /// Whose things it is about.
     pub fn owner(&self) -> Owner {
         match self {
-            Self::Topology(topology)
-            | Self::Known(topology, _)
-            | Self::Turned(topology, ..)
-            | Self::Except(topology, _) => Owner::new(&topology.name),
+            Self::Topology(topology) | Self::Known(topology, _) | Self::Except(topology, _) => {
+                Owner::new(&topology.name)
+            }
+            Self::Turned(content, ..) => content.scope.owner.clone(),
             Self::Nothing(name, _) => Owner::new(name),
             Self::State(before) => before.scope().owner.clone(),
         }
@@ -66,7 +67,8 @@ impl Target<'_> {
     /// What is to be looked at.
     pub fn scope(&self) -> Scope {
         match self {
-            Self::Topology(topology) | Self::Turned(topology, ..) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Topology(topology) | Self::Except(topology, _) => lower::scope(topology),
+            Self::Turned(content, ..) => content.scope.clone(),
             Self::Known(_, known) => known.scope().clone(),
             Self::Nothing(name, topology) => {
                 let owner = Owner::new(name);
@@ -82,9 +84,8 @@ impl Target<'_> {
 
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
         match self {
-            Self::Topology(topology) | Self::Turned(topology, ..) | Self::Except(topology, _) => {
-                lower::lower(topology, observed)
-            }
+            Self::Topology(topology) | Self::Except(topology, _) => lower::lower(topology, observed),
+            Self::Turned(content, ..) => lower::lower(&content.topology, observed),
             Self::Known(topology, known) => match known.still(observed) {
                 Some(desired) => Ok(desired.clone()),
                 None => lower::lower(topology, observed),
@@ -213,9 +214,9 @@ pub fn look(kernel: &mut impl Kernel, target: Target) -> Result<Prepared, NoPlan
     {
         return Ok(prepared);
     }
-    if let Target::Turned(topology, known, last) = target
+    if let Target::Turned(content, known, last) = target
         && let Some(before) = news(&nowhere, true)?
-        && let Some(turn) = known.turn((last, topology), scope.clone(), before)?
+        && let Some(turn) = known.turn((last, &content.topology), scope.clone(), before)?
         && let Some(news) = news(turn.open(), false)?
         && let Some(prepared) = turn.follow(news)?
     {

@@ -22,6 +22,7 @@ use super::{Kernel, KernelError, ask, conntrack, feature, read, stop, sysctl};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
+use crate::model::shared::Shared;
 use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, NoLookup, Owner, Place, Scope};
 
 /// How often a transaction is tried while others change theirs.
@@ -30,7 +31,7 @@ const COMMITS: usize = 20;
 /// The kernel this program runs on, seen from its own network namespace.
 #[derive(Default, Debug)]
 pub struct Linux {
-    containers: BTreeMap<Text, NetnsRef>,
+    containers: Shared<BTreeMap<Text, NetnsRef>>,
     owner: Option<Owner>,
     /// nftables in the last look: a transaction is refused if its generation has passed.
     netfilter: Option<Netfilter>,
@@ -153,8 +154,11 @@ impl Linux {
             self.belief.looked();
         }
         self.containers = scope.containers.clone();
-        let found = facts.namespaces.iter();
-        self.containers.extend(found.filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?))));
+        let strays = facts.strays().filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?)));
+        let strays: Vec<_> = strays.collect();
+        if !strays.is_empty() {
+            self.containers.extend(strays);
+        }
         self.owner = Some(scope.owner.clone());
         tracing::debug!("looked");
         Ok(facts)

@@ -375,7 +375,10 @@ mod tests {
         let fewer = Scope { containers: [("api".into(), named("api"))].into(), ..scope() };
         assert_eq!(asked(&mut memory(), &fewer, &of(&[])), None, "a namespace is somebody else's now");
         let with = |name: &str| {
-            let more = [(name.into(), named(name))].into_iter().chain(scope().containers).collect();
+            let more = [(name.into(), named(name))]
+                .into_iter()
+                .chain(scope().containers.iter().map(|(name, netns)| (name.clone(), netns.clone())))
+                .collect();
             asked(&mut memory(), &Scope { containers: more, ..scope() }, &of(&[]))
         };
         assert_eq!(with("web"), Some(vec![named("web")]));

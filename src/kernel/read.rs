@@ -112,7 +112,13 @@ impl<'a> Look<'a> {
         let mut ends_moved = false;
         let job =
             |(name, netns): (&'a Text, &'a NetnsRef)| Some((name, Job::Container(name, netns), forgotten.get(netns)?));
-        let jobs: Vec<_> = self.scope.containers.iter().filter_map(job).collect();
+        let containers = &self.scope.containers;
+        let names: Option<Vec<&Text>> = forgotten.keys().map(NetnsRef::name).collect();
+        let jobs: Vec<_> = match names {
+            // What stands by its own name need not be searched for among all.
+            Some(names) => names.into_iter().filter_map(|name| job(containers.get_key_value(name)?)).collect(),
+            None => containers.iter().filter_map(job).collect(),
+        };
         let new = jobs.iter().filter(|(.., before)| before.is_none()).count();
         if jobs.len() != forgotten.len() || new >= PARALLEL_FROM {
             return Ok(None);
@@ -138,8 +144,7 @@ impl<'a> Look<'a> {
         }
         let Host { facts: host, sysctls } = self.remembered_host(memory)?;
         ends_moved |= put(&mut facts, &resource::host(), host, sysctls);
-        let strays = || facts.namespaces.values().any(|inside| inside.reference.is_some());
-        let whole = !ends_moved || (!strays() && self.behind_lost_ends(&facts).is_empty());
+        let whole = !ends_moved || (facts.strays().next().is_none() && self.behind_lost_ends(&facts).is_empty());
         Ok(whole.then_some(facts))
     }
 
@@ -172,8 +177,8 @@ impl<'a> Look<'a> {
     }
 
     fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
-        let named = |netns: &'a NetnsRef| if let NetnsRef::Named(name) = netns { Some(&**name) } else { None };
-        let asked: BTreeSet<&str> = self.scope.containers.values().filter_map(named).collect();
+        let asked: BTreeSet<&str> =
+            self.scope.containers.values().filter_map(NetnsRef::name).map(|name| &**name).collect();
         let mut others = netns::names()?;
         others.retain(|name| !asked.contains(name.as_str()));
         let containers = self.scope.containers.iter().map(|(name, netns)| Job::Container(name, netns));
@@ -316,8 +321,9 @@ impl<'a> Look<'a> {
         for (job, seen) in jobs.into_iter().zip(seen) {
             if let (Job::Other(NetnsRef::Pid(pid)), Ok(Seen::Namespace(identity, mut netns, _))) = (job, seen) {
                 Arc::make_mut(&mut netns).reference = Some(NetnsRef::Pid(pid));
-                met.insert(identity, format!("pid:{pid}").into());
-                facts.namespaces.insert(format!("pid:{pid}").into(), netns);
+                let name = Facts::stray(pid);
+                met.insert(identity, name.clone());
+                facts.namespaces.insert(name, netns);
             }
         }
         Ok(())
@@ -435,10 +441,13 @@ fn add_others(
 /// Puts in what was seen of a namespace; whether a link of it came or went, or has another end than before.
 fn put(facts: &mut Facts, name: &Text, inside: Arc<NetnsFacts>, sysctls: Vec<(Text, Text)>) -> bool {
     let before = facts.namespaces.get(name);
-    let moved = before.is_none_or(|before| !before.ends().eq(inside.ends()));
+    let same = before.is_some_and(|before| Arc::ptr_eq(before, &inside));
+    let moved = !same && before.is_none_or(|before| !before.ends().eq(inside.ends()));
     facts.sysctls.retain(|(netns, _), _| netns != name);
     facts.sysctls.extend(sysctls.into_iter().map(|(key, value)| ((name.clone(), key), value)));
-    facts.namespaces.insert(name.clone(), inside);
+    if !same {
+        facts.namespaces.insert(name.clone(), inside);
+    }
     moved
 }
 

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::kinds::firewall::{Firewall, Rules};
 use super::resource::{HOST, Text};
+use super::shared::Shared;
 use super::values::{Mac, Ports, Protocol};
 use super::wire::NetnsRef;
 
@@ -15,7 +16,7 @@ use super::wire::NetnsRef;
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
     /// By the name that ids use; always with [`HOST`].
-    pub namespaces: BTreeMap<Text, Arc<NetnsFacts>>,
+    pub namespaces: Shared<BTreeMap<Text, Arc<NetnsFacts>>>,
     /// Containers of the scope without a namespace to work in, and why.
     pub absent: BTreeMap<Text, Absent>,
     /// Values of the settings of the scope that exist.
@@ -38,6 +39,9 @@ pub struct Facts {
     pub topologies: Arc<Vec<TableFacts>>,
 }
 
+/// What the names of strays begin with.
+const STRAY: &str = "pid:";
+
 impl Facts {
     /// The namespace that netrec runs in.
     ///
@@ -46,6 +50,16 @@ impl Facts {
     /// On facts that no look made: every look includes the host.
     pub fn host(&self) -> &NetnsFacts {
         self.namespaces.get(HOST).expect("every look includes the host")
+    }
+
+    /// What a namespace is called that nothing but a process in it leads to.
+    pub fn stray(pid: u32) -> Text {
+        format!("{STRAY}{pid}").into()
+    }
+
+    /// Namespaces that are called so.
+    pub fn strays(&self) -> impl Iterator<Item = (&Text, &Arc<NetnsFacts>)> {
+        self.namespaces.range(Text::from(STRAY)..).take_while(|(name, _)| name.starts_with(STRAY))
     }
 }
 

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::facts::{Facts, LinkFacts, NetnsFacts};
 use super::kinds::Resource;
-use super::observed::{self, Observed};
+use super::observed::Observed;
 use super::resource::{HOST, Kind, KindName, Text, Thing};
+use super::shared::Shared;
 use super::wire::Owner;
 
 /// More containers than that are looked at as a whole.
@@ -125,7 +126,8 @@ impl Focus {
     fn part(&self, facts: &Facts) -> Facts {
         let here = |netns: &Text| self.namespaces.contains(netns);
         let inside = facts.namespaces.iter().filter(|(netns, _)| here(netns));
-        let mut namespaces: BTreeMap<_, _> = inside.map(|(netns, inside)| (netns.clone(), inside.clone())).collect();
+        let mut namespaces: Shared<BTreeMap<_, _>> =
+            inside.map(|(netns, inside)| (netns.clone(), inside.clone())).collect();
         let host = &facts.host().links;
         let ends = host.iter().filter(|link| self.links.contains(&link.name));
         let indexes: BTreeSet<u32> = ends.flat_map(|link| [Some(link.index), link.master]).flatten().collect();
@@ -148,7 +150,7 @@ impl Focus {
 pub struct News {
     /// Where.
     pub focus: Focus,
-    /// What is there now, sorted by whose it is; of others' things those in the containers. Which containers are there is
+    /// What is there now, sorted by whose it is; of others' things those in the containers. Which containers are absent is
     /// told of all.
     pub observed: Observed,
     /// All of it, of which that is a part: tests compare what follows from either.
@@ -227,7 +229,7 @@ impl News {
             (part.chains, part.topologies) = (facts.chains.clone(), facts.topologies.clone());
         }
         let mut observed = Observed::new(&part, owner);
-        (observed.absent, observed.present) = (facts.absent.clone(), observed::present(facts));
+        observed.absent = facts.absent.clone();
         observed.ours = observed.ours.resources().filter(|it| focus.holds(it)).cloned().collect();
         Self {
             focus,

@@ -21,6 +21,7 @@ pub mod observed;
 pub mod parse;
 pub mod resource;
 pub mod schema;
+pub mod shared;
 pub mod simulate;
 pub mod source;
 pub mod state;

@@ -10,6 +10,7 @@ use super::kinds::sysctl::Sysctl;
 use super::links;
 use super::neighbours::Flush;
 use super::resource::{HOST, Resource, Text, host};
+use super::shared::Shared;
 use super::state::State;
 use super::values::{Ports, Protocol};
 use super::wire::{
@@ -34,7 +35,7 @@ pub struct Observed {
     /// Containers without a namespace to work in, and why.
     pub absent: BTreeMap<Text, Absent>,
     /// Namespaces of containers that are there, ours or not.
-    pub present: BTreeSet<Text>,
+    pub present: Shared<BTreeSet<Text>>,
     /// Whether anybody looked: `check` does not.
     pub looked: bool,
 }
@@ -202,7 +203,7 @@ impl Observed {
 }
 
 /// Namespaces of containers that are there.
-pub fn present(facts: &Facts) -> BTreeSet<Text> {
+fn present(facts: &Facts) -> Shared<BTreeSet<Text>> {
     let there = |inside: &NetnsOrigin| matches!(inside, NetnsOrigin::Named | NetnsOrigin::Given);
     let present = facts.namespaces.iter().filter(|(_, inside)| there(&inside.origin));
     present.map(|(netns, _)| netns.clone()).collect()

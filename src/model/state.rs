@@ -6,26 +6,25 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
 use super::resource::{Kind, KindName, Resource, ResourceId, Text};
+use super::shared::Shared;
 use super::source::Span;
 
 /// Resources by id. Only what bears our mark, or is wanted, can be in one: what belongs to others is
 /// [`Foreign`](super::observed::Foreign), which no operation accepts.
-///
-/// Shared by all who hold it, until one of them changes it.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct State {
-    resources: Arc<BTreeMap<ResourceId, Resource>>,
+    resources: Shared<BTreeMap<ResourceId, Resource>>,
 }
 
 impl State {
     /// Puts a resource in; the last one of an id wins.
     pub fn insert(&mut self, resource: Resource) {
-        Arc::make_mut(&mut self.resources).insert(resource.id(), resource);
+        self.resources.insert(resource.id(), resource);
     }
 
     /// Takes a resource out.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
-        Arc::make_mut(&mut self.resources).remove(id)
+        self.resources.remove(id)
     }
 
     /// The resource of that id.
@@ -79,8 +78,7 @@ impl State {
 
 impl FromIterator<Resource> for State {
     fn from_iter<I: IntoIterator<Item = Resource>>(resources: I) -> Self {
-        let resources: BTreeMap<_, _> = resources.into_iter().map(|resource| (resource.id(), resource)).collect();
-        Self { resources: Arc::new(resources) }
+        Self { resources: resources.into_iter().map(|resource| (resource.id(), resource)).collect() }
     }
 }
 

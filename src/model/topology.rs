@@ -12,6 +12,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::focus::otherwise_by;
 use super::source::Span;
 use super::values::{Cidr, Mac, PortRange, Publish};
 
@@ -65,10 +66,12 @@ impl Topology {
 
     /// Whether a network, container or endpoint that another one has is not there.
     pub fn lacks_some_of(&self, other: &Self) -> bool {
-        let all_there = other.networks.keys().all(|name| self.networks.contains_key(name))
-            && other.containers.keys().all(|name| self.containers.contains_key(name))
-            && other.endpoints.keys().all(|name| self.endpoints.contains_key(name));
-        !all_there
+        fn lacks<T>(some: &BTreeMap<String, Item<T>>, others: &BTreeMap<String, Item<T>>) -> bool {
+            otherwise_by(others, some, |_, _| true).next().is_some()
+        }
+        lacks(&self.networks, &other.networks)
+            || lacks(&self.containers, &other.containers)
+            || lacks(&self.endpoints, &other.endpoints)
     }
 
     /// Whether a topology can have that name: 1 to 32 of `[a-z0-9-]`, and not [`Self::RESERVED`].

@@ -15,6 +15,7 @@ pub use super::facts::{
 use super::hash;
 use super::kinds::firewall::Flows;
 use super::resource::{ResourceId, Text};
+use super::shared::Shared;
 
 /// Route, rule and address protocol of everything netrec makes: free in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 78;
@@ -134,13 +135,20 @@ pub enum NetnsRef {
     Pid(u32),
 }
 
+impl NetnsRef {
+    /// The name, if it goes by one.
+    pub fn name(&self) -> Option<&Text> {
+        if let Self::Named(name) = self { Some(name) } else { None }
+    }
+}
+
 /// What is to be looked at: a topology's own things are found by their mark, the rest is named here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scope {
     /// Whose things.
     pub owner: Owner,
     /// The topology's containers: the name that ids use, and where to find them.
-    pub containers: BTreeMap<Text, NetnsRef>,
+    pub containers: Shared<BTreeMap<Text, NetnsRef>>,
     /// Those of them that are to have several endpoints, and routes in tables other than `main`.
     pub several: BTreeSet<Text>,
     /// Settings to read, by namespace and dotted name.

@@ -1,6 +1,5 @@
 //! A story told by Linux, in namespaces that the caller has made.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
@@ -12,6 +11,7 @@ use netrec::kernel::linux::Linux;
 use netrec::kernel::{Kernel, netlink};
 use netrec::model::kinds::firewall::{Firewall, Publication};
 use netrec::model::resource::{Kind, Op, Resource, Step};
+use netrec::model::shared::Shared;
 use netrec::model::state::State;
 use netrec::model::values::{Ports, Protocol};
 use netrec::model::wire::{Owner, Scope};
@@ -181,7 +181,7 @@ fn publish(ports: &[u16]) {
     kernel
         .observe(&Scope {
             owner,
-            containers: BTreeMap::new(),
+            containers: Shared::default(),
             several: std::collections::BTreeSet::new(),
             sysctls: Vec::new(),
         })

@@ -47,7 +47,12 @@ pub fn check(prepared: &Prepared, target: Target, allowance: &Allowance) -> Resu
     if !allowance.self_cut {
         findings.extend(allowance.sessions.iter().flat_map(|session| cut::check(prepared, session)));
     }
-    if let Target::Topology(topology) | Target::Known(topology, _) | Target::Turned(topology, ..) = target {
+    let topology = match target {
+        Target::Topology(topology) | Target::Known(topology, _) => Some(topology),
+        Target::Turned(content, ..) => Some(&content.topology),
+        Target::Nothing(..) | Target::State(_) | Target::Except(..) => None,
+    };
+    if let Some(topology) = topology {
         findings.extend(budget::empty(topology).or_else(|| budget::check(prepared, topology, allowance.deletes)));
     }
     if findings.is_empty() { Ok(()) } else { Err(findings.into()) }

@@ -7,15 +7,19 @@ use std::time::Duration;
 use super::Clock;
 use super::round::Round;
 use crate::apply::NoPlan;
+use crate::model::lower;
 use crate::model::resource::ResourceId;
 use crate::model::source::{Source, Sources};
 use crate::model::topology::Topology;
+use crate::model::wire::Scope;
 
 /// What the files say.
 #[derive(Clone, Debug)]
 pub struct Content {
     /// What they mean.
     pub topology: Topology,
+    /// What is to be looked at for that.
+    pub scope: Scope,
     /// Their text.
     pub sources: Sources,
     /// Digest of their text.
@@ -25,8 +29,8 @@ pub struct Content {
 impl Content {
     /// Files that were read and understood.
     pub fn new(topology: Topology, sources: Sources) -> Self {
-        let digest = Self::digest(&sources);
-        Self { topology, sources, digest }
+        let (scope, digest) = (lower::scope(&topology), Self::digest(&sources));
+        Self { topology, scope, sources, digest }
     }
 
     /// 16 hexadecimal digits, the same for the same text in the same order, wherever the files are.

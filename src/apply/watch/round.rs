@@ -127,9 +127,9 @@ impl<'a> Draft<'a> {
     pub fn carry_out(self, kernel: &mut impl Kernel, before: Option<&State>) -> Result<Round, NoPlan> {
         let fixes = fixes(&self.prepared.diff, before);
         let target = match (self.target, &self.next) {
-            (Target::Turned(topology, ..), Some(next)) => {
+            (Target::Turned(content, ..), Some(next)) => {
                 kernel.settle();
-                Target::Known(topology, next)
+                Target::Known(&content.topology, next)
             }
             (target, _) => target,
         };

@@ -16,8 +16,9 @@ use crate::kernel::events::{Heard, Nsids};
 use crate::kernel::linux::Linux;
 use crate::kernel::memory::Disturbed;
 use crate::kernel::{Kernel, KernelError, lock};
-use crate::model::lower;
+use crate::model::focus::otherwise;
 use crate::model::resource::{KindName, Text};
+use crate::model::shared::Shared;
 use crate::model::state::State;
 use crate::model::wire::NetnsRef;
 
@@ -90,7 +91,7 @@ struct Hand {
     nsids: Nsids,
     heard: Arc<Mutex<Heard>>,
     /// The digest of the content whose containers are heard, and these.
-    listening: Option<(String, BTreeMap<Text, NetnsRef>)>,
+    listening: Option<(String, Shared<BTreeMap<Text, NetnsRef>>)>,
     /// What the last round wanted.
     before: Option<State>,
     /// What a content came to.
@@ -129,7 +130,7 @@ impl Hand {
         let same = |content: &Content| content.digest == order.content.digest;
         let target = match &known {
             Some((content, known)) if same(content) => Target::Known(topology, known),
-            Some((content, known)) => Target::Turned(topology, known, &content.topology),
+            Some((content, known)) => Target::Turned(&order.content, known, &content.topology),
             None => Target::Topology(topology),
         };
         let result = round(&mut self.linux, order, target, self.before.as_ref());
@@ -176,10 +177,9 @@ impl Hand {
     /// Turns to the containers of a content, `all` of them or those that were not heard before: what stands behind their
     /// names is not known. Whether one was there that is to be looked at.
     fn listen(&mut self, content: &Content, all: bool) -> bool {
-        let containers = lower::namespaces(&content.topology);
-        let before = self.listening.take().map(|(_, before)| before).unwrap_or_default();
-        let new = containers.iter().filter(|(name, netns)| all || before.get(*name) != Some(netns));
-        let there = self.hear(new.map(|(_, netns)| netns));
+        let containers = content.scope.containers.clone();
+        let before = self.listening.take().map(|(_, before)| before).filter(|_| !all).unwrap_or_default();
+        let there = self.hear(otherwise(&containers, &before).map(|(_, netns)| netns));
         self.listening = Some((content.digest.clone(), containers));
         there
     }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::directories::{Sign, around};
 use crate::apply::watch::{Clock, Content};
 use crate::kernel::netns::{self, Identity};
-use crate::model::lower;
+use crate::model::focus::otherwise;
 use crate::model::resource::Text;
+use crate::model::shared::Shared;
 use crate::model::wire::NetnsRef;
 
 /// Between glances at what is missing under `/proc`.
@@ -22,7 +23,7 @@ const SHARE: u32 = 20;
 /// The containers of a topology and what stood there at the last glance.
 #[derive(Default)]
 pub(super) struct Vigil {
-    containers: BTreeMap<Text, NetnsRef>,
+    containers: Shared<BTreeMap<Text, NetnsRef>>,
     there: BTreeMap<Text, Identity>,
     /// No glance before that.
     rested: Clock,
@@ -35,14 +36,18 @@ impl Vigil {
     /// Turns to the containers of a topology; whether they are others than before. What stood for those that it has in
     /// common with the one before is kept in mind: whoever gave a sign of life is not passed over.
     pub(super) fn turn_to(&mut self, content: &Content) -> bool {
-        let before = std::mem::replace(&mut self.containers, lower::namespaces(&content.topology));
-        self.there.retain(|name, _| before.get(name) == self.containers.get(name));
-        let new = self.containers.iter().filter(|(name, netns)| before.get(*name) != Some(netns));
-        self.there.extend(new.filter_map(|(name, netns)| Some((name.clone(), netns::glance(netns)?))));
+        let before = std::mem::replace(&mut self.containers, content.scope.containers.clone());
+        let (gone, new) = (otherwise(&before, &self.containers), otherwise(&self.containers, &before));
+        let (gone, new): (Vec<_>, Vec<_>) = (gone.collect(), new.collect());
+        let same = gone.is_empty() && new.is_empty();
+        for (name, _) in gone {
+            self.there.remove(name);
+        }
+        self.there.extend(new.into_iter().filter_map(|(name, netns)| Some((name.clone(), netns::glance(netns)?))));
         if self.missing_in_proc() {
             self.next = Some(Clock::ZERO);
         }
-        before != self.containers
+        !same
     }
 
     /// Signs of life, where directories give them.

@@ -8,6 +8,7 @@ use crate::model::kinds::KindName;
 use crate::model::kinds::netns::Netns;
 use crate::model::numbers::Numbers;
 use crate::model::resource::{Text, host};
+use crate::model::shared::Shared;
 use crate::model::state::Pending;
 use crate::model::topology::{Container, Item, Topology};
 use crate::model::wire::{Absent, NetnsRef, Owner, Scope};
@@ -32,7 +33,7 @@ pub fn scope(topology: &Topology) -> Scope {
 }
 
 /// The namespaces of its containers, by the names that ids use.
-pub fn namespaces(topology: &Topology) -> BTreeMap<Text, NetnsRef> {
+pub fn namespaces(topology: &Topology) -> Shared<BTreeMap<Text, NetnsRef>> {
     let found = topology.containers.iter().filter_map(|(name, container)| {
         let found = reference(container)?;
         Some((label(name, &found), found))

@@ -66,7 +66,8 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             // The address of an endpoint that is waited for is kept for it.
-            let addresses = self.addresses((name, veth), item, network, &mut taken, &|lowering| lowering.taken(networks, &births));
+            let addresses =
+                self.addresses((name, veth), item, network, &mut taken, &|lowering| lowering.taken(networks, &births));
             if sandbox.there {
                 veths.push(veth);
                 ports.push(Port {

@@ -50,7 +50,6 @@ impl Labels {
     }
 
     fn add(&mut self, part: &Part, label: &Label) {
-
         let at = self.names.number((table(part), label.name.clone()));
         *self.born.entry(at) = Some(label.born.clone());
         self.taken.number((table(part), label.born.clone()));

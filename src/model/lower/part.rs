@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Lowering, all};
+use super::{Lowering, all, settings};
 use crate::model::focus::{CONTAINERS, Focus, otherwise_by};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Resource, ResourceId};
 use crate::model::state::{Desired, State};
-use crate::model::topology::{Item, Network, Topology};
+use crate::model::topology::{Endpoint, Item, Network, Topology};
 
 /// What a topology comes to, told from a part of it.
 #[derive(Debug)]
@@ -26,13 +26,23 @@ pub struct Turned {
     pub open: Focus,
 }
 
-/// What `after` comes to where `before` came to what is known, all of which is there; none if more than the containers
-/// that they have otherwise has to be known for it.
-pub fn turned(before: &Topology, after: &Topology, known: &Desired, observed: &Observed) -> Option<Turned> {
-    let names = otherwise(before, after)?;
+/// What `after` comes to where `before` came to what is known, and that is there with settings that nobody asks for; none
+/// if more than the containers that they have otherwise has to be known for it.
+pub fn turned(
+    (before, after): (&Topology, &Topology),
+    known: &Desired,
+    observed: &Observed,
+    unasked: &State,
+) -> Option<Turned> {
+    let mut names = otherwise(before, after)?;
+    let others = neighbours(before, after, &names);
+    names.extend(others);
     let lowered = |whole: &Topology| {
         let part = only(whole, &names);
-        all(Lowering::new(&part, whole, observed)).ok().filter(|desired| desired.pending.is_empty())
+        let bridged = settings::bridged(unasked);
+        all(Lowering { bridged, ..Lowering::new(&part, whole, observed) })
+            .ok()
+            .filter(|desired| desired.pending.is_empty())
     };
     let (was, is) = (lowered(before)?, lowered(after)?);
     if was.notes != is.notes || !known.pending.is_empty() {
@@ -93,6 +103,21 @@ fn otherwise<'a>(before: &'a Topology, after: &'a Topology) -> Option<BTreeSet<&
     (names.len() <= CONTAINERS).then_some(names)
 }
 
+/// Of each network with ports that they publish another container that publishes some: what the host has for all of those
+/// is then wanted as before.
+fn neighbours<'a>(before: &'a Topology, after: &'a Topology, names: &BTreeSet<&str>) -> Vec<&'a str> {
+    let container = |endpoint: &'a Item<Endpoint>| endpoint.container.get_ref().as_str();
+    let publishing =
+        |topology: &'a Topology| topology.endpoints.values().filter(|endpoint| endpoint.publishes().next().is_some());
+    let theirs = publishing(before).chain(publishing(after)).filter(|endpoint| names.contains(container(endpoint)));
+    let networks: BTreeSet<&str> = theirs.map(|endpoint| endpoint.network.get_ref().as_str()).collect();
+    let other = |network: &str| {
+        let mut others = publishing(after).filter(|endpoint| !names.contains(container(endpoint)));
+        others.find(|endpoint| endpoint.network.get_ref() == network).map(container)
+    };
+    networks.into_iter().filter_map(other).collect()
+}
+
 /// Whether it says the same: what was not written anew is shared ([`parse_again`](crate::model::parse::parse_again)).
 fn same<T>(one: &Item<T>, other: &Item<T>) -> bool {
     Arc::ptr_eq(&one.value, &other.value)
@@ -109,7 +134,8 @@ fn keeps_subnets(network: &Network) -> bool {
 fn only(whole: &Topology, names: &BTreeSet<&str>) -> Topology {
     let Topology { name, named, networks, pools, docker_user, .. } = whole;
     let containers = names.iter().filter_map(|name| whole.containers.get_key_value(*name));
-    let endpoints = whole.endpoints.iter().filter(|(_, endpoint)| names.contains(endpoint.container.get_ref().as_str()));
+    let endpoints =
+        whole.endpoints.iter().filter(|(_, endpoint)| names.contains(endpoint.container.get_ref().as_str()));
     Topology {
         name: name.clone(),
         named: *named,

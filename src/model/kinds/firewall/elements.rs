@@ -217,8 +217,8 @@ impl Elements {
         let own = |element: &Element| {
             matches!(element, Element::Publish(_) | Element::Loose(_) | Element::Mac(..) | Element::Source(..))
         };
-        let apart = gone.iter().all(|it| own(it) && self.contains(it))
-            && new.iter().all(|it| own(it) && !self.contains(it));
+        let apart =
+            gone.iter().all(|it| own(it) && self.contains(it)) && new.iter().all(|it| own(it) && !self.contains(it));
         apart.then(|| self.without(&gone).chain(new.iter()).cloned().collect())
     }
 
