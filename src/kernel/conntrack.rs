@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -58,26 +60,39 @@ pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelE
 /// Flows that are being forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
 /// quarter of a million chains, 10 ms.
 #[derive(Debug)]
-pub(super) struct Forgetting(JoinHandle<Result<Socket, KernelError>>);
+pub(super) struct Forgetting {
+    thread: JoinHandle<Result<Socket, KernelError>>,
+    /// Ends when the host's addresses are known.
+    asking: Mutex<Receiver<()>>,
+}
 
 impl Forgetting {
-    /// Begins to [forget](forget()). Which addresses are the host's is asked before anything else is done.
+    /// Begins to [forget](forget()).
     pub(super) fn begin(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
         let mut socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
-        let addresses = around(&mut socket)?;
+        let (asked, asking) = mpsc::channel();
         let walk = move || {
-            if let Some(addresses) = addresses {
+            let addresses = around(&mut socket);
+            drop(asked);
+            if let Some(addresses) = addresses? {
                 forget_stale(&mut socket, &flows.on(&addresses))?;
             }
             Ok(socket)
         };
         let thread = std::thread::Builder::new().name("flows".into()).spawn(walk);
-        thread.map(Self).map_err(|error| KernelError::io("cannot start a thread", &error))
+        let thread = thread.map_err(|error| KernelError::io("cannot start a thread", &error))?;
+        Ok(Self { thread, asking: Mutex::new(asking) })
+    }
+
+    /// Waits until it is known which addresses are the host's: until then none may come or go.
+    pub(super) fn knows_addresses(&self) {
+        // Nothing is sent: it is over when the other end is closed.
+        let _ = self.asking.lock().expect("nobody panics with it").recv();
     }
 
     /// Waits until it is done: its socket.
     pub(super) fn end(self) -> Result<Socket, KernelError> {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

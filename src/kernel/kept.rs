@@ -9,6 +9,7 @@ use super::netfilter::Written;
 use super::netlink::Socket;
 use super::nft::{Nft, NftError};
 use super::{KernelError, listeners, neighbours};
+use crate::model::kinds::firewall::Flows;
 use crate::model::wire::{Facts, ListenerFacts, NftMessage, RulesetFacts};
 
 /// How long what others do is taken for unchanged.
@@ -50,6 +51,12 @@ impl Kept {
             self.beside = twice.then(|| (Instant::now(), seen.clone()));
             seen
         };
+        Ok(())
+    }
+
+    /// Begins to forget flows, to note that they are in the end.
+    pub(super) fn begin_forgetting(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
+        self.forgetting = Some((Forgetting::begin(self.conntrack.take(), flows)?, note));
         Ok(())
     }
 

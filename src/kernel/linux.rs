@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::conntrack::Forgetting;
 use super::kept::Kept;
 use super::lane::Lane;
 use super::memory::{Belief, Disturbed, Memory};
@@ -22,8 +21,7 @@ use super::{Kernel, KernelError, ask, conntrack, feature, read, stop, sysctl};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::shared::Shared;
-use crate::model::wire::{Body, Facts, Message, NetnsRef, NftMessage, NoLookup, Owner, Place, Scope};
+use crate::model::wire::{Body, Containers, Facts, Message, NetnsRef, NftMessage, NoLookup, Owner, Place, Scope};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
@@ -31,7 +29,7 @@ const COMMITS: usize = 20;
 /// The kernel this program runs on, seen from its own network namespace.
 #[derive(Default, Debug)]
 pub struct Linux {
-    containers: Shared<BTreeMap<Text, NetnsRef>>,
+    containers: Containers,
     owner: Option<Owner>,
     /// nftables in the last look: a transaction is refused if its generation has passed.
     netfilter: Option<Netfilter>,
@@ -154,10 +152,8 @@ impl Linux {
             self.belief.looked();
         }
         self.containers = scope.containers.clone();
-        let strays = facts.strays().filter_map(|(name, netns)| Some((name.clone(), netns.reference.clone()?)));
-        let strays: Vec<_> = strays.collect();
-        if !strays.is_empty() {
-            self.containers.extend(strays);
+        for (name, netns) in facts.strays() {
+            self.containers.extend(netns.reference.clone().map(|reference| (name.clone(), reference)));
         }
         self.owner = Some(scope.owner.clone());
         tracing::debug!("looked");
@@ -228,10 +224,7 @@ impl Run<'_> {
         for (place, tasks) in first.collect::<Vec<_>>().into_iter().chain(lanes) {
             match place {
                 Place::Netns(netns) if &*netns != HOST => containers.push((netns, tasks)),
-                Place::Netns(_) => {
-                    let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
-                    self.note(ended);
-                }
+                Place::Netns(_) => self.host(tasks),
                 Place::Namespaces => self.namespaces(tasks),
                 Place::Netfilter => self.netfilter(tasks),
                 Place::Sysctl(netns) => self.settings(&netns, tasks),
@@ -254,8 +247,7 @@ impl Run<'_> {
             return;
         }
         let links: BTreeSet<Text> = tasks.iter().map(|(at, _)| self.steps[*at].id.name.clone()).collect();
-        let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
-        self.note(ended);
+        self.host(tasks);
         ask::settle_carriers(&links);
     }
 
@@ -288,6 +280,12 @@ impl Run<'_> {
     }
 
     /// Says the tasks of one namespace on a socket that is in it.
+    fn host(&mut self, tasks: Vec<Task>) {
+        self.kept.forgetting.iter().for_each(|(forgetting, _)| forgetting.knows_addresses());
+        let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
+        self.note(ended);
+    }
+
     fn lane(&self, netns: &Text, socket: Result<Socket, KernelError>, tasks: Vec<Task>) -> Ended {
         let mut ended = Ended::default();
         let socket = match socket {
@@ -410,10 +408,7 @@ impl Run<'_> {
                     let forgotten = conntrack::forget(&mut self.kept.conntrack, &flows);
                     forgotten.and_then(|_| self.follow_up(&note, &mut generation))
                 }
-                Body::Forget(flows, note) => {
-                    let begun = Forgetting::begin(self.kept.conntrack.take(), flows);
-                    begun.map(|forgetting| self.kept.forgetting = Some((forgetting, note)))
-                }
+                Body::Forget(flows, note) => self.kept.begin_forgetting(flows, note),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
         }

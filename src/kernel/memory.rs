@@ -212,10 +212,9 @@ impl Memory {
         }
     }
 
-    /// Namespaces that were seen by more than one name.
-    pub(super) fn met_twice(&self) -> BTreeSet<Identity> {
-        let mut met = BTreeSet::new();
-        self.namespaces.values().map(|(identity, _)| *identity).filter(|identity| !met.insert(*identity)).collect()
+    /// Whether a namespace was seen by more than one name.
+    pub(super) fn met_twice(&self, identity: Identity) -> bool {
+        self.namespaces.values().filter(|(it, _)| *it == identity).nth(1).is_some()
     }
 
     /// What the last look came to, and the namespaces of it to be asked again, if that is all there is to ask.

@@ -31,9 +31,6 @@ const PARALLEL_FROM: usize = 16;
 /// More threads than that only wait for the kernel's lock.
 const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
 
-/// `RTPROT_RA` (linux/rtnetlink.h).
-const RA: u8 = 9;
-
 /// Looks at everything in the scope, and at the namespaces of other names that bear the owner's mark; without nftables,
 /// whose fields stay empty.
 ///
@@ -112,13 +109,7 @@ impl<'a> Look<'a> {
         let mut ends_moved = false;
         let job =
             |(name, netns): (&'a Text, &'a NetnsRef)| Some((name, Job::Container(name, netns), forgotten.get(netns)?));
-        let containers = &self.scope.containers;
-        let names: Option<Vec<&Text>> = forgotten.keys().map(NetnsRef::name).collect();
-        let jobs: Vec<_> = match names {
-            // What stands by its own name need not be searched for among all.
-            Some(names) => names.into_iter().filter_map(|name| job(containers.get_key_value(name)?)).collect(),
-            None => containers.iter().filter_map(job).collect(),
-        };
+        let jobs: Vec<_> = self.scope.found_by(forgotten.keys()).into_iter().filter_map(job).collect();
         let new = jobs.iter().filter(|(.., before)| before.is_none()).count();
         if jobs.len() != forgotten.len() || new >= PARALLEL_FROM {
             return Ok(None);
@@ -126,12 +117,11 @@ impl<'a> Look<'a> {
         let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
         let seen: Result<Vec<Seen>, KernelError> =
             jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory))).collect();
-        let twice = if new > 0 { memory.met_twice() } else { BTreeSet::new() };
         for ((name, _, before), seen) in jobs.iter().zip(seen?) {
             match (before, seen) {
                 (Some(before), Seen::Namespace(found, ..)) if found != *before => return Ok(None),
                 // Behind two names of the scope stands one namespace.
-                (_, Seen::Namespace(found, ..)) if twice.contains(&found) => return Ok(None),
+                (_, Seen::Namespace(found, ..)) if new > 0 && memory.met_twice(found) => return Ok(None),
                 (Some(_), _) if facts.absent.contains_key(*name) => return Ok(None),
                 (None, _) if facts.namespaces.contains_key(*name) => return Ok(None),
                 (_, Seen::Namespace(_, inside, values)) => {
@@ -201,7 +191,7 @@ impl<'a> Look<'a> {
 
     /// Adds the settings of the host that are looked for.
     fn settings(&self, host: NetnsFacts) -> Result<Host, KernelError> {
-        let of_links = accept_ra(&host).into_iter().chain(self.route_localnet(&host));
+        let of_links = host::accept_ra(&host).into_iter().chain(self.route_localnet(&host));
         let names: BTreeSet<Text> =
             self.wanted(HOST).cloned().chain(of_links).chain([Sysctl::disable_ipv6(None)]).collect();
         let sysctls = sysctls(&names)?;
@@ -367,13 +357,6 @@ fn threads(namespaces: usize) -> NonZeroUsize {
     } else {
         std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
     }
-}
-
-/// The settings that decide whether links keep a default route learnt from a router advertisement.
-fn accept_ra(host: &NetnsFacts) -> Vec<Text> {
-    let learnt = host.routes.iter().filter(|route| route.protocol == RA && route.destination.prefix_len() == 0);
-    let links = learnt.filter_map(|route| host.link(route.link?));
-    links.map(|link| format!("net.ipv6.conf.{}.accept_ra", link.name.replace('.', "/")).into()).collect()
 }
 
 /// Puts the visits together, containers first; the namespaces met, with the name that each goes by.

@@ -56,7 +56,8 @@ impl Focus {
         let netfilter = *tables != after.tables || *user_rules != after.user_rules || *docker != after.docker;
         let changed = changed_links(before.host(), after.host())?;
         let different = |one: &'a Facts, other: &'a Facts| {
-            let all = otherwise(&one.namespaces, &other.namespaces);
+            let changed = !one.namespaces.is(&other.namespaces);
+            let all = changed.then(|| otherwise(&one.namespaces, &other.namespaces)).into_iter().flatten();
             all.map(|(name, _)| name.clone()).filter(|name| &**name != HOST)
         };
         let different = different(before, after).chain(different(after, before));

@@ -250,14 +250,14 @@ fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {
 
 impl Observed {
     /// Tells whether IPv6 is to be switched on for a link that is to have it, by its namespace and name: links are born
-    /// without there, or it is off now.
-    pub fn lacks_ipv6(&self) -> impl Fn(&Text, &Text) -> bool {
+    /// without there, as settings say that were read, or it is off now.
+    pub fn lacks_ipv6(&self, read: &State) -> impl Fn(&Text, &Text) -> bool {
         let key = Sysctl::disable_ipv6(None);
-        let without = self.ours.resources().filter_map(|resource| match resource {
-            Resource::Sysctl(setting) if setting.key == key && &*setting.value != "0" => Some(&setting.netns),
+        let without = read.resources().filter_map(|resource| match resource {
+            Resource::Sysctl(setting) if setting.key == key && &*setting.value != "0" => Some(setting.netns.clone()),
             _ => None,
         });
-        let without: BTreeSet<&Text> = without.collect();
+        let without: BTreeSet<Text> = without.collect();
         move |netns, link| without.contains(netns) || self.foreign.ipv6_off.contains(&(netns.clone(), link.clone()))
     }
 }

@@ -16,7 +16,7 @@ impl<T> Clone for Shared<T> {
 
 impl<T: PartialEq> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+        self.is(other) || self.0 == other.0
     }
 }
 
@@ -39,6 +39,11 @@ impl<T> Shared<T> {
     /// Held by one so far.
     pub fn new(value: T) -> Self {
         Self(Arc::new(value))
+    }
+
+    /// Whether it is the same one still.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 

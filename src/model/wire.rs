@@ -142,17 +142,31 @@ impl NetnsRef {
     }
 }
 
+/// Containers by the name that ids use, and where to find each.
+pub type Containers = Shared<BTreeMap<Text, NetnsRef>>;
+
 /// What is to be looked at: a topology's own things are found by their mark, the rest is named here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scope {
     /// Whose things.
     pub owner: Owner,
     /// The topology's containers: the name that ids use, and where to find them.
-    pub containers: Shared<BTreeMap<Text, NetnsRef>>,
+    pub containers: Containers,
     /// Those of them that are to have several endpoints, and routes in tables other than `main`.
     pub several: BTreeSet<Text>,
     /// Settings to read, by namespace and dotted name.
     pub sysctls: Vec<(Text, Text)>,
+}
+
+impl Scope {
+    /// Containers that may be found by some of these, in the order of their names: where each goes by its own name the others
+    /// are passed over.
+    pub fn found_by<'r>(&self, all: impl Iterator<Item = &'r NetnsRef>) -> Vec<(&Text, &NetnsRef)> {
+        let names: Option<BTreeSet<&Text>> = all.map(NetnsRef::name).collect();
+        let named =
+            |names: BTreeSet<&Text>| names.into_iter().filter_map(|name| self.containers.get_key_value(name)).collect();
+        names.map_or_else(|| self.containers.iter().collect(), named)
+    }
 }
 
 /// Where a message is to be said; messages to one place are said in order, to several at once.

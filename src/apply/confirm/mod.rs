@@ -91,7 +91,7 @@ impl Before {
         let provided =
             |netns: &Text| self.state.resources().any(|it| matches!(it, Resource::Netns(it) if it.name == *netns));
         let gone = |netns: &Text| observed.absent.contains_key(netns) && !provided(netns);
-        let lacks_ipv6 = observed.lacks_ipv6();
+        let lacks_ipv6 = observed.lacks_ipv6(&observed.ours);
         for (id, resource) in self.state.iter() {
             let inside = matches!(resource, Resource::Veth(veth) if gone(&veth.netns));
             let has_ipv6 = |link| !lacks_ipv6(&id.netns, &link);

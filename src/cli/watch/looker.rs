@@ -1,6 +1,5 @@
 //! The thread that looks and writes: netlink calls block, and the watcher has to answer meanwhile.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,9 @@ use crate::kernel::linux::Linux;
 use crate::kernel::memory::Disturbed;
 use crate::kernel::{Kernel, KernelError, lock};
 use crate::model::focus::otherwise;
-use crate::model::resource::{KindName, Text};
-use crate::model::shared::Shared;
+use crate::model::resource::KindName;
 use crate::model::state::State;
-use crate::model::wire::NetnsRef;
+use crate::model::wire::{Containers, NetnsRef};
 
 /// How long another netrec may write before a round is given up and tried again.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -91,7 +89,7 @@ struct Hand {
     nsids: Nsids,
     heard: Arc<Mutex<Heard>>,
     /// The digest of the content whose containers are heard, and these.
-    listening: Option<(String, Shared<BTreeMap<Text, NetnsRef>>)>,
+    listening: Option<(String, Containers)>,
     /// What the last round wanted.
     before: Option<State>,
     /// What a content came to.

@@ -10,8 +10,7 @@ use crate::apply::watch::{Clock, Content};
 use crate::kernel::netns::{self, Identity};
 use crate::model::focus::otherwise;
 use crate::model::resource::Text;
-use crate::model::shared::Shared;
-use crate::model::wire::NetnsRef;
+use crate::model::wire::{Containers, NetnsRef};
 
 /// Between glances at what is missing under `/proc`.
 const PROC: Duration = Duration::from_millis(20);
@@ -23,7 +22,7 @@ const SHARE: u32 = 20;
 /// The containers of a topology and what stood there at the last glance.
 #[derive(Default)]
 pub(super) struct Vigil {
-    containers: Shared<BTreeMap<Text, NetnsRef>>,
+    containers: Containers,
     there: BTreeMap<Text, Identity>,
     /// No glance before that.
     rested: Clock,

@@ -13,6 +13,9 @@ use crate::model::observed::KERNEL;
 use crate::model::resource::Text;
 use crate::model::wire::{LinkFacts, NetnsFacts, NetnsOrigin, RouteFacts};
 
+/// `RTPROT_RA` (linux/rtnetlink.h).
+const RA: u8 = 9;
+
 /// A look that has begun, on a thread of its own.
 #[derive(Debug)]
 pub(in crate::kernel) struct Ahead(JoinHandle<Result<NetnsFacts, KernelError>>);
@@ -74,6 +77,13 @@ fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<
         return links(socket);
     }
     Ok(all.into_values().collect())
+}
+
+/// The settings that decide whether links keep a default route learnt from a router advertisement.
+pub(super) fn accept_ra(host: &NetnsFacts) -> Vec<Text> {
+    let learnt = host.routes.iter().filter(|route| route.protocol == RA && route.destination.prefix_len() == 0);
+    let links = learnt.filter_map(|route| host.link(route.link?));
+    links.map(|link| format!("net.ipv6.conf.{}.accept_ra", link.name.replace('.', "/")).into()).collect()
 }
 
 /// Whether a look at the host keeps that route: links make and lose link-local ones by themselves, and the one for

@@ -1,6 +1,6 @@
 //! Containers: which are there, which are made, which are waited for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Lowering, Sandbox};
 use crate::model::diagnostic::Diagnostic;
@@ -8,10 +8,9 @@ use crate::model::kinds::KindName;
 use crate::model::kinds::netns::Netns;
 use crate::model::numbers::Numbers;
 use crate::model::resource::{Text, host};
-use crate::model::shared::Shared;
 use crate::model::state::Pending;
 use crate::model::topology::{Container, Item, Topology};
-use crate::model::wire::{Absent, NetnsRef, Owner, Scope};
+use crate::model::wire::{Absent, Containers, NetnsRef, Owner, Scope};
 
 /// What to look at on a host for this topology.
 pub fn scope(topology: &Topology) -> Scope {
@@ -33,7 +32,7 @@ pub fn scope(topology: &Topology) -> Scope {
 }
 
 /// The namespaces of its containers, by the names that ids use.
-pub fn namespaces(topology: &Topology) -> Shared<BTreeMap<Text, NetnsRef>> {
+pub fn namespaces(topology: &Topology) -> Containers {
     let found = topology.containers.iter().filter_map(|(name, container)| {
         let found = reference(container)?;
         Some((label(name, &found), found))

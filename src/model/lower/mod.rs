@@ -35,7 +35,7 @@ use super::kinds::KindName;
 use super::observed::{ForeignLink, Observed};
 use super::resource::{Resource, ResourceId, Text};
 use super::source::Span;
-use super::state::Desired;
+use super::state::{Desired, State};
 use super::topology::{Endpoint, Item, Network, Topology};
 use super::values::Mac;
 use super::wire::Owner;
@@ -55,7 +55,7 @@ pub enum Rejection {
 ///
 /// All findings at once: those of the topology itself, or else those against the live host.
 pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Rejection> {
-    all(Lowering::new(topology, topology, observed))
+    all(Lowering::new(topology, topology, (observed, &observed.ours)))
 }
 
 /// What all of the lowering's topology comes to.
@@ -86,6 +86,8 @@ pub struct Lowering<'a> {
     pub owner: Owner,
     /// What was seen.
     pub observed: &'a Observed,
+    /// Among settings that were seen, those that nobody wants.
+    read: &'a State,
     /// As they were asked for; of two with one id the last is meant.
     wanted: Vec<(Resource, Span)>,
     labels: Labels,
@@ -192,15 +194,16 @@ impl NetworkPlan<'_> {
 }
 
 impl<'a> Lowering<'a> {
-    fn new(topology: &'a Topology, whole: &'a Topology, observed: &'a Observed) -> Self {
+    fn new(topology: &'a Topology, whole: &'a Topology, (observed, read): (&'a Observed, &'a State)) -> Self {
         Self {
             topology,
             whole,
             owner: Owner::new(&topology.name),
             observed,
+            read,
             wanted: Vec::new(),
             labels: Labels::of(topology, whole, &observed.ours),
-            bridged: settings::bridged(&observed.ours),
+            bridged: settings::bridged(read),
             desired: Desired { topology: topology.name.clone(), ..Desired::default() },
             invalid: Vec::new(),
             refused: Vec::new(),

@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Lowering, all, settings};
+use super::{Lowering, all};
 use crate::model::focus::{CONTAINERS, Focus, otherwise_by};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::observed::Observed;
-use crate::model::resource::{HOST, Resource, ResourceId};
+use crate::model::resource::{HOST, Kind, Resource, ResourceId, Text};
 use crate::model::state::{Desired, State};
 use crate::model::topology::{Endpoint, Item, Network, Topology};
 
@@ -39,13 +39,16 @@ pub fn turned(
     names.extend(others);
     let lowered = |whole: &Topology| {
         let part = only(whole, &names);
-        let bridged = settings::bridged(unasked);
-        all(Lowering { bridged, ..Lowering::new(&part, whole, observed) })
-            .ok()
-            .filter(|desired| desired.pending.is_empty())
+        all(Lowering::new(&part, whole, (observed, unasked))).ok().filter(|desired| desired.pending.is_empty())
     };
     let (was, is) = (lowered(before)?, lowered(after)?);
     if was.notes != is.notes || !known.pending.is_empty() {
+        return None;
+    }
+    // Nothing else that was wanted is theirs.
+    let theirs: BTreeSet<&Text> = was.state.iter().map(|(id, _)| &id.netns).filter(|netns| &***netns != HOST).collect();
+    let alone = |netns: &Text| known.state.of_netns(netns).all(|it| was.state.get(&it.id()).is_some());
+    if !theirs.into_iter().all(alone) {
         return None;
     }
     let (mut state, mut changed) = (known.state.clone(), Vec::new());

@@ -88,7 +88,7 @@ impl Lowering<'_> {
         let bridges = networks.values().filter(routes).map(|plan| (host.clone(), plan.link.clone(), plan.item.name));
         let ports = ports.iter().filter(|port| port.address(true).is_some());
         let ends = ports.map(|port| (port.netns.clone(), port.ifname.clone(), port.item.name));
-        let lacks_ipv6 = self.observed.lacks_ipv6();
+        let lacks_ipv6 = self.observed.lacks_ipv6(self.read);
         for (netns, link, origin) in bridges.chain(ends) {
             if lacks_ipv6(&netns, &link) {
                 let key = Sysctl::disable_ipv6(Some(&link));
