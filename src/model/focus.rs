@@ -210,7 +210,7 @@ fn ends(links: &[&LinkFacts], looks: [&Facts; 2]) -> Option<BTreeSet<Text>> {
     if links.is_empty() {
         return Some(namespaces);
     }
-    let containers = looks.into_iter().flat_map(|facts| &facts.namespaces).filter(|(netns, _)| &***netns != HOST);
+    let containers = looks.into_iter().flat_map(|facts| facts.namespaces.iter()).filter(|(netns, _)| &***netns != HOST);
     for (netns, inside) in containers {
         for (_, link, _) in inside.ends().filter(|(index, link, _)| wanted.contains(&(Some(*index), *link))) {
             namespaces.insert(netns.clone());

@@ -171,7 +171,7 @@ impl Observed {
     pub fn new(facts: &Facts, owner: &Owner) -> Self {
         let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
-        for (netns, inside) in &facts.namespaces {
+        for (netns, inside) in facts.namespaces.iter() {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
                 let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
                 let topology =

@@ -58,14 +58,3 @@ impl<T: FromIterator<I>, I, const N: usize> From<[I; N]> for Shared<T> {
         items.into_iter().collect()
     }
 }
-
-impl<'a, T> IntoIterator for &'a Shared<T>
-where
-    &'a T: IntoIterator,
-{
-    type Item = <&'a T as IntoIterator>::Item;
-    type IntoIter = <&'a T as IntoIterator>::IntoIter;
-    fn into_iter(self) -> Self::IntoIter {
-        (**self).into_iter()
-    }
-}

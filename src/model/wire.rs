@@ -163,9 +163,9 @@ impl Scope {
     /// are passed over.
     pub fn found_by<'r>(&self, all: impl Iterator<Item = &'r NetnsRef>) -> Vec<(&Text, &NetnsRef)> {
         let names: Option<BTreeSet<&Text>> = all.map(NetnsRef::name).collect();
-        let named =
+        let by_name =
             |names: BTreeSet<&Text>| names.into_iter().filter_map(|name| self.containers.get_key_value(name)).collect();
-        names.map_or_else(|| self.containers.iter().collect(), named)
+        names.map_or_else(|| self.containers.iter().collect(), by_name)
     }
 }
 

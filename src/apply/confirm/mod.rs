@@ -111,7 +111,7 @@ impl Before {
                 state.insert(resource.clone());
             }
         }
-        desired.state = state.into();
+        desired.state = state;
         desired
     }
 }

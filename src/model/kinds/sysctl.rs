@@ -122,7 +122,7 @@ impl Wire for Sysctl {
         };
         let mut all: Vec<Self> = facts.sysctls.iter().map(observed).collect();
         // Links tell it themselves, and where they are born with IPv6 and have it there is nothing to tell.
-        for (netns, inside) in &facts.namespaces {
+        for (netns, inside) in facts.namespaces.iter() {
             let born = facts.sysctls.get(&(netns.clone(), Self::disable_ipv6(None)));
             let told = born.is_some_and(|value| &**value != "0");
             let asked = |link: &&LinkFacts| owner.owns(link) && links::may_need_ipv6(netns, link);

@@ -384,7 +384,7 @@ impl Wire for Veth {
             let of = link.link.and_then(|host| peers.get(&host));
             of.is_some_and(|(of, peer)| *of == netns && peer.index == link.index)
         };
-        for (netns, inside) in &facts.namespaces {
+        for (netns, inside) in facts.namespaces.iter() {
             let on_host = &**netns == HOST;
             for link in inside.links.iter().filter(|link| &*link.kind == "veth" && owner.owns(link)) {
                 let peer = peers.get(&link.index).filter(|_| on_host).copied();

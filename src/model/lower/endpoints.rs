@@ -32,6 +32,19 @@ impl Taken {
     }
 }
 
+/// The same, worked out when somebody asks: where all addresses are named nobody does.
+struct Spoken<'t, 'a> {
+    all: Option<Taken>,
+    networks: &'t BTreeMap<&'t str, NetworkPlan<'t>>,
+    births: &'t [Birth<'a>],
+}
+
+impl<'a> Spoken<'_, 'a> {
+    fn by(&mut self, lowering: &Lowering<'a>) -> &mut Taken {
+        self.all.get_or_insert_with(|| lowering.taken(self.networks, self.births))
+    }
+}
+
 /// What an endpoint was born as.
 #[derive(Clone)]
 pub(super) struct Birth<'a> {
@@ -56,7 +69,7 @@ impl<'a> Lowering<'a> {
         let (mut ports, mut veths) = (Vec::new(), Vec::new());
         let topology = self.topology;
         let births: Vec<Birth> = topology.endpoints.keys().map(|name| self.birth(name)).collect();
-        let mut taken = None;
+        let mut taken = Spoken { all: None, networks, births: &births };
         for ((name, item), birth) in topology.endpoints.iter().zip(&births) {
             let Birth { born, link, veth } = birth.clone();
             let network = networks.get(item.network.get_ref().as_str());
@@ -66,8 +79,7 @@ impl<'a> Lowering<'a> {
                 continue;
             }
             // The address of an endpoint that is waited for is kept for it.
-            let addresses =
-                self.addresses((name, veth), item, network, &mut taken, &|lowering| lowering.taken(networks, &births));
+            let addresses = self.addresses((name, veth), item, network, &mut taken);
             if sandbox.there {
                 veths.push(veth);
                 ports.push(Port {
@@ -150,8 +162,7 @@ impl<'a> Lowering<'a> {
         (name, veth): (&str, Option<&'a Veth>),
         item: &Item<Endpoint>,
         plan: &NetworkPlan,
-        taken: &mut Option<Taken>,
-        look: &dyn Fn(&Self) -> Taken,
+        taken: &mut Spoken<'_, 'a>,
     ) -> Vec<IpNet> {
         let in_subnet = |address: IpAddr| {
             let subnet = plan.subnets.iter().find(|subnet| subnet.net.contains(&address))?;
@@ -167,7 +178,7 @@ impl<'a> Lowering<'a> {
             if !wants || named || subnets.clone().next().is_none() {
                 continue;
             }
-            let taken = taken.get_or_insert_with(|| look(self));
+            let taken = taken.by(self);
             let held = self.keeps(veth, plan, &taken.by_right).find(|address| address.is_ipv6() == ipv6);
             let hash = words(&[&self.topology.name, "address", name]);
             match held.or_else(|| subnets.find_map(|subnet| ipam::free_address(&subnet, hash, |it| taken.has(it)))) {

@@ -78,7 +78,7 @@ fn all(mut lowering: Lowering) -> Result<Desired, Rejection> {
 
 /// A topology on its way down.
 pub struct Lowering<'a> {
-    /// What the user wrote, or a [`part`] of it.
+    /// What the user wrote, or a part of it.
     pub topology: &'a Topology,
     /// All of it: which addresses and ports are spoken for.
     whole: &'a Topology,
