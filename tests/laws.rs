@@ -6,20 +6,26 @@
 mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use netrec::diff::render::text;
 use netrec::diff::{diff, differing, plan::plan};
 use netrec::model::kinds::KindName;
+use netrec::model::kinds::firewall::Element;
 use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::lower::{lower, turned};
-use netrec::model::observed::{ForeignRoute, Observed};
+use netrec::model::observed::{Claim, ForeignLink, ForeignRoute, Observed};
+use netrec::model::parse::parse_again;
 use netrec::model::resource::{HOST, Kind, Need, Resource, ResourceId, Thing};
+use netrec::model::source::Source;
 use netrec::model::state::State;
 use netrec::model::topology::Topology;
+use netrec::model::values::{Ports, Protocol};
+use netrec::model::wire::Absent;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
-use random::{Event, Story, read};
+use random::{Edit, Event, Story, read};
 
 /// The files that a story applies.
 fn topologies(story: &Story) -> Vec<Topology> {
@@ -63,33 +69,126 @@ fn variants(topology: &Topology) -> Vec<Topology> {
     less.chain([topology.clone()]).collect()
 }
 
-/// In how many of all turns from a variant of a topology to another one a part of it told what is wanted; it is what the
-/// whole topology is lowered to.
-fn told_in_part(story: &Story) -> usize {
-    let mut told = 0;
-    for topology in topologies(story) {
-        let variants = variants(&topology);
-        for before in &variants {
-            let Some(state) = wanted(before, &State::default()).and_then(|state| wanted(before, &state)) else {
-                continue;
-            };
-            let observed = holding(&state);
-            let known = lower(before, &observed).unwrap();
-            if known.state != state {
-                continue;
-            }
-            for after in &variants {
-                let Some(turned) = turned((before, after), &known, &observed, &State::default()) else { continue };
-                let whole = lower(after, &observed).unwrap();
-                let (is, whole) = (&turned.desired.state, whole.state);
-                assert!(*is == whole, "{}\n{before:?}\n{after:?}", text(&diff(is, &whole)));
-                let differing: BTreeSet<ResourceId> = differing(&state, &whole).map(Kind::id).collect();
-                assert!(differing.iter().all(|id| turned.open.holds(whole.get(id).or(state.get(id)).unwrap())));
-                told += usize::from(!differing.is_empty());
-            }
+/// The files of a story of which each edit is applied, each read with what the one before it said still.
+fn edited(story: &Story) -> Vec<Topology> {
+    let edits = story.edits.iter().flat_map(|edit| [*edit, Edit::Apply]).collect();
+    let mut all: Vec<(Vec<Source>, Topology)> = Vec::new();
+    for event in (Story { edits, ..story.clone() }).events() {
+        let Event::Apply(text) = event else { continue };
+        let sources = vec![Source::new("random.toml", text)];
+        let before = all.last().map(|(sources, topology)| (topology, sources.as_slice()));
+        let Ok(topology) = parse_again(&sources, before) else { continue };
+        all.push((sources, topology));
+    }
+    all.into_iter().map(|(_, topology)| topology).collect()
+}
+
+/// A host on which others are, too, and settings that nobody asks for.
+fn busy(observed: Observed) -> (Observed, State) {
+    let Observed { mut foreign, .. } = observed;
+    let theirs = |mtu| ForeignLink { kind: "bridge".into(), mtu, ports: 1, topology: None };
+    foreign.links.insert((HOST.into(), "br-office".into()), theirs(1400));
+    foreign.links.insert(("db".into(), "eth0".into()), theirs(1500));
+    let route = |to: &str| ForeignRoute {
+        destination: to.parse().unwrap(),
+        link: Some("up0".into()),
+        table: MAIN,
+        metric: 0,
+        learnt: false,
+    };
+    foreign.routes.extend(
+        [("db", "0.0.0.0/0"), ("api", "198.51.100.0/24"), (HOST, "10.16.0.0/24")]
+            .map(|(netns, to)| (netns.into(), route(to))),
+    );
+    let ports = |first, last| Ports { first, last };
+    let claim = |protocol, ports| Claim { protocol, ipv6: None, address: None, ports, holder: "a process".into() };
+    foreign.claims.extend([claim(Protocol::Tcp, ports(8443, 8443)), claim(Protocol::Udp, ports(61_003, 61_003))]);
+    let absent = [("n1".into(), Absent::Missing("it is not there".into()))].into();
+    let setting =
+        |netns: &str, key: &str| Resource::from(Sysctl { netns: netns.into(), key: key.into(), value: "1".into() });
+    let settings = [
+        setting(HOST, "net.bridge.bridge-nf-call-iptables"),
+        setting(HOST, "net.ipv6.conf.default.disable_ipv6"),
+        setting("web", "net.ipv6.conf.default.disable_ipv6"),
+    ];
+    (Observed { foreign, absent, looked: true, ..observed }, settings.into_iter().collect())
+}
+
+/// Whether a part of it told what is wanted otherwise after a turn from what is there; it is what all is lowered to.
+fn told(before: &Topology, after: &Topology, is_busy: bool) -> bool {
+    let host = |ours: &State| {
+        let there = holding(ours);
+        if is_busy { busy(there) } else { (there, State::default()) }
+    };
+    let all = |topology: &Topology, ours: &State| {
+        let (mut observed, unasked) = host(ours);
+        unasked.resources().for_each(|it| observed.ours.insert(it.clone()));
+        lower(topology, &observed)
+    };
+    let first = all(before, &State::default());
+    let Ok(known) = first.and_then(|first| all(before, &first.state)) else { return false };
+    let state = &known.state;
+    if !all(before, state).is_ok_and(|again| again.state == *state) {
+        return false;
+    }
+    let (observed, unasked) = host(state);
+    let Some(turned) = turned((before, after), &known, &observed, &unasked) else { return false };
+    let is = &turned.desired.state;
+    let whole = all(after, state);
+    assert!(whole.is_ok(), "{whole:?}\n{before:#?}\n{after:#?}");
+    let whole = whole.unwrap();
+    assert!(*is == whole.state, "{}\n{before:?}\n{after:?}", text(&diff(is, &whole.state)));
+    assert_eq!(turned.desired.pending, whole.pending);
+    let differing: BTreeSet<ResourceId> = differing(state, is).map(Kind::id).collect();
+    assert!(differing.iter().all(|id| turned.open.holds(is.get(id).or(state.get(id)).unwrap())));
+    !differing.is_empty()
+}
+
+/// The topology, each endpoint of which names an address that another one of its network holds without naming it.
+fn seizures(topology: &Topology) -> Vec<Topology> {
+    let Some(state) = wanted(topology, &State::default()) else { return Vec::new() };
+    let held = |name: &str| {
+        let pair = state.of_kind(HOST, KindName::Veth).find_map(|it| match it {
+            Resource::Veth(veth) if &*veth.label.name == name => Some(veth),
+            _ => None,
+        });
+        let inside =
+            pair.into_iter().flat_map(|veth| state.of_kind(&veth.netns, KindName::Address).map(move |it| (veth, it)));
+        inside.filter_map(|(veth, it)| match it {
+            Resource::Address(it) if Some(&it.link) == veth.ifname.as_ref() => Some(it.address.addr()),
+            _ => None,
+        })
+    };
+    let mut all = Vec::new();
+    for name in topology.endpoints.keys() {
+        let others = topology.endpoints.iter().filter(|(other, item)| {
+            *other != name
+                && item.addresses.is_empty()
+                && item.network.get_ref() == topology.endpoints[name].network.get_ref()
+        });
+        for address in others.flat_map(|(other, _)| held(other)) {
+            let mut seized = topology.clone();
+            let item = seized.endpoints.get_mut(name).unwrap();
+            Arc::make_mut(&mut item.value).addresses = vec![toml::Spanned::new(0..0, address)];
+            all.push(seized);
         }
     }
-    told
+    all
+}
+
+/// In how many turns from one variant of a topology to another one, and over one to three edits, a part told it.
+fn told_in_part(story: &Story) -> [usize; 2] {
+    let mut count = 0;
+    for topology in topologies(story) {
+        let (variants, seizures) = (variants(&topology), seizures(&topology));
+        count += seizures.iter().filter(|after| told(&topology, after, false)).count();
+        let turns = variants.iter().flat_map(|one| variants.iter().map(move |other| (one, other)));
+        count += turns.filter(|(before, after)| told(before, after, story.busy_host)).count();
+    }
+    let edited = edited(story);
+    let turns = (1..=3).flat_map(|step| edited.iter().zip(edited.iter().skip(step)));
+    let turns = turns.flat_map(|(one, other)| [(one, other), (other, one)]);
+    [count, turns.filter(|(before, after)| told(before, after, story.busy_host)).count()]
 }
 
 /// What the files of a story are lowered to where nothing is held.
@@ -153,8 +252,8 @@ proptest! {
 fn what_a_part_is_lowered_to_is_what_the_whole_has_otherwise() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let stories = (0..150).map(|_| Story::any(0).new_tree(&mut runner).unwrap().current());
-    let told: usize = stories.map(|story| told_in_part(&story)).sum();
-    assert!(told > 3_000, "{told}");
+    let told: [usize; 2] = stories.map(|story| told_in_part(&story)).fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
+    assert!(told[0] > 3_000 && told[1] > 500, "{told:?}");
 }
 
 #[test]
@@ -237,4 +336,87 @@ fn an_address_moves_to_another_link_together_with_the_route_by_it() {
     let before = wanted(&before, &State::default()).unwrap();
     let after = wanted(&read(&after).unwrap(), &before).unwrap();
     assert!(plan(&diff(&after, &before), &after, &before).is_ok());
+}
+
+/// What a part tells of an edit is what all is lowered to.
+fn edit_of(before: &str, after: &str) -> bool {
+    let sources = |text: &str| vec![Source::new("random.toml", text)];
+    let was = parse_again(&sources(before), None).unwrap();
+    let is = parse_again(&sources(after), Some((&was, &sources(before)))).unwrap();
+    told(&was, &is, false)
+}
+
+const SHARING: &str = "topology = \"t\"\n[networks.n]\ndriver = \"bridge\"\nsubnets = [\"10.10.0.0/24\"]\n\
+    [containers.a]\nnetns = \"a\"\n[containers.b]\nnetns = \"b\"\n[endpoints.a]\ncontainer = \"a\"\nnetwork = \"n\"\n[endpoints.b]\n\
+    container = \"b\"\nnetwork = \"n\"\n";
+
+#[test]
+fn an_address_that_another_endpoint_was_given_is_named() {
+    let state = wanted(&read(SHARING).unwrap(), &State::default()).unwrap();
+    let Some(Resource::Address(given)) = state.of_kind("b", KindName::Address).next() else { panic!("an address") };
+    let named = format!("[endpoints.a]\naddresses = [\"{}\"]\n", given.address.addr());
+    edit_of(SHARING, &SHARING.replace("[endpoints.a]\n", &named));
+}
+
+/// Three that publish on one network: of the last one the host's port is chosen.
+fn publishing() -> String {
+    let more = "[containers.c]\nnetns = \"c\"\n[endpoints.c]\ncontainer = \"c\"\nnetwork = \"n\"\npublish = [\"80\"]\n";
+    SHARING.replace("[endpoints.b]\n", "[endpoints.b]\npublish = [\"8080:80\"]\n") + more
+}
+
+fn chosen(text: &str) -> Vec<u16> {
+    let state = wanted(&read(text).unwrap(), &State::default()).unwrap();
+    let Some(Resource::Firewall(firewall)) = state.of_kind(HOST, KindName::Firewall).next() else {
+        panic!("a firewall")
+    };
+    let ports = firewall.elements.iter().filter_map(|it| match it {
+        Element::Publish(mapping) => Some(mapping.ports.first).filter(|port| *port >= 61_000),
+        _ => None,
+    });
+    ports.collect()
+}
+
+#[test]
+fn a_port_that_was_chosen_for_another_endpoint_is_named() {
+    let before = publishing();
+    for at in ["", "127.0.0.1:"] {
+        let named = format!("[endpoints.a]\npublish = [\"{at}{}:81\"]\n", chosen(&before)[0]);
+        edit_of(&before, &before.replace("[endpoints.a]\n", &named));
+    }
+}
+
+#[test]
+fn a_port_is_chosen_that_was_chosen_for_another_endpoint() {
+    let before = publishing();
+    let held = chosen(&before)[0];
+    for first in ["a", "e"] {
+        let more = |name: &str| {
+            format!(
+                "[containers.d]\nnetns = \"d\"\n[endpoints.{name}]\ncontainer = \"d\"\nnetwork = \"n\"\npublish = [\"80\"]\n"
+            )
+        };
+        let alone = |name: &String| chosen(&format!("{}{}", SHARING, more(name))) == [held];
+        let name = (0..10_000).map(|at| format!("{first}{at}")).find(alone).unwrap();
+        edit_of(&before, &format!("{before}{}", more(&name)));
+    }
+}
+
+#[test]
+fn a_name_is_given_that_a_renamed_endpoint_was_born_with() {
+    let before = read(SHARING).unwrap();
+    let state = wanted(&before, &State::default()).unwrap();
+    let renamed = SHARING.replace("[endpoints.a]", "[endpoints.z]");
+    let moved = format!("{renamed}[[moved]]\nfrom = \"endpoints.a\"\nto = \"endpoints.z\"\n");
+    let state = wanted(&read(&moved).unwrap(), &state).unwrap();
+    let sources = |text: &str| vec![Source::new("random.toml", text)];
+    let was = parse_again(&sources(&renamed), None).unwrap();
+    let more = format!("{renamed}[containers.d]\nnetns = \"d\"\n[endpoints.a]\ncontainer = \"d\"\nnetwork = \"n\"\n");
+    let is = parse_again(&sources(&more), Some((&was, &sources(&renamed)))).unwrap();
+    let known = lower(&was, &holding(&state)).unwrap();
+    assert!(known.state == state);
+    let part = turned((&was, &is), &known, &holding(&state), &State::default()).expect("told in part");
+    let whole = lower(&is, &holding(&state)).unwrap();
+    assert!(part.desired.state == whole.state);
+    let back = turned((&is, &was), &whole, &holding(&whole.state), &State::default()).expect("told in part");
+    assert!(back.desired.state == lower(&was, &holding(&whole.state)).unwrap().state);
 }

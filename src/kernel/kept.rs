@@ -60,6 +60,11 @@ impl Kept {
         Ok(())
     }
 
+    /// Waits until whoever forgets flows knows the host's addresses: none is to come or go before.
+    pub(super) fn knows_addresses(&self) {
+        self.forgetting.iter().for_each(|(forgetting, _)| forgetting.knows_addresses());
+    }
+
     /// Waits until flows are forgotten, and notes that they are.
     pub(super) fn end_forgetting(&mut self) {
         let Some((forgetting, note)) = self.forgetting.take() else { return };

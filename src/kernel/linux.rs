@@ -279,13 +279,13 @@ impl Run<'_> {
         self.rest.extend(ended.rest);
     }
 
-    /// Says the tasks of one namespace on a socket that is in it.
     fn host(&mut self, tasks: Vec<Task>) {
-        self.kept.forgetting.iter().for_each(|(forgetting, _)| forgetting.knows_addresses());
+        self.kept.knows_addresses();
         let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
         self.note(ended);
     }
 
+    /// Says the tasks of one namespace on a socket that is in it.
     fn lane(&self, netns: &Text, socket: Result<Socket, KernelError>, tasks: Vec<Task>) -> Ended {
         let mut ended = Ended::default();
         let socket = match socket {
@@ -450,6 +450,7 @@ impl Run<'_> {
         for (at, body) in self.messages(&Place::Sysctl(netns.clone()), tasks) {
             let set = || sysctl::set(&body);
             self.results[at] = if &**netns == HOST {
+                self.kept.knows_addresses();
                 set()
             } else {
                 self.linux.open(netns).and_then(|fd| netns::inside(fd.as_fd(), set)).unwrap_or_else(Err)

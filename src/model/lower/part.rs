@@ -56,8 +56,8 @@ pub fn turned(
     for id in ids {
         match (was.state.get(id), is.state.get(id), known.state.get(id)) {
             (Some(Resource::Firewall(was)), Some(Resource::Firewall(is)), Some(Resource::Firewall(known))) => {
+                let elements = known.elements.turned(&was.elements, &is.elements)?;
                 if was.elements != is.elements {
-                    let elements = known.elements.turned(&was.elements, &is.elements)?;
                     let firewall = Resource::from(Firewall { elements, ..(**known).clone() });
                     changed.extend([Resource::Firewall(known.clone()), firewall.clone()]);
                     state.insert(firewall);

@@ -209,17 +209,28 @@ impl Elements {
         })
     }
 
-    /// These with what an endpoint's own elements are, in place of what they were; none if others have part in what is
-    /// otherwise.
+    /// These with what elements of some endpoints are, in place of what they were; none if others have part in what is
+    /// otherwise, or have to give way: who named an address or a port gets it from whom it was given to.
     pub fn turned(&self, was: &Self, is: &Self) -> Option<Self> {
-        let gone: Self = was.without(is).cloned().collect();
-        let new: Self = is.without(was).cloned().collect();
-        let own = |element: &Element| {
-            matches!(element, Element::Publish(_) | Element::Loose(_) | Element::Mac(..) | Element::Source(..))
+        let own = |element: &Element| matches!(element, Element::Publish(_) | Element::Mac(..) | Element::Source(..));
+        let others: Vec<&Element> = self.without(was).collect();
+        let seizes = |new: &Element| {
+            let from = |other: &&Element| match (new, other) {
+                (Element::Source(_, one), Element::Source(_, other)) => one == other,
+                (Element::Publish(one), Element::Publish(other)) => {
+                    one.protocol == other.protocol && one.ports.overlaps(other.ports)
+                }
+                _ => false,
+            };
+            others.iter().any(from)
         };
-        let apart =
-            gone.iter().all(|it| own(it) && self.contains(it)) && new.iter().all(|it| own(it) && !self.contains(it));
-        apart.then(|| self.without(&gone).chain(new.iter()).cloned().collect())
+        // Which addresses loose ones have is told nowhere here.
+        let loose = |element: &Element| matches!(element, Element::Loose(_));
+        let apart = was.without(self).next().is_none()
+            && !self.iter().chain(is.iter()).any(loose)
+            && was.without(is).all(own)
+            && is.without(was).all(|new| own(new) && !seizes(new));
+        apart.then(|| others.iter().copied().chain(is.iter()).cloned().collect())
     }
 
     /// The differences from what is there to this, as fields; a target that changed is one of them.
