@@ -17,7 +17,7 @@ use crate::model::wire::{Absent, Scope};
 mod tests;
 
 /// Of its own things those that decide what is wanted, and how they are.
-type Read = Shared<BTreeMap<ResourceId, Text>>;
+type Read = BTreeMap<ResourceId, Text>;
 
 /// What a topology came to, and what of the host it came from.
 ///
@@ -28,9 +28,9 @@ pub struct Known {
     foreign: Foreign,
     absent: BTreeMap<Text, Absent>,
     present: Shared<BTreeSet<Text>>,
-    read: Read,
+    read: Shared<Read>,
     /// Of its own things those that nobody asks for: settings that are read.
-    unasked: Vec<Resource>,
+    unasked: State,
     desired: Desired,
     /// Whether it is known of a part only where in the files that is asked for, and what is to be said of it.
     in_part: bool,
@@ -44,9 +44,9 @@ impl Known {
     /// Keeps what was wanted of what was seen, when that is the same.
     pub fn new(scope: Scope, observed: Observed, desired: Desired) -> Self {
         let unasked = observed.ours.iter().filter(|(id, _)| desired.state.get(id).is_none());
-        let unasked: Vec<Resource> = unasked.map(|(_, resource)| resource.clone()).collect();
+        let unasked: State = unasked.map(|(_, resource)| resource.clone()).collect();
         let Observed { foreign, absent, present, .. } = observed;
-        let read = read(desired.state.resources().chain(&unasked), &present, &desired.state);
+        let read = Shared::new(read(desired.state.resources().chain(unasked.resources()), &present, &desired.state));
         let (open, adrift) = (Focus::default(), Focus::default());
         Self { scope, foreign, absent, present, read, unasked, desired, in_part: false, open, adrift }
     }
@@ -136,13 +136,12 @@ impl Known {
             present.insert(netns.clone());
         }
         let Observed { absent, looked, .. } = seen;
-        let unasked: State = self.unasked.iter().cloned().collect();
-        let beside = Observed { ours: unasked, foreign, absent, present, looked };
+        let beside = Observed { ours: self.unasked.clone(), foreign, absent, present, looked };
         let mut observed = Observed { ours: self.desired.state.clone(), ..beside.clone() };
         let turned = alone.then(|| lower::turned((last, topology), &self.desired, &observed, &beside.ours)).flatten();
-        let told = turned.is_some();
         let (next, open) = if let Some(turned) = turned {
-            (self.turned(scope, beside, &turned), Some(turned.open))
+            let open = turned.open.clone();
+            (self.turned(scope, beside, turned), Some(open))
         } else {
             self.within(&focus).iter().for_each(|id| drop(observed.ours.remove(id)));
             put(&mut observed.ours, &beside.ours);
@@ -151,10 +150,10 @@ impl Known {
             let open = Focus::of(differing(&self.desired.state, &desired.state));
             (Self::new(scope, beside, desired), open)
         };
-        tracing::debug!(part = told, "lowered");
+        tracing::debug!(part = next.in_part, "lowered");
         #[cfg(debug_assertions)]
         {
-            let beside = Observed { ours: self.unasked.iter().cloned().collect(), ..observed.clone() };
+            let beside = Observed { ours: self.unasked.clone(), ..observed.clone() };
             let whole = lower::lower(topology, &news.whole);
             let whole = whole.map(|whole| Self::new(next.scope.clone(), beside, whole));
             assert!(whole.is_ok_and(|whole| whole.wants_like(&next)), "the same is wanted of all that is there");
@@ -163,14 +162,12 @@ impl Known {
     }
 
     /// What is known of a topology that was told from a part of it.
-    fn turned(&self, scope: Scope, beside: Observed, turned: &Turned) -> Self {
+    fn turned(&self, scope: Scope, beside: Observed, Turned { desired, part, open }: Turned) -> Self {
         let Observed { foreign, absent, present, .. } = beside;
-        let (desired, mut all) = (turned.desired.clone(), self.read.clone());
-        let [was, is] = &turned.part;
+        let ([was, is], mut all) = (part, self.read.clone());
         was.resources().for_each(|it| drop(all.remove(&it.id())));
-        all.extend(read(is.resources(), &present, &desired.state).iter().map(|(id, it)| (id.clone(), it.clone())));
-        let (open, adrift) = (Focus::default(), Focus::default());
-        let unasked = self.unasked.clone();
+        all.extend(read(is.resources(), &present, &desired.state));
+        let (unasked, adrift) = (self.unasked.clone(), Focus::default());
         Self { scope, foreign, absent, present, read: all, unasked, desired, in_part: true, open, adrift }
     }
 
@@ -225,7 +222,7 @@ impl Known {
             self.foreign == observed.foreign && self.absent == observed.absent && self.present == observed.present;
         let settled = self.uncertain() == Focus::default() && !self.in_part;
         let read = || read(observed.ours.resources(), &observed.present, &self.desired.state);
-        (settled && same && self.read == read()).then_some(&self.desired)
+        (settled && same && *self.read == read()).then_some(&self.desired)
     }
 }
 

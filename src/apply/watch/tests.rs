@@ -89,7 +89,7 @@ impl Host {
         });
         if let Ok(Round { fixes, wanted, .. }) = &result {
             self.writes += fixes.len();
-            self.before = Some((*wanted).clone());
+            self.before = Some(wanted.clone());
         }
         self.now += ROUND;
         let result = result.map_err(|why| {

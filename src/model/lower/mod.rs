@@ -86,7 +86,7 @@ pub struct Lowering<'a> {
     pub owner: Owner,
     /// What was seen.
     pub observed: &'a Observed,
-    /// Among settings that were seen, those that nobody wants.
+    /// Where settings are found that are read and never wanted.
     read: &'a State,
     /// As they were asked for; of two with one id the last is meant.
     wanted: Vec<(Resource, Span)>,

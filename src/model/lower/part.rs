@@ -34,6 +34,9 @@ pub fn turned(
     observed: &Observed,
     unasked: &State,
 ) -> Option<Turned> {
+    if !known.pending.is_empty() {
+        return None;
+    }
     let mut names = otherwise(before, after)?;
     let others = neighbours(before, after, &names);
     names.extend(others);
@@ -42,7 +45,7 @@ pub fn turned(
         all(Lowering::new(&part, whole, (observed, unasked))).ok().filter(|desired| desired.pending.is_empty())
     };
     let (was, is) = (lowered(before)?, lowered(after)?);
-    if was.notes != is.notes || !known.pending.is_empty() {
+    if was.notes != is.notes {
         return None;
     }
     // Nothing else that was wanted is theirs.
