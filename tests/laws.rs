@@ -11,7 +11,7 @@ use std::sync::Arc;
 use netrec::diff::render::text;
 use netrec::diff::{diff, differing, plan::plan};
 use netrec::model::kinds::KindName;
-use netrec::model::kinds::firewall::Element;
+use netrec::model::kinds::firewall::{Element, Mapping};
 use netrec::model::kinds::route::MAIN;
 use netrec::model::kinds::sysctl::Sysctl;
 use netrec::model::lower::{lower, turned};
@@ -364,16 +364,20 @@ fn publishing() -> String {
     SHARING.replace("[endpoints.b]\n", "[endpoints.b]\npublish = [\"8080:80\"]\n") + more
 }
 
-fn chosen(text: &str) -> Vec<u16> {
-    let state = wanted(&read(text).unwrap(), &State::default()).unwrap();
+fn mappings(state: &State) -> BTreeSet<Mapping> {
     let Some(Resource::Firewall(firewall)) = state.of_kind(HOST, KindName::Firewall).next() else {
         panic!("a firewall")
     };
-    let ports = firewall.elements.iter().filter_map(|it| match it {
-        Element::Publish(mapping) => Some(mapping.ports.first).filter(|port| *port >= 61_000),
+    let mappings = firewall.elements.iter().filter_map(|it| match it {
+        Element::Publish(mapping) => Some(*mapping),
         _ => None,
     });
-    ports.collect()
+    mappings.collect()
+}
+
+fn chosen(text: &str) -> Vec<u16> {
+    let state = wanted(&read(text).unwrap(), &State::default()).unwrap();
+    mappings(&state).iter().map(|mapping| mapping.ports.first).filter(|port| *port >= 61_000).collect()
 }
 
 #[test]
@@ -397,7 +401,10 @@ fn a_port_is_chosen_that_was_chosen_for_another_endpoint() {
         };
         let alone = |name: &String| chosen(&format!("{}{}", SHARING, more(name))) == [held];
         let name = (0..10_000).map(|at| format!("{first}{at}")).find(alone).unwrap();
-        edit_of(&before, &format!("{before}{}", more(&name)));
+        let after = format!("{before}{}", more(&name));
+        edit_of(&before, &after);
+        let live = wanted(&read(&before).unwrap(), &State::default()).unwrap();
+        assert!(mappings(&live).is_subset(&mappings(&wanted(&read(&after).unwrap(), &live).unwrap())));
     }
 }
 

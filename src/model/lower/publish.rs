@@ -12,7 +12,7 @@ use super::{Lowering, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::KindName;
-use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
+use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
 use crate::model::kinds::user_rules::UserRules;
 use crate::model::resource::{Few, Resource, host};
 use crate::model::source::Span;
@@ -25,21 +25,55 @@ const CHOSEN_FIRST: u16 = 61_000;
 /// it. The kernel's time for them grows with their square (`nft_set_pipapo`): as many take it one to three seconds.
 const ALLOWED: usize = 65_536;
 
-/// Ports of the host that are spoken for, by protocol and first port; ranges do not overlap within a protocol, or were
-/// found out before.
-type Claimed = BTreeSet<(Protocol, u16)>;
+/// Which of the ports that netrec chooses from are spoken for.
+#[derive(Default)]
+struct Claimed {
+    ports: BTreeSet<(Protocol, u16)>,
+    /// Those chosen before that their publish keeps, by the publish's place in the files.
+    held: BTreeMap<Span, Ports>,
+}
+
+impl Claimed {
+    fn is_free(&self, protocol: Protocol, mut ports: Ports) -> bool {
+        ports.first = ports.first.max(CHOSEN_FIRST);
+        (ports.first..=ports.last).all(|port| !self.ports.contains(&(protocol, port)))
+    }
+
+    fn claim(&mut self, protocol: Protocol, ports: Ports) {
+        self.ports.extend((ports.first.max(CHOSEN_FIRST)..=ports.last).map(|port| (protocol, port)));
+    }
+}
+
+/// First host ports that were chosen before, and where they listen, by the port of an endpoint that they lead to.
+#[derive(Default)]
+struct Chosen(BTreeMap<(Protocol, IpAddr, u16), Few<(Option<IpAddr>, u16)>>);
+
+impl Chosen {
+    /// Those of a publish: they stay, whatever else is free or taken since.
+    fn of(&self, port: &Port, publish: &Publish) -> impl Iterator<Item = Ports> {
+        let to = move |(ipv6, listen)| {
+            let target = port.address(ipv6)?;
+            let chosen = self.0.get(&(publish.protocol, target, publish.container.first))?;
+            Some(chosen.iter().filter(move |(at, _)| *at == listen).map(|(_, first)| *first))
+        };
+        let rest = (publish.container.count() - 1) as u16;
+        let range = move |first: u16| Some(Ports { first, last: first.checked_add(rest)? });
+        listens(port.network, publish).into_iter().filter_map(to).flatten().filter_map(range)
+    }
+}
 
 impl Lowering<'_> {
     /// Wants the firewall, if any network of the topology is netrec's to guard, or any endpoint or published port.
     pub(super) fn firewall(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
         let guarded = networks.values().filter(|plan| plan.is_bridged() && !plan.external);
         let rules: BTreeMap<&str, NetworkRules> = guarded.map(|plan| (plan.name, network_rules(plan))).collect();
-        let mut claimed = None;
+        let chooses = |port: &Port| port.item.publishes().any(|(publish, _)| publish.get_ref().host.is_none());
+        let mut claimed = if ports.iter().any(chooses) { self.claimed(ports) } else { Claimed::default() };
         let (mut publications, mut direct, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
         for port in ports {
             let (network, rules) = (port.network, rules.get(port.network.name));
             for (publish, own) in port.item.publishes() {
-                let Some(host) = self.host_ports(port, network, publish, &mut claimed) else { continue };
+                let Some(host) = self.host_ports(port, publish, &mut claimed) else { continue };
                 let allowed = own.or(network.item.allow_from.as_ref());
                 let published = publications_of(port, network, (publish.get_ref(), host), allowed);
                 if let Some(ipv6) = count_allowed(&published, &mut limited) {
@@ -68,51 +102,51 @@ impl Lowering<'_> {
         self.want(UserRules, origin);
     }
 
-    /// What the topology names itself.
-    fn claimed(&self) -> Claimed {
+    /// What the topology names itself, and then what was chosen before: newcomers choose from what both leave.
+    fn claimed(&self, ports: &[Port]) -> Claimed {
+        let mut claimed = Claimed::default();
         let publishes = self.whole.endpoints.values().flat_map(|endpoint| endpoint.publishes());
-        let hosts = publishes.map(|(publish, _)| publish.get_ref());
-        let hosts = hosts.filter_map(|publish| publish.host.map(|host| (publish.protocol, host)));
-        // Only ports that could be chosen matter.
-        hosts
-            .flat_map(|(protocol, host)| (host.first.max(CHOSEN_FIRST)..=host.last).map(move |port| (protocol, port)))
-            .collect()
+        for publish in publishes.map(|(publish, _)| publish.get_ref()) {
+            publish.host.into_iter().for_each(|host| claimed.claim(publish.protocol, host));
+        }
+        let before = self.chosen_before();
+        for port in ports {
+            let publishes = port.item.publishes().map(|(publish, _)| publish);
+            for publish in publishes.filter(|publish| publish.get_ref().host.is_none()) {
+                let (span, publish) = (port.item.span(publish), publish.get_ref());
+                let held = before.of(port, publish).find(|ports| claimed.is_free(publish.protocol, *ports));
+                held.into_iter().for_each(|ports| claimed.claim(publish.protocol, ports));
+                claimed.held.extend(held.map(|ports| (span, ports)));
+            }
+        }
+        claimed
     }
 
-    /// Where host ports that were chosen for a publish before begin: they stay, whatever else is free or taken since.
-    fn held_ports(&self, port: &Port, network: &NetworkPlan, publish: &Publish) -> Vec<u16> {
+    fn chosen_before(&self) -> Chosen {
         let name = Firewall::table_name(&self.topology.name).into();
-        let Some(Resource::Firewall(live)) = self.ours_named(&host(), KindName::Firewall, &name) else {
-            return Vec::new();
-        };
-        let listens = listens(network, publish);
-        let leads = |it: &Mapping| {
-            let same = it.protocol == publish.protocol && port.address(it.target.is_ipv6()) == Some(it.target);
-            // Of a chosen range each port has an entry of its own, or all have one, to the same ports.
-            let to = it.port.unwrap_or(it.ports.first) == publish.container.first;
-            same && to && listens.contains(&(it.target.is_ipv6(), it.listen))
-        };
-        let chosen = live.elements.iter().filter_map(|element| match element {
-            Element::Publish(mapping) if leads(mapping) => Some(mapping.ports.first),
-            _ => None,
-        });
-        chosen.filter(|first| *first >= CHOSEN_FIRST).collect()
+        let mut chosen = Chosen::default();
+        if let Some(Resource::Firewall(live)) = self.ours_named(&host(), KindName::Firewall, &name) {
+            for element in live.elements.iter() {
+                if let Element::Publish(it) = element
+                    && it.ports.first >= CHOSEN_FIRST
+                {
+                    // Of a chosen range each port has an entry of its own, or all have one, to the same ports.
+                    let to = (it.protocol, it.target, it.port.unwrap_or(it.ports.first));
+                    chosen.0.entry(to).or_default().push((it.listen, it.ports.first));
+                }
+            }
+        }
+        chosen
     }
 
     /// The user's host ports, or as many as the container's: those chosen before, or the first free ones upwards from a
     /// hash; none, which is told, where so many are not free in a row.
-    fn host_ports(
-        &mut self,
-        port: &Port,
-        network: &NetworkPlan,
-        publish: &Spanned<Publish>,
-        claimed: &mut Option<Claimed>,
-    ) -> Option<Ports> {
+    fn host_ports(&mut self, port: &Port, publish: &Spanned<Publish>, claimed: &mut Claimed) -> Option<Ports> {
         let (span, publish) = (port.item.span(publish), publish.get_ref());
-        if publish.host.is_some() {
-            return publish.host;
+        let given = publish.host.or_else(|| claimed.held.get(&span).copied());
+        if given.is_some() {
+            return given;
         }
-        let claimed = claimed.get_or_insert_with(|| self.claimed());
         let count = publish.container.count();
         let rooms = (u32::from(u16::MAX - CHOSEN_FIRST) + 2).saturating_sub(count);
         let hash = words(&[&self.topology.name, "publish", port.name, &publish.to_string()]);
@@ -121,17 +155,12 @@ impl Lowering<'_> {
             let first = CHOSEN_FIRST + ((start + step) % rooms) as u16;
             Ports { first, last: first + (count - 1) as u16 }
         };
-        let free = |ports: &Ports| (ports.first..=ports.last).all(|port| !claimed.contains(&(publish.protocol, port)));
         let others = &self.observed.foreign.claims;
         let taken = |it: &Ports| others.iter().any(|of| of.protocol == publish.protocol && of.ports.overlaps(*it));
-        let held = self.held_ports(port, network, publish).into_iter().filter_map(|first| {
-            let last = u16::try_from(u32::from(first) + count - 1).ok()?;
-            Some(Ports { first, last })
-        });
-        let new = (0..rooms).map(range).filter(|ports| !taken(ports));
-        let chosen = held.chain(new).find(free);
+        let free = |ports: &Ports| claimed.is_free(publish.protocol, *ports) && !taken(ports);
+        let chosen = (0..rooms).map(range).find(free);
         if let Some(ports) = chosen {
-            claimed.extend((ports.first..=ports.last).map(|port| (publish.protocol, port)));
+            claimed.claim(publish.protocol, ports);
         } else {
             let message = format!("no {count} host ports in a row are left for `{publish}`");
             let label = format!("netrec chooses from {CHOSEN_FIRST} to {}", u16::MAX);
