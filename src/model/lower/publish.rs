@@ -46,7 +46,10 @@ impl Claimed {
 
 /// First host ports that were chosen before, and where they listen, by the port of an endpoint that they lead to.
 #[derive(Default)]
-struct Chosen(BTreeMap<(Protocol, IpAddr, u16), Few<(Option<IpAddr>, u16)>>);
+struct Chosen(BTreeMap<Led, Few<(Option<IpAddr>, u16)>>);
+
+/// A port of an endpoint.
+type Led = (Protocol, IpAddr, u16);
 
 impl Chosen {
     /// Those of a publish: they stay, whatever else is free or taken since.
@@ -107,7 +110,9 @@ impl Lowering<'_> {
         let mut claimed = Claimed::default();
         let publishes = self.whole.endpoints.values().flat_map(|endpoint| endpoint.publishes());
         for publish in publishes.map(|(publish, _)| publish.get_ref()) {
-            publish.host.into_iter().for_each(|host| claimed.claim(publish.protocol, host));
+            if let Some(host) = publish.host {
+                claimed.claim(publish.protocol, host);
+            }
         }
         let before = self.chosen_before();
         for port in ports {
@@ -115,8 +120,10 @@ impl Lowering<'_> {
             for publish in publishes.filter(|publish| publish.get_ref().host.is_none()) {
                 let (span, publish) = (port.item.span(publish), publish.get_ref());
                 let held = before.of(port, publish).find(|ports| claimed.is_free(publish.protocol, *ports));
-                held.into_iter().for_each(|ports| claimed.claim(publish.protocol, ports));
-                claimed.held.extend(held.map(|ports| (span, ports)));
+                if let Some(ports) = held {
+                    claimed.claim(publish.protocol, ports);
+                    claimed.held.insert(span, ports);
+                }
             }
         }
         claimed
