@@ -1,38 +1,31 @@
-//! Linux behind the [`Kernel`] trait: a look, and steps carried out lane by lane.
+//! Linux behind the [`Kernel`] trait: a look, and steps carried out lane by lane ([`Run`]).
 //!
 //! A lane is a place with an order: the rtnetlink of one namespace, the transaction of nftables, the names of
-//! namespaces, the settings. Each stage of a plan opens its lanes, says what is to be said in batches and closes them
-//! again, as an open socket keeps a namespace alive.
+//! namespaces, the settings.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
 use super::kept::Kept;
-use super::lane::Lane;
 use super::memory::{Belief, Disturbed, Memory};
-use super::netfilter::{Netfilter, Ours, Written};
-use super::netlink::{Protocol, Socket};
-use super::netns::{self, Found, Visitor};
-use super::nft::{self, Nft, NftError};
-use super::{Kernel, KernelError, ask, conntrack, feature, read, stop, sysctl};
+use super::netfilter::{Netfilter, Written};
+use super::netns::{self, Found};
+use super::nft::Nft;
+use super::run::Run;
+use super::{Kernel, KernelError, feature, read};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
-use crate::model::resource::{HOST, Op, Resource, Step, Text};
-use crate::model::wire::{Body, Containers, Facts, Message, NetnsRef, NftMessage, NoLookup, Owner, Place, Scope};
-
-/// How often a transaction is tried while others change theirs.
-const COMMITS: usize = 20;
+use crate::model::resource::{Step, Text};
+use crate::model::wire::{Containers, Facts, NetnsRef, Owner, Scope};
 
 /// The kernel this program runs on, seen from its own network namespace.
 #[derive(Default, Debug)]
 pub struct Linux {
     containers: Containers,
-    owner: Option<Owner>,
+    pub(super) owner: Option<Owner>,
     /// nftables in the last look: a transaction is refused if its generation has passed.
-    netfilter: Option<Netfilter>,
+    pub(super) netfilter: Option<Netfilter>,
     belief: Belief,
     memory: Memory,
     /// The last look's.
@@ -79,16 +72,8 @@ impl Kernel for Linux {
         self.belief.before(steps, &mut self.memory);
         self.memory.written(steps, |netns| netns::reference(containers, netns));
         self.kept.end_forgetting();
-        let (kept, results) = (std::mem::take(&mut self.kept), vec![Ok(()); steps.len()]);
-        let mut run = Run { linux: self, kept, steps, results, rest: BTreeMap::new() };
-        let stages = steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
-        for stage in 0..stages {
-            run.stage(stage);
-            let ended = |step: &&Step| step.parts.last().is_some_and(|(last, _)| *last <= stage);
-            progress(steps.iter().filter(ended).count());
-        }
-        run.last();
-        let Run { results, mut kept, .. } = run;
+        let kept = std::mem::take(&mut self.kept);
+        let (results, mut kept) = Run::new(self, kept, steps).all(progress);
         kept.written = Written::by(steps, &results, std::mem::take(&mut kept.commits));
         self.kept = kept;
         self.belief.after(&results);
@@ -171,7 +156,7 @@ impl Linux {
         self.open_by(netns, netns::find)
     }
 
-    fn open_by(
+    pub(super) fn open_by(
         &self,
         netns: &Text,
         find: impl FnOnce(&NetnsRef) -> Result<Found, KernelError>,
@@ -182,318 +167,4 @@ impl Linux {
             Found::Absent(reason) => Err(KernelError::system(reason, Errno::ENOENT)),
         }
     }
-}
-
-/// One execution.
-struct Run<'a> {
-    linux: &'a Linux,
-    kept: Kept,
-    steps: &'a [Step],
-    results: Vec<Result<(), KernelError>>,
-    /// Messages of steps whose later parts wait for their stage, or for the end.
-    rest: BTreeMap<usize, Vec<Message>>,
-}
-
-/// What a lane is to do: which step, and the messages it brings along if they were written in an earlier stage.
-type Task = (usize, Option<Vec<Message>>);
-
-impl Run<'_> {
-    fn stage(&mut self, stage: usize) {
-        let mut lanes: BTreeMap<Place, Vec<Task>> = BTreeMap::new();
-        let stopped = stop::asked();
-        for (at, step) in self.steps.iter().enumerate() {
-            for (part, (_, place)) in step.parts.iter().enumerate().filter(|(_, (of, _))| *of == stage) {
-                if part == 0 && self.skips(at) {
-                    continue;
-                }
-                if part == 0 && stopped {
-                    self.results[at] = Err(KernelError::Stopped);
-                    continue;
-                }
-                let brought = if part == 0 { None } else { Some(self.rest.remove(&at).unwrap_or_default()) };
-                if self.results[at].is_ok() {
-                    lanes.entry(place.clone()).or_default().push((at, brought));
-                }
-            }
-        }
-        let mut containers = Vec::new();
-        // Flows are forgotten beside all that follows; but no grace period ends meanwhile, for which each name that goes waits.
-        let go = |tasks: &Vec<Task>| tasks.iter().any(|(at, _)| matches!(self.steps[*at].op, Op::Delete(_)));
-        let names = lanes.get(&Place::Namespaces).is_some_and(go).then_some(Place::Namespaces);
-        let first = names.into_iter().chain([Place::Netfilter]).filter_map(|place| lanes.remove_entry(&place));
-        for (place, tasks) in first.collect::<Vec<_>>().into_iter().chain(lanes) {
-            match place {
-                Place::Netns(netns) if &*netns != HOST => containers.push((netns, tasks)),
-                Place::Netns(_) => self.host(tasks),
-                Place::Namespaces => self.namespaces(tasks),
-                Place::Netfilter => self.netfilter(tasks),
-                Place::Sysctl(netns) => self.settings(&netns, tasks),
-            }
-        }
-        self.containers(containers);
-        self.skip_in_vain();
-    }
-
-    /// Says what is to be said when all else has been.
-    fn last(&mut self) {
-        let route = |message: Message| match message.body {
-            Body::RouteLast(route, flags) => Message { body: Body::Route(route, flags), ..message },
-            _ => message,
-        };
-        let rest = std::mem::take(&mut self.rest).into_iter().filter(|(at, _)| self.results[*at].is_ok());
-        let tasks: Vec<Task> =
-            rest.map(|(at, messages)| (at, Some(messages.into_iter().map(route).collect()))).collect();
-        if tasks.is_empty() {
-            return;
-        }
-        let links: BTreeSet<Text> = tasks.iter().map(|(at, _)| self.steps[*at].id.name.clone()).collect();
-        self.host(tasks);
-        ask::settle_carriers(&links);
-    }
-
-    /// A step is not taken when one that it waits for has failed.
-    fn skips(&mut self, at: usize) -> bool {
-        let failed = self.steps[at].waits.iter().find(|wait| self.results[**wait as usize].is_err());
-        if let Some(failed) = failed {
-            self.results[at] = Err(KernelError::Skipped(self.steps[*failed as usize].id.to_string()));
-        }
-        failed.is_some()
-    }
-
-    /// What was said in the same batch as something that failed, and waits for it, failed for that reason.
-    fn skip_in_vain(&mut self) {
-        for at in 0..self.steps.len() {
-            let failed = self.steps[at].waits.iter().find(|wait| self.results[**wait as usize].is_err());
-            if let (Some(failed), true) = (failed, self.results[at].is_err()) {
-                self.results[at] = Err(KernelError::Skipped(self.steps[*failed as usize].id.to_string()));
-            }
-        }
-    }
-
-    fn note(&mut self, ended: Ended) {
-        for (at, result) in ended.results {
-            if self.results[at].is_ok() {
-                self.results[at] = result;
-            }
-        }
-        self.rest.extend(ended.rest);
-    }
-
-    fn host(&mut self, tasks: Vec<Task>) {
-        self.kept.knows_addresses();
-        let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
-        self.note(ended);
-    }
-
-    /// Says the tasks of one namespace on a socket that is in it.
-    fn lane(&self, netns: &Text, socket: Result<Socket, KernelError>, tasks: Vec<Task>) -> Ended {
-        let mut ended = Ended::default();
-        let socket = match socket {
-            Ok(socket) => socket,
-            Err(error) => {
-                ended.results.extend(tasks.iter().map(|(at, _)| (*at, Err(error.clone()))));
-                return ended;
-            }
-        };
-        let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-        let mut lane = Lane::new(self.linux, netns, owner, socket);
-        for (at, brought) in tasks {
-            let place = Place::Netns(netns.clone());
-            let messages = match brought {
-                Some(messages) => Ok(messages),
-                None => encode(&self.steps[at].op, &mut lane),
-            };
-            match messages {
-                Ok(messages) => {
-                    let mut messages = messages.into_iter().peekable();
-                    let now =
-                        |message: &Message| message.place == place && !matches!(message.body, Body::RouteLast(..));
-                    while let Some(message) = messages.next_if(now) {
-                        lane.say(at, message.body);
-                    }
-                    let rest: Vec<Message> = messages.collect();
-                    if !rest.is_empty() {
-                        ended.rest.insert(at, rest);
-                    }
-                }
-                Err(error) => lane.fail(at, error),
-            }
-            if lane.is_full() {
-                lane.flush();
-            }
-            if matches!(self.steps[at].op, Op::Delete(_)) {
-                lane.forget_links();
-            }
-        }
-        ended.results = lane.end();
-        ended
-    }
-
-    fn containers(&mut self, lanes: Vec<(Text, Vec<Task>)>) {
-        if lanes.is_empty() {
-            return;
-        }
-        // One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
-        let lanes: Vec<(Text, std::sync::Mutex<Vec<Task>>)> =
-            lanes.into_iter().map(|(netns, tasks)| (netns, std::sync::Mutex::new(tasks))).collect();
-        let ended = netns::visit(&lanes, NonZeroUsize::MIN, |visitor, (netns, tasks)| {
-            let tasks = std::mem::take(&mut *tasks.lock().expect("each lane has one visitor, which does not panic"));
-            let socket = self.linux.open_by(netns, |netns| visitor.find(netns)).and_then(|fd| {
-                visitor.enter(fd.as_fd())?;
-                Socket::open(Protocol::Route)
-            });
-            self.lane(netns, socket, tasks)
-        });
-        for ended in ended {
-            self.note(ended);
-        }
-    }
-
-    /// Messages of tasks at a place that looks nothing up; what follows elsewhere is left for its stage.
-    fn messages(&mut self, place: &Place, tasks: Vec<Task>) -> Vec<(usize, Body)> {
-        let mut bodies = Vec::new();
-        for (at, brought) in tasks {
-            match brought.map_or_else(|| Resource::encode(&self.steps[at].op, &mut NoLookup), Ok) {
-                Ok(messages) => {
-                    let (here, rest): (Vec<_>, Vec<_>) = messages.into_iter().partition(|it| it.place == *place);
-                    bodies.extend(here.into_iter().map(|message| (at, message.body)));
-                    self.rest.extend((!rest.is_empty()).then_some((at, rest)));
-                }
-                Err(missing) => self.results[at] = Err(KernelError::Missing(missing.to_string())),
-            }
-        }
-        bodies
-    }
-
-    fn namespaces(&mut self, tasks: Vec<Task>) {
-        let bodies = self.messages(&Place::Namespaces, tasks);
-        let (mut made, mut creations, mut removals) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, body) in &bodies {
-            match body {
-                Body::DeleteNetns(name) => removals.push((*at, name)),
-                Body::CreateNetns { name, mark, setup } => {
-                    made.push(*at);
-                    creations.push(netns::Creation { name, mark, setup });
-                }
-                _ => unreachable!("only namespaces are said there: Wire::places"),
-            }
-        }
-        let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-        let removed = netns::visit(&removals, NonZeroUsize::MIN, |visitor, (_, name)| remove(visitor, name, owner));
-        for ((at, _), result) in removals.into_iter().zip(removed) {
-            self.results[at] = result.map(|netns| self.kept.leaving.extend(netns));
-        }
-        for (at, result) in made.into_iter().zip(netns::create(&creations)) {
-            self.results[at] = result;
-        }
-    }
-
-    fn netfilter(&mut self, tasks: Vec<Task>) {
-        let mut generation = self.linux.netfilter.as_ref().map(|last| last.after(self.kept.commits));
-        let mut begun = BTreeSet::new();
-        let mut bodies = self.messages(&Place::Netfilter, tasks).into_iter().peekable();
-        while let Some((at, body)) = bodies.next() {
-            if self.results[at].is_err() {
-                continue;
-            }
-            self.results[at] = match body {
-                Body::Nft(messages) if messages.is_empty() => Ok(()),
-                Body::Nft(messages) if begun.insert(at) => self.commit(&messages, &mut generation),
-                // What follows the first transaction of a step only says what has become of it. What stands behind the
-                // rules is not to be done without them.
-                Body::Nft(messages) => self.follow_up(&messages, &mut generation),
-                // What is said after it waits for it.
-                Body::Forget(flows, note) if bodies.peek().is_some() || self.kept.unforgotten => {
-                    self.kept.unforgotten = false;
-                    let forgotten = conntrack::forget(&mut self.kept.conntrack, &flows);
-                    forgotten.and_then(|_| self.follow_up(&note, &mut generation))
-                }
-                Body::Forget(flows, note) => self.kept.begin_forgetting(flows, note),
-                _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
-            };
-        }
-    }
-
-    fn follow_up(&mut self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
-        *generation = generation.map(nft::next);
-        match self.commit(messages, &mut None) {
-            Err(KernelError::Refused { errno: Errno::ENOENT, .. }) => Err(KernelError::Undone("our tables")),
-            other => other,
-        }
-    }
-
-    /// A transaction of the generation that was looked at, or of a later one in which our tables are still as they were:
-    /// others may be busy with theirs.
-    fn commit(&mut self, messages: &[NftMessage], generation: &mut Option<u32>) -> Result<(), KernelError> {
-        let mut nft = self.kept.nft.take().map_or_else(Nft::open, Ok)?;
-        for _ in 0..COMMITS {
-            match nft.commit(messages, *generation) {
-                Err(NftError::Stale) => {}
-                committed => {
-                    *generation = generation.filter(|_| committed.is_ok()).map(nft::next);
-                    self.kept.commits += u32::from(committed.is_ok());
-                    self.kept.nft = committed.is_ok().then_some(nft);
-                    return committed.map_err(Into::into);
-                }
-            }
-            let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-            let (ours, now) = nft.steadily(|nft, outline| Ours::look(nft, outline, owner))?;
-            if self.linux.netfilter.as_ref().is_none_or(|last| ours != last.ours) {
-                break;
-            }
-            *generation = Some(now);
-        }
-        Err(NftError::Stale.into())
-    }
-
-    fn settings(&mut self, netns: &Text, tasks: Vec<Task>) {
-        for (at, body) in self.messages(&Place::Sysctl(netns.clone()), tasks) {
-            let set = || sysctl::set(&body);
-            self.results[at] = if &**netns == HOST {
-                self.kept.knows_addresses();
-                set()
-            } else {
-                self.linux.open(netns).and_then(|fd| netns::inside(fd.as_fd(), set)).unwrap_or_else(Err)
-            };
-        }
-    }
-}
-
-/// Writes a step's messages; if something it names is about to be made by what was said before, says that first. What is
-/// to go from a link that went by itself, as with its peer's namespace, is gone.
-fn encode(op: &Op, lane: &mut Lane) -> Result<Vec<Message>, KernelError> {
-    if let Ok(messages) = Resource::encode(op, lane) {
-        return Ok(messages);
-    }
-    lane.flush();
-    match (Resource::encode(op, lane), op) {
-        (Err(_), Op::Delete(_)) => Ok(Vec::new()),
-        (messages, _) => messages.map_err(|missing| KernelError::Missing(missing.to_string())),
-    }
-}
-
-/// Removes the name of a namespace if what stands behind it at this moment bears the owner's mark; the namespace, if it may
-/// be held.
-fn remove(visitor: &Visitor<'_>, name: &Text, owner: &Owner) -> Result<Option<OwnedFd>, KernelError> {
-    let (mark, netns) = match netns::by_name(name)? {
-        Found::Bound(fd, _) => {
-            visitor.enter(fd.as_fd())?;
-            (ask::loopback(&mut Socket::open(Protocol::Route)?)?.alias, Some(fd))
-        }
-        Found::Unbound(content) => (content.into(), None),
-        Found::Absent(_) => return Ok(None),
-    };
-    if owner.marked(&mark) != Some(true) {
-        return Err(KernelError::Changed(format!("namespace {name}")));
-    }
-    netns::delete(name)?;
-    // Their numbers are given in order, and as many again are left for whoever looks.
-    Ok(netns.filter(|fd| fd.as_raw_fd() < read::file_limit() / 2))
-}
-
-/// How the tasks of a lane ended.
-#[derive(Default)]
-struct Ended {
-    results: Vec<(usize, Result<(), KernelError>)>,
-    rest: BTreeMap<usize, Vec<Message>>,
 }

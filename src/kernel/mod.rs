@@ -21,6 +21,7 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod ask;
+mod beside;
 pub mod conntrack;
 pub mod decode;
 pub mod events;
@@ -40,6 +41,7 @@ pub mod nft;
 pub mod privilege;
 pub mod probe;
 pub mod read;
+mod run;
 pub mod session;
 pub mod simulated;
 pub mod stop;
