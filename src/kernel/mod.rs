@@ -44,6 +44,7 @@ pub mod read;
 mod run;
 pub mod session;
 pub mod simulated;
+mod sockstat;
 pub mod stop;
 pub mod sysctl;
 pub mod throwaway;

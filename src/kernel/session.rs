@@ -12,7 +12,9 @@ use std::path::Path;
 use nix::fcntl::readlinkat;
 use nix::libc;
 
+use super::sockstat::InUse;
 use crate::model::observed::Session;
+use crate::model::values::Protocol;
 
 /// Processes above this one that are looked at, at most.
 const ANCESTORS: usize = 64;
@@ -29,7 +31,10 @@ pub fn find() -> Vec<Session> {
     let told = std::env::var("SSH_CONNECTION").ok().and_then(|said| told(&said));
     let mut sockets = BTreeSet::new();
     let mut pid = std::process::id();
-    for _ in 0..ANCESTORS {
+    let in_use = InUse::read();
+    let ancestors =
+        if [false, true].into_iter().any(|ipv6| in_use.may_be(Protocol::Tcp, ipv6)) { ANCESTORS } else { 0 };
+    for _ in 0..ancestors {
         sockets.extend(sockets_of(pid));
         match parent(pid) {
             Some(parent) if parent > 1 => pid = parent,
