@@ -6,7 +6,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -197,24 +196,20 @@ fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
     std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// Does something with each item, going from namespace to namespace, on as many threads of its own; if one is enough, on
-/// the calling one where that may come back. Results are in the order of the items.
-pub fn visit<T: Sync, R: Send>(
-    items: &[T],
-    threads: NonZeroUsize,
-    each: impl Fn(&Visitor<'_>, &T) -> R + Sync,
-) -> Vec<R> {
-    visit_beside(items, threads, each, || ()).0
+/// Does something with each item, going from namespace to namespace, on as many other threads; with none, on the calling
+/// one where that may come back. Results are in the order of the items.
+pub fn visit<T: Sync, R: Send>(items: &[T], others: usize, each: impl Fn(&Visitor<'_>, &T) -> R + Sync) -> Vec<R> {
+    visit_beside(items, others, each, || ()).0
 }
 
 /// The same, and something else where the calling thread is, beside the others or before it goes itself.
 pub fn visit_beside<T: Sync, R: Send, B>(
     items: &[T],
-    threads: NonZeroUsize,
+    others: usize,
     each: impl Fn(&Visitor<'_>, &T) -> R + Sync,
     beside: impl FnOnce() -> B,
 ) -> (Vec<R>, B) {
-    let (threads, next) = (threads.get().min(items.len()), AtomicUsize::new(0));
+    let (others, next) = (others.min(items.len()), AtomicUsize::new(0));
     let work = |way_back: Option<&WayBack>| {
         let (mut done, visitor) = (Vec::new(), Visitor::new(way_back));
         loop {
@@ -224,10 +219,10 @@ pub fn visit_beside<T: Sync, R: Send, B>(
         }
     };
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
-        // One who goes alone may be the calling thread, also where no other can be started (`pids.max`). Among several it
-        // stays: `/proc/self` is where the process's first is.
+        // The calling thread goes by itself also where no other can be started (`pids.max`). Beside others it stays:
+        // `/proc/self` is where the process's first is.
         let another = |_| std::thread::Builder::new().spawn_scoped(scope, || work(None)).ok();
-        let others: Vec<_> = (0..if threads == 1 { 0 } else { threads }).map_while(another).collect();
+        let others: Vec<_> = (0..others).map_while(another).collect();
         let beside = beside();
         let mut all = if others.is_empty() && !items.is_empty() { away(work) } else { Vec::new() };
         for other in others {
@@ -396,7 +391,7 @@ mod tests {
             found == at_home
         };
         // On threads of their own; on this one, which goes away itself.
-        let found = [4, 1].map(|threads| visit(&[(); 64], NonZeroUsize::new(threads).unwrap(), look));
+        let found = [4, 0].map(|others| visit(&[(); 64], others, look));
         found.into_iter().flatten().all(|at_home| at_home)
     }
 }

@@ -28,8 +28,10 @@ mod host;
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
+/// From that many on it is another one than looks at nftables and the host meanwhile.
+const BESIDE_FROM: usize = 4;
 /// More threads than that only wait for the kernel's lock.
-const THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+const THREADS: usize = 4;
 
 /// Looks at everything in the scope, and at the namespaces of other names that bear the owner's mark; without nftables,
 /// whose fields stay empty.
@@ -114,7 +116,7 @@ impl<'a> Look<'a> {
         if jobs.len() != forgotten.len() || new >= PARALLEL_FROM {
             return Ok(None);
         }
-        let seen = netns::visit(&jobs, threads(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
+        let seen = netns::visit(&jobs, others(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
         let seen: Result<Vec<Seen>, KernelError> =
             jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory))).collect();
         for ((name, _, before), seen) in jobs.iter().zip(seen?) {
@@ -145,7 +147,7 @@ impl<'a> Look<'a> {
             jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
         let (news, (beside, host)) = netns::visit_beside(
             &unknown,
-            threads(unknown.len()),
+            others(unknown.len()).max(usize::from(unknown.len() >= BESIDE_FROM)),
             |visitor, job| self.visit(visitor, job),
             // In that order: a dump of the host's links holds the lock that the others wait for.
             || (beside(), self.remembered_host(memory)),
@@ -307,7 +309,7 @@ impl<'a> Look<'a> {
                 jobs.push(Job::Other(NetnsRef::Pid(pid)));
             }
         }
-        let seen = netns::visit(&jobs, NonZeroUsize::MIN, |visitor, job| self.visit(visitor, job));
+        let seen = netns::visit(&jobs, 0, |visitor, job| self.visit(visitor, job));
         for (job, seen) in jobs.into_iter().zip(seen) {
             if let (Job::Other(NetnsRef::Pid(pid)), Ok(Seen::Namespace(identity, mut netns, _))) = (job, seen) {
                 Arc::make_mut(&mut netns).reference = Some(NetnsRef::Pid(pid));
@@ -350,13 +352,10 @@ fn sysctls<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, T
     Ok(values)
 }
 
-/// How many threads so many namespaces are worth.
-fn threads(namespaces: usize) -> NonZeroUsize {
-    if namespaces < PARALLEL_FROM {
-        NonZeroUsize::MIN
-    } else {
-        std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(THREADS)
-    }
+/// How many other threads so many namespaces are worth.
+fn others(namespaces: usize) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    if namespaces < PARALLEL_FROM { 0 } else { processors().min(THREADS) }
 }
 
 /// Puts the visits together, containers first; the namespaces met, with the name that each goes by.

@@ -2,7 +2,6 @@
 //! open socket keeps a namespace alive.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -189,7 +188,7 @@ impl<'a> Run<'a> {
         // One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
         let lanes: Vec<(Text, std::sync::Mutex<Vec<Task>>)> =
             lanes.into_iter().map(|(netns, tasks)| (netns, std::sync::Mutex::new(tasks))).collect();
-        let ended = netns::visit(&lanes, NonZeroUsize::MIN, |visitor, (netns, tasks)| {
+        let ended = netns::visit(&lanes, 0, |visitor, (netns, tasks)| {
             let tasks = std::mem::take(&mut *tasks.lock().expect("each lane has one visitor, which does not panic"));
             let socket = self.linux.open_by(netns, |netns| visitor.find(netns)).and_then(|fd| {
                 visitor.enter(fd.as_fd())?;
@@ -235,7 +234,7 @@ impl<'a> Run<'a> {
             }
         }
         let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-        let removed = netns::visit(&removals, NonZeroUsize::MIN, |visitor, (_, name)| remove(visitor, name, owner));
+        let removed = netns::visit(&removals, 0, |visitor, (_, name)| remove(visitor, name, owner));
         for ((at, _), result) in removals.into_iter().zip(removed) {
             self.results[at] = result.map(|netns| self.kept.leaving.extend(netns));
         }
