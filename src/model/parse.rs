@@ -4,6 +4,7 @@
 //! itself; what serde refuses is noted and taken out, and the table is read again, so that one wrong key does not hide the
 //! next.
 
+mod edit;
 mod pieces;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,9 @@ pub fn parse(sources: &[Source]) -> Result<Topology, Diagnostics> {
 ///
 /// See [`parse`].
 pub fn parse_again(sources: &[Source], before: Option<(&Topology, &[Source])>) -> Result<Topology, Diagnostics> {
+    if let Some(topology) = before.and_then(|before| edit::read(sources, before)) {
+        return Ok(topology);
+    }
     let mut merge = Merge::default();
     for (file, source) in (0..).zip(sources) {
         match pieces::read(file, source, before).or_else(|| whole(file, source)) {
@@ -76,8 +80,8 @@ fn whole(file: u32, source: &Source) -> Option<Found> {
 }
 
 /// No piece of the file, but all of it: as an empty part, it is never found to be one that was read before.
-fn all(file: u32) -> Span {
-    place(file, 0..0)
+const fn all(file: u32) -> Span {
+    Span { file, start: 0, end: 0 }
 }
 
 /// The sections of a file that hold named tables.
@@ -133,10 +137,6 @@ struct Merge {
     named: Option<(String, Span)>,
     findings: Vec<Diagnostic>,
     broken: Broken,
-}
-
-fn place(file: u32, range: Range<usize>) -> Span {
-    Span { file, start: range.start as u32, end: range.end as u32 }
 }
 
 /// Puts a file's tables among those of the files before.
@@ -201,7 +201,7 @@ impl Merge {
             let range = error.span().unwrap_or_default();
             let of = source.text[..range.start.min(source.text.len())].matches('\n').count();
             if line.replace(of) != Some(of) {
-                let finding = Diagnostic::at(place(file, range), error.message().replace('\n', ", "));
+                let finding = Diagnostic::at(all(file).at(range), error.message().replace('\n', ", "));
                 self.findings.push(finding.label("not TOML"));
             }
         }
@@ -229,7 +229,7 @@ impl Merge {
                 _ if !errors.is_empty() => {}
                 unknown => {
                     let known = found.keys().map(|(key, _)| key);
-                    let finding = Diagnostic::at(place(file, key.span()), format!("unknown key `{unknown}`"));
+                    let finding = Diagnostic::at(all(file).at(key.span()), format!("unknown key `{unknown}`"));
                     self.findings.push(finding.label("not a key of a topology").nearest(unknown, known));
                 }
             }
@@ -261,7 +261,7 @@ impl Merge {
         let span = value.span();
         let DeValue::Table(tables) = value.into_inner() else {
             let example = word.trim_end_matches('s');
-            let finding = Diagnostic::at(place(file, span), format!("`{word}` is a table of tables"));
+            let finding = Diagnostic::at(all(file).at(span), format!("`{word}` is a table of tables"));
             self.findings.push(finding.label("not a table").hint(format!("write `[{word}.NAME]` for each {example}")));
             return (None, Vec::new());
         };
@@ -274,7 +274,7 @@ impl Merge {
                     left.extend(part.map(|value| Item {
                         value: Arc::new(value),
                         part: all(file),
-                        name: place(file, key.span()),
+                        name: all(file).at(key.span()),
                     }));
                     self.broken.names.insert((word, key.into_inner()));
                 }
@@ -291,7 +291,7 @@ impl Merge {
     ) -> Vec<Spanned<T>> {
         let span = value.span();
         let DeValue::Array(entries) = value.into_inner() else {
-            let finding = Diagnostic::at(place(file, span), format!("`{word}` is a list of tables"));
+            let finding = Diagnostic::at(all(file).at(span), format!("`{word}` is a list of tables"));
             self.findings.push(finding.label("not a list").hint(format!("write `[[{word}]]` above each")));
             return Vec::new();
         };
@@ -323,7 +323,7 @@ impl Merge {
             let at = error.span().unwrap_or_else(|| value.span());
             let path = take_out(&mut value, &at);
             let text = source.text.get(at.clone()).unwrap_or_default();
-            self.findings.push(finding(&error, word, path.as_deref(), text, place(file, at)));
+            self.findings.push(finding(&error, word, path.as_deref(), text, all(file).at(at)));
             taken.push(path.ok_or(None)?);
         }
         Err(None)

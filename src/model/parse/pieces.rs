@@ -27,27 +27,15 @@ pub(super) fn read(file: u32, source: &Source, before: Option<(&Topology, &[Sour
             if !apart.contains(&table.section) {
                 apart.push(table.section);
             }
-            if found.again(table, text, part, before) {
-                continue;
-            }
-            if table.is_plain {
-                found.plain(table, text, part)?;
-                continue;
-            }
+            found.table(table, text, part, before)?;
+            continue;
         }
         let said: File = toml::from_str(text).ok()?;
-        let mut there = said.keys().into_iter().filter_map(|(key, is)| is.then_some(key));
-        match table {
-            None => {
-                for key in there {
-                    if keys.contains(&key) {
-                        return None;
-                    }
-                    keys.push(key);
-                }
+        for (key, _) in said.keys().into_iter().filter(|(_, is)| *is) {
+            if keys.contains(&key) {
+                return None;
             }
-            Some(table) if said.tables() == 1 && there.by_ref().eq([table.section]) => {}
-            Some(_) => return None,
+            keys.push(key);
         }
         found.add(part, said);
     }
@@ -63,6 +51,25 @@ fn sorted<T>(tables: &mut Named<T>) -> bool {
 }
 
 impl Found {
+    /// Takes a table of a piece of its own, if there is nothing else in that.
+    pub(super) fn table(
+        &mut self,
+        table: Table,
+        text: &str,
+        part: Span,
+        before: Option<(&Topology, &[Source])>,
+    ) -> Option<()> {
+        if self.again(table, text, part, before) {
+            return Some(());
+        }
+        if table.is_plain {
+            return self.plain(table, text, part);
+        }
+        let said: File = toml::from_str(text).ok()?;
+        let alone = said.tables() == 1 && said.keys().into_iter().all(|(key, is)| is == (key == table.section));
+        alone.then(|| self.add(part, said))
+    }
+
     /// Takes a table from what was read before, if it was read from the same text.
     fn again(&mut self, table: Table, text: &str, part: Span, before: Option<(&Topology, &[Source])>) -> bool {
         fn take<T>(
@@ -107,29 +114,29 @@ fn named<T>(table: Table, part: Span, value: Arc<T>) -> (String, Item<T>) {
 }
 
 /// A part of a file: from the start of a line on, or from the end of the header of a plain table.
-struct Piece<'a> {
-    start: usize,
-    text: &'a str,
+pub(super) struct Piece<'a> {
+    pub(super) start: usize,
+    pub(super) text: &'a str,
     /// The named table that it begins with the header of, or that is under such a header.
-    table: Option<Table<'a>>,
+    pub(super) table: Option<Table<'a>>,
 }
 
 /// A named table, by its header.
 #[derive(Clone, Copy)]
-struct Table<'a> {
-    section: &'a str,
-    name: &'a str,
+pub(super) struct Table<'a> {
+    pub(super) section: &'a str,
+    pub(super) name: &'a str,
     /// Where the name stands in the file.
-    at: usize,
+    pub(super) at: usize,
     /// Whether there is no other header in its piece, and nothing but a comment in the rest of its line: what is under it
     /// is then read without it, which takes a quarter less.
-    is_plain: bool,
+    pub(super) is_plain: bool,
 }
 
 /// Cuts where a line is the header of a named table, and where it is another one after the end of such a table. Headers may
 /// be indented: what begins with that of a table is that table and nothing else, or whoever takes it for known loses the
 /// rest.
-fn pieces(text: &str) -> Vec<Piece<'_>> {
+pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = vec![Piece { start: 0, text: "", table: None }];
     let lines = text.match_indices('\n').map(|(at, _)| at + 1);
     for at in std::iter::once(0).chain(lines) {
@@ -159,7 +166,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
 }
 
 /// The table that a header names, without its first bracket, if it is written in the usual way; and where that stands.
-fn table(header: &str, at: usize) -> Option<Table<'_>> {
+pub(super) fn table(header: &str, at: usize) -> Option<Table<'_>> {
     let (section, rest) = header.split_once('.').filter(|(section, _)| super::SECTIONS.contains(section))?;
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let end = rest.bytes().position(|byte| !bare(byte))?;
@@ -297,7 +304,8 @@ to = "networks.back"
         /// Whatever was read before, what is said of a file and where is the same.
         #[test]
         fn what_was_read_before_makes_no_difference(before in edits(), after in edits()) {
-            let (before, after) = ([mangled(&before)], [mangled(&after)]);
+            let more = || Source::new("more.toml", "[containers.db]\nnetns = \"db\"\n");
+            let (before, after) = ([mangled(&before), more()], [mangled(&after), more()]);
             if let Ok(topology) = parse(&before) {
                 let again = read(0, &after[0], Some((&topology, &before)));
                 prop_assert_eq!(again.as_ref().map(places), read(0, &after[0], None).as_ref().map(places));
