@@ -290,7 +290,7 @@ fn what_is_wanted_otherwise_is_asked_for_where_it_is() {
             let set_up = Draft::new(&mut kernel, last, &held, Target::Topology(last)).unwrap();
             assert!(set_up.carry_out(&mut kernel, None).unwrap().converged);
             // There is something to look for, now that the rules have flows remembered.
-            let _flow = UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", "127.0.0.1:9").unwrap();
+            UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"", "127.0.0.1:9").unwrap();
             let seen = Draft::new(&mut kernel, last, &held, Target::Topology(last)).unwrap();
             let mut known = seen.rest().known.expect("all is as wanted");
             kernel.settle();

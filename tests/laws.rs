@@ -401,10 +401,29 @@ fn a_port_is_chosen_that_was_chosen_for_another_endpoint() {
         };
         let alone = |name: &String| chosen(&format!("{}{}", SHARING, more(name))) == [held];
         let name = (0..10_000).map(|at| format!("{first}{at}")).find(alone).unwrap();
-        let after = format!("{before}{}", more(&name));
-        edit_of(&before, &after);
+        edit_of(&before, &format!("{before}{}", more(&name)));
+    }
+}
+
+#[test]
+fn host_ports_once_chosen_stay_whoever_comes() {
+    for publish in ["80", "127.0.0.1::80", "80-81"] {
+        let endpoint = |name: &str, publish: &str| {
+            let container = format!("[containers.{name}]\nnetns = \"{name}\"\n");
+            format!(
+                "{container}[endpoints.{name}]\ncontainer = \"{name}\"\nnetwork = \"n\"\npublish = [\"{publish}\"]\n"
+            )
+        };
+        let before = format!("{SHARING}{}", endpoint("m", publish));
         let live = wanted(&read(&before).unwrap(), &State::default()).unwrap();
-        assert!(mappings(&live).is_subset(&mappings(&wanted(&read(&after).unwrap(), &live).unwrap())));
+        let held = chosen(&before)[0];
+        for first in ["c", "x"] {
+            let newcomer = |at: &u32| endpoint(&format!("{first}{at}"), "80");
+            let at = (0..10_000).find(|at| chosen(&format!("{SHARING}{}", newcomer(at)))[0] == held).unwrap();
+            let after = wanted(&read(&format!("{before}{}", newcomer(&at))).unwrap(), &live).unwrap();
+            assert!(mappings(&live).is_subset(&mappings(&after)), "{publish}");
+            assert!(mappings(&after).len() > mappings(&live).len());
+        }
     }
 }
 

@@ -6,7 +6,6 @@ use nix::errno::Errno;
 
 use super::KernelError;
 use super::netlink::{Protocol as Family, Reply, Request, Socket, attributes};
-use super::sockstat::InUse;
 use crate::model::values::Protocol;
 use crate::model::wire::ListenerFacts;
 
@@ -29,18 +28,10 @@ const UDP: (Protocol, u32) = (Protocol::Udp, 1 << 7);
 ///
 /// When they could not be read. A kernel without `sock_diag` for a protocol shows none.
 pub fn all() -> Result<Vec<ListenerFacts>, KernelError> {
-    let in_use = InUse::read();
-    let (mut socket, mut all) = (None, Vec::new());
+    let mut socket = Socket::open(Family::SockDiag)?;
+    let mut all = Vec::new();
     for family in [INET, INET6] {
         for (protocol, states) in [TCP, UDP] {
-            // Else the kernel walks tables of all namespaces to say so.
-            if !in_use.may_be(protocol, family == INET6) {
-                continue;
-            }
-            let socket = match &mut socket {
-                Some(socket) => socket,
-                none => none.insert(Socket::open(Family::SockDiag)?),
-            };
             let mut payload = vec![0; QUESTION];
             payload[0] = family;
             payload[1] = protocol as u8;

@@ -21,7 +21,6 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod ask;
-mod beside;
 pub mod conntrack;
 pub mod decode;
 pub mod events;
@@ -44,7 +43,6 @@ pub mod read;
 mod run;
 pub mod session;
 pub mod simulated;
-mod sockstat;
 pub mod stop;
 pub mod sysctl;
 pub mod throwaway;

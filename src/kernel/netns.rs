@@ -196,8 +196,8 @@ fn away<R: Send>(run: impl FnOnce(Option<&WayBack>) -> R + Send) -> R {
     std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
-/// Does something with each item, going from namespace to namespace, on as many other threads; with none, on the calling
-/// one where that may come back. Results are in the order of the items.
+/// Does something with each item, going from namespace to namespace, on up to so many further threads; with none, on the
+/// calling one where that may come back. Results are in the order of the items.
 pub fn visit<T: Sync, R: Send>(items: &[T], others: usize, each: impl Fn(&Visitor<'_>, &T) -> R + Sync) -> Vec<R> {
     visit_beside(items, others, each, || ()).0
 }

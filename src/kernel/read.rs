@@ -28,7 +28,7 @@ mod host;
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 16;
-/// From that many on it is another one than looks at nftables and the host meanwhile.
+/// From that many on a thread of their own pays, beside the look at nftables and the host.
 const BESIDE_FROM: usize = 4;
 /// More threads than that only wait for the kernel's lock.
 const THREADS: usize = 4;
@@ -116,7 +116,7 @@ impl<'a> Look<'a> {
         if jobs.len() != forgotten.len() || new >= PARALLEL_FROM {
             return Ok(None);
         }
-        let seen = netns::visit(&jobs, others(jobs.len()), |visitor, (_, job, _)| self.visit(visitor, job));
+        let seen = netns::visit(&jobs, others(jobs.len(), false), |visitor, (_, job, _)| self.visit(visitor, job));
         let seen: Result<Vec<Seen>, KernelError> =
             jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory))).collect();
         for ((name, _, before), seen) in jobs.iter().zip(seen?) {
@@ -147,7 +147,7 @@ impl<'a> Look<'a> {
             jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
         let (news, (beside, host)) = netns::visit_beside(
             &unknown,
-            others(unknown.len()).max(usize::from(unknown.len() >= BESIDE_FROM)),
+            others(unknown.len(), true),
             |visitor, job| self.visit(visitor, job),
             // In that order: a dump of the host's links holds the lock that the others wait for.
             || (beside(), self.remembered_host(memory)),
@@ -352,10 +352,13 @@ fn sysctls<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, T
     Ok(values)
 }
 
-/// How many other threads so many namespaces are worth.
-fn others(namespaces: usize) -> usize {
-    let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if namespaces < PARALLEL_FROM { 0 } else { processors().min(THREADS) }
+/// How many further threads so many namespaces are worth; the calling one may have something else to do.
+fn others(namespaces: usize, busy: bool) -> usize {
+    match std::thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+        1 => 0,
+        processors if namespaces >= PARALLEL_FROM => processors.min(THREADS),
+        _ => usize::from(busy && namespaces >= BESIDE_FROM),
+    }
 }
 
 /// Puts the visits together, containers first; the namespaces met, with the name that each goes by.

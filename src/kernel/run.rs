@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::beside::beside;
 use super::kept::Kept;
 use super::lane::Lane;
 use super::linux::Linux;
@@ -217,9 +216,9 @@ impl<'a> Run<'a> {
         bodies
     }
 
-    /// Namespaces are made beside the transaction, which may take the kernel longer than a few of them: neither waits for a
-    /// lock of the other. Those that go do so before flows are forgotten, as each name that goes waits for a grace period, and
-    /// none ends meanwhile.
+    /// Namespaces that go do so first: each waits for a grace period, and none ends while flows are forgotten. Those that come
+    /// are made beside the transaction, which may take the kernel longer than a few of them: once it has the modules, neither
+    /// holds for long what the other waits for.
     fn namespaces_and_rules(&mut self, names: Vec<Task>, rules: Vec<Task>) {
         let bodies = self.messages(&Place::Namespaces, names);
         let (mut made, mut creations, mut removals) = (Vec::new(), Vec::new(), Vec::new());
@@ -233,19 +232,26 @@ impl<'a> Run<'a> {
                 _ => unreachable!("only namespaces are said there: Wire::places"),
             }
         }
-        let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-        let removed = netns::visit(&removals, 0, |visitor, (_, name)| remove(visitor, name, owner));
-        for ((at, _), result) in removals.into_iter().zip(removed) {
-            self.results[at] = result.map(|netns| self.kept.leaving.extend(netns));
-        }
+        self.remove_names(removals);
+        let create = || netns::create(&creations);
         let created = if creations.is_empty() || rules.is_empty() {
             self.netfilter(rules);
-            netns::create(&creations)
+            create()
         } else {
-            beside(|| netns::create(&creations), || self.netfilter(rules)).0
+            beside(create, || self.netfilter(rules))
         };
         for (at, result) in made.into_iter().zip(created) {
             self.results[at] = result;
+        }
+    }
+
+    fn remove_names(&mut self, removals: Vec<(usize, &Text)>) {
+        let removed = netns::visit(&removals, 0, |visitor, (_, name)| {
+            let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
+            remove(visitor, name, owner)
+        });
+        for ((at, _), result) in removals.into_iter().zip(removed) {
+            self.results[at] = result.map(|netns| self.kept.leaving.extend(netns));
         }
     }
 
@@ -318,6 +324,17 @@ impl<'a> Run<'a> {
             };
         }
     }
+}
+
+/// Does one thing on another thread, beside what is done here; after that, where no thread can be started (cgroups(7),
+/// `pids.max`).
+fn beside<A: Send>(other: impl Fn() -> A + Sync, here: impl FnOnce()) -> A {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("names".into()).spawn_scoped(scope, &other);
+        here();
+        let Ok(thread) = thread else { return other() };
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Writes a step's messages; if something it names is about to be made by what was said before, says that first. What is

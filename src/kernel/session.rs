@@ -12,9 +12,7 @@ use std::path::Path;
 use nix::fcntl::readlinkat;
 use nix::libc;
 
-use super::sockstat::InUse;
 use crate::model::observed::Session;
-use crate::model::values::Protocol;
 
 /// Processes above this one that are looked at, at most.
 const ANCESTORS: usize = 64;
@@ -31,10 +29,7 @@ pub fn find() -> Vec<Session> {
     let told = std::env::var("SSH_CONNECTION").ok().and_then(|said| told(&said));
     let mut sockets = BTreeSet::new();
     let mut pid = std::process::id();
-    let in_use = InUse::read();
-    let ancestors =
-        if [false, true].into_iter().any(|ipv6| in_use.may_be(Protocol::Tcp, ipv6)) { ANCESTORS } else { 0 };
-    for _ in 0..ancestors {
+    for _ in 0..ANCESTORS {
         sockets.extend(sockets_of(pid));
         match parent(pid) {
             Some(parent) if parent > 1 => pid = parent,

@@ -120,7 +120,8 @@ pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
     all_there && walk(dumped).all(|(kind, content)| sent_too(kind) || is_zero(content))
 }
 
-/// Finds an attribute of each kind, quickest if they are asked for in the order in which they lie.
+/// Finds an attribute of each kind, quickest if they are asked for in the order in which they lie. No kind comes twice:
+/// lists are for [`same`].
 fn finder<'a>(bytes: &'a [u8]) -> impl FnMut(u16) -> Option<&'a [u8]> {
     let mut next = walk(bytes);
     move |kind| {

@@ -46,10 +46,10 @@ impl Claimed {
 
 /// First host ports that were chosen before, and where they listen, by the port of an endpoint that they lead to.
 #[derive(Default)]
-struct Chosen(BTreeMap<Led, Few<(Option<IpAddr>, u16)>>);
+struct Chosen(BTreeMap<Target, Few<(Option<IpAddr>, u16)>>);
 
 /// A port of an endpoint.
-type Led = (Protocol, IpAddr, u16);
+type Target = (Protocol, IpAddr, u16);
 
 impl Chosen {
     /// Those of a publish: they stay, whatever else is free or taken since.

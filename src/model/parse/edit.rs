@@ -1,5 +1,11 @@
 //! A file that is as it was read before but for a few tables in a row: those are read, and all others stay what they were,
 //! further up or down.
+//!
+//! The edit is widened to the header of a named table at both ends, in text that is as it was. A file is cut at each such
+//! header, whatever is above it, so all pieces around the edit are what they were, and say the same. Where what was there
+//! and what is there now are pieces of named tables alone, and each can be read by itself, no string and no list goes on
+//! beyond them, and no key that stands in no table came or went. Such a key may declare a section as well, but not one of
+//! which a table stands under its own header.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,18 +15,26 @@ use super::{Broken, Found, Named, check};
 use crate::model::source::{Source, Span};
 use crate::model::topology::{Item, Topology};
 
-/// What the files say, if that is plainly so: one of them at most was edited, between headers of named tables, where both
-/// before and now named tables stand in pieces of their own. Nothing is found to be wrong here; whoever reads all of it
-/// says what is.
+/// What the files say, if that is plainly so: one of them at most was edited. Nothing is found to be wrong here; whoever
+/// reads all of it says what is.
 pub(super) fn read(sources: &[Source], before: (&Topology, &[Source])) -> Option<Topology> {
+    let topology = edited(sources, before)?;
+    #[cfg(debug_assertions)]
+    assert_eq!(format!("{topology:?}"), format!("{:?}", super::parse(sources).expect("what is plain is right")));
+    Some(topology)
+}
+
+fn edited(sources: &[Source], before: (&Topology, &[Source])) -> Option<Topology> {
     let (topology, were) = before;
-    let paths = |sources: &[Source]| sources.iter().map(|source| source.path.clone()).collect::<Vec<_>>();
-    if paths(sources) != paths(were) {
+    if !sources.iter().map(|source| &source.path).eq(were.iter().map(|source| &source.path)) {
         return None;
     }
-    let mut edited = (0..).zip(were.iter().zip(sources)).filter(|(_, (was, is))| was.text != is.text);
-    let Some((file, (was, is))) = edited.next() else { return Some(topology.clone()) };
-    let edit = Edit::find(file, (&was.text, &is.text), topology).filter(|_| edited.next().is_none())?;
+    let mut differ = (0..).zip(were.iter().zip(sources)).filter(|(_, (was, is))| was.text != is.text);
+    let Some((file, (was, is))) = differ.next() else { return Some(topology.clone()) };
+    if differ.next().is_some() {
+        return None;
+    }
+    let edit = Edit::find(file, (&was.text, &is.text), topology)?;
     tables(&was.text, &edit.was)?;
     let mut found = Found::default();
     for (table, start, text) in tables(&is.text, &edit.is)? {
@@ -28,17 +42,24 @@ pub(super) fn read(sources: &[Source], before: (&Topology, &[Source])) -> Option
         found.table(table, text, part, Some(before))?;
     }
     let mut topology = topology.clone();
-    edit.replace(&mut topology.networks, found.networks)?;
-    edit.replace(&mut topology.containers, found.containers)?;
-    edit.replace(&mut topology.endpoints, found.endpoints)?;
-    let Topology { named, pools, policies, allow_deletes, docker_user, moved, .. } = &mut topology;
-    if let Some(name) = named {
-        edit.shift(name);
-    }
+    // Keys of the whole file stand above all headers, and so above the edit.
+    let Topology {
+        name: _,
+        named: _,
+        allow_deletes: _,
+        docker_user: _,
+        networks,
+        containers,
+        endpoints,
+        pools,
+        policies,
+        moved,
+    } = &mut topology;
+    edit.replace(networks, found.networks)?;
+    edit.replace(containers, found.containers)?;
+    edit.replace(endpoints, found.endpoints)?;
     edit.shift_all(pools);
     edit.shift_all(policies);
-    edit.shift_all(allow_deletes);
-    edit.shift_all(docker_user);
     edit.shift_all(moved);
     (!topology.is_empty() && check(&topology, &Broken::default()).is_empty()).then_some(topology)
 }
@@ -75,7 +96,7 @@ impl Edit {
     }
 
     fn replace<T>(&self, tables: &mut BTreeMap<String, Item<T>>, new: Named<T>) -> Option<()> {
-        // Where one stands under a header, the section is declared in no other way.
+        // One that stands under its own header says that no key declares the section, now as before.
         let apart = |item: &Item<T>| item.part.file == self.file && item.name.start < item.part.start;
         if !new.is_empty() && !tables.values().any(apart) {
             return None;
@@ -103,7 +124,7 @@ impl Edit {
     }
 }
 
-/// Bytes that are compared at once.
+/// Bytes that are compared at once: slices are compared many at a time, and what they give one by one is not.
 const CHUNK: usize = 256;
 
 /// How many bytes are the same at the start of both.
@@ -141,6 +162,8 @@ fn header(text: &str, (from, to): (usize, usize)) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::model::parse::parse;
 
@@ -162,16 +185,18 @@ action = \"deny\"
 to = { endpoint = \"db\" }
 ";
 
-    /// What is said of an edit of the second of two files, if it is plain; it is what whoever reads all says.
+    fn sources(text: &str) -> [Source; 2] {
+        [Source::new("a.toml", "[containers.more]\nnetns = \"more\"\n"), Source::new("b.toml", text)]
+    }
+
+    /// What is said of an edit of the second of two files, if it is plain: in debug builds that is compared with what
+    /// whoever reads all says.
     fn edited(before: &str, after: &str) -> Option<Topology> {
-        let sources =
-            |text| [Source::new("a.toml", "[containers.more]\nnetns = \"more\"\n"), Source::new("b.toml", text)];
         let was = parse(&sources(before)).expect("right");
-        let is = read(&sources(after), (&was, &sources(before)));
-        if let Some(is) = &is {
-            assert_eq!(format!("{is:?}"), format!("{:?}", parse(&sources(after)).expect("right")));
-        }
-        is
+        let is = read(&sources(after), (&was, &sources(before)))?;
+        let back = read(&sources(before), (&is, &sources(after))).expect("it is as plain the other way");
+        assert_eq!(format!("{was:?}"), format!("{back:?}"));
+        Some(is)
     }
 
     #[test]
@@ -202,11 +227,65 @@ to = { endpoint = \"db\" }
             ("[endpoints.api]", "[[moved]]\nfrom = \"containers.x\"\nto = \"containers.db\"\n[endpoints.api]"),
             ("[endpoints.api]", "[containers.\"new\"]\nnetns = \"x\"\n[endpoints.api]"),
             ("[containers.db]\n", "[containers.db]\nwrong = 1\n"),
+            ("[[policies]]\naction = \"deny\"\nto = { endpoint = \"db\" }\n", ""),
+            ("netns = \"db\"\n[endpoints.api]", "netns = \"db\"[endpoints.api]"),
         ] {
             assert!(edited(TEXT, &TEXT.replace(was, is)).is_none(), "{is}");
         }
         // A section is declared in one way.
         let before = "containers.api.netns = \"api\"\n[networks.front]\ndriver = \"none\"\n";
         assert!(edited(before, &format!("{before}[containers.db]\nnetns = \"db\"\n")).is_none());
+    }
+    #[test]
+    fn several_files_and_other_names_of_files_are_for_those_who_read_all() {
+        let was = parse(&sources(TEXT)).expect("right");
+        let [more, shop] = sources(&TEXT.replace("pid = 1", "pid = 2"));
+        let other = Source::new("a.toml", "[containers.more]\nnetns = \"other\"\n");
+        let edited = Source::new("b.toml", TEXT.replace("netns = \"db\"", "pid = 1"));
+        let renamed = Source::new("c.toml", TEXT);
+        for is in [[other, edited], [more.clone(), renamed], [shop, more]] {
+            assert!(read(&is, (&was, &sources(TEXT))).is_none());
+        }
+    }
+
+    fn tables() -> impl Strategy<Value = Vec<String>> {
+        let name = || prop::sample::select(&["a", "b", "c", "d"][..]);
+        let container = (name(), 0..3).prop_map(|(name, kind)| match kind {
+            0 => format!("[containers.{name}]\nnetns = \"{name}\"\n\n"),
+            1 => format!("  [containers.{name}] # \u{e9}\r\nnetns = \"\"\"{name}\"\"\"\r\n"),
+            _ => format!("[containers.{name}]\nsysctls = {{ \"net.ipv4.ip_forward\" = 1 }}\nnetns = \"{name}\"\n"),
+        });
+        let network = (name(), any::<bool>()).prop_map(|(name, apart)| {
+            let named = if apart { format!("[networks.{name}.bridge]\nname = \"br-{name}\"\n") } else { String::new() };
+            format!("[networks.{name}]\ndriver = \"bridge\"\n{named}")
+        });
+        let other = prop::sample::select(
+            &[
+                "[pools]\nipv4 = [\"10.0.0.0/8\"]\n",
+                "[[moved]]\nfrom = \"containers.z\"\nto = \"containers.a\"\n",
+                "[[policies]]\naction = \"deny\"\nto = { network = \"a\" }\n",
+                "# of the shop\n",
+            ][..],
+        );
+        let other = other.prop_map(ToOwned::to_owned);
+        prop::collection::vec(prop_oneof![4 => container, 2 => network, 1 => other], 2..8)
+    }
+
+    proptest! {
+        /// Whatever tables come, go, and are other ones: what is plain is what whoever reads all says.
+        #[test]
+        fn an_edit_is_what_the_files_say(before in tables(), new in tables(), at in 0..8_usize, until in 0..8_usize) {
+            let (at, until) = (at.min(before.len()), until.min(before.len()));
+            let (at, until) = (at.min(until), at.max(until));
+            let after = [&before[..at], &new[..new.len() - 2], &before[until..]].concat();
+            for (before, after) in [(&before, &after), (&after, &before)] {
+                let (before, after) = (sources(&before.concat()), sources(&after.concat()));
+                if let Ok(was) = parse(&before) {
+                    // Compared in there.
+                    let plain = read(&after, (&was, &before)).is_some();
+                    prop_assert!(!plain || parse(&after).is_ok());
+                }
+            }
+        }
     }
 }
