@@ -408,12 +408,7 @@ fn a_port_is_chosen_that_was_chosen_for_another_endpoint() {
 #[test]
 fn host_ports_once_chosen_stay_whoever_comes() {
     for publish in ["80", "127.0.0.1::80", "80-81"] {
-        let endpoint = |name: &str, publish: &str| {
-            let container = format!("[containers.{name}]\nnetns = \"{name}\"\n");
-            format!(
-                "{container}[endpoints.{name}]\ncontainer = \"{name}\"\nnetwork = \"n\"\npublish = [\"{publish}\"]\n"
-            )
-        };
+        let endpoint = |name: &str, publish: &str| publisher(name, &format!("[\"{publish}\"]"));
         let before = format!("{SHARING}{}", endpoint("m", publish));
         let live = wanted(&read(&before).unwrap(), &State::default()).unwrap();
         let held = chosen(&before)[0];
@@ -425,6 +420,55 @@ fn host_ports_once_chosen_stay_whoever_comes() {
             assert!(mappings(&after).len() > mappings(&live).len());
         }
     }
+}
+
+/// A container that publishes on the shared network.
+fn publisher(name: &str, publish: &str) -> String {
+    let container = format!("[containers.{name}]\nnetns = \"{name}\"\n[endpoints.{name}]\ncontainer = \"{name}\"\n");
+    format!("{container}network = \"n\"\npublish = {publish}\n")
+}
+
+#[test]
+fn host_ports_of_publishes_that_lead_to_the_same_stay_apart() {
+    for publish in [
+        r#"["80", "80-82"]"#,
+        r#"["80", "0.0.0.0::80"]"#,
+        r#"["80/udp", "80-90/udp"]"#,
+        r#"["80-82", "81-83", "80-83"]"#,
+    ] {
+        let topology = read(&format!("{SHARING}{}", publisher("m", publish))).unwrap();
+        let state = wanted(&topology, &State::default()).unwrap();
+        assert!(wanted(&topology, &state).unwrap() == state, "{publish}");
+    }
+}
+
+#[test]
+fn a_publish_that_grows_takes_no_port_of_anybody() {
+    let text = |grows: &str, neighbour: &str| {
+        read(&format!("{SHARING}{}{}", publisher("m", grows), publisher(neighbour, r#"["80"]"#))).unwrap()
+    };
+    let ports = |neighbour: &str| {
+        let state = wanted(&text(r#"["80"]"#, neighbour), &State::default()).unwrap();
+        let ports: Vec<u16> = mappings(&state).iter().map(|mapping| mapping.ports.first).collect();
+        (state, ports[0].abs_diff(ports[1]) == 1 && ports[0] != ports[1], ports)
+    };
+    let neighbour = (0..20_000).map(|at| format!("z{at}")).find(|name| ports(name).1).expect("one next to it");
+    let (live, ..) = ports(&neighbour);
+    let grown = wanted(&text(r#"["80-85"]"#, &neighbour), &live).unwrap();
+    let stays = mappings(&live).intersection(&mappings(&grown)).count();
+    assert_eq!(stays, 1, "the neighbour's");
+    let observed = |state: &State| {
+        let port = mappings(state).first().expect("one").ports.first + 1;
+        let mut observed = holding(state);
+        let ports = Ports { first: port, last: port };
+        let holder = "a process".into();
+        observed.foreign.claims = vec![Claim { protocol: Protocol::Tcp, ipv6: None, address: None, ports, holder }];
+        (port, observed)
+    };
+    let alone = |publish: &str| read(&format!("{SHARING}{}", publisher("m", publish))).unwrap();
+    let (port, observed) = observed(&wanted(&alone(r#"["80"]"#), &State::default()).unwrap());
+    let grown = lower(&alone(r#"["80-82"]"#), &observed).unwrap().state;
+    assert!(mappings(&grown).iter().all(|mapping| !(mapping.ports.first..=mapping.ports.last).contains(&port)));
 }
 
 #[test]

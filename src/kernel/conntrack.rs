@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -61,9 +61,15 @@ pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelE
 /// quarter of a million chains, 10 ms.
 #[derive(Debug)]
 pub(super) struct Forgetting {
-    thread: JoinHandle<Result<Socket, KernelError>>,
+    walk: Walk,
     /// Ends when the host's addresses are known.
     asking: Mutex<Receiver<()>>,
+}
+
+#[derive(Debug)]
+enum Walk {
+    Under(JoinHandle<Result<Socket, KernelError>>),
+    Over(Result<Socket, KernelError>),
 }
 
 impl Forgetting {
@@ -79,9 +85,16 @@ impl Forgetting {
             }
             Ok(socket)
         };
-        let thread = std::thread::Builder::new().name("flows".into()).spawn(walk);
-        let thread = thread.map_err(|error| KernelError::io("cannot start a thread", &error))?;
-        Ok(Self { thread, asking: Mutex::new(asking) })
+        let walk = Arc::new(Mutex::new(Some(walk)));
+        let taken = |walk: &Mutex<Option<_>>| walk.lock().expect("nobody panics with it").take();
+        let other = walk.clone();
+        let walked = move || taken(&other).expect("it is taken here, or there was no thread")();
+        let walk = match std::thread::Builder::new().name("flows".into()).spawn(walked) {
+            Ok(thread) => Walk::Under(thread),
+            // There may be no more threads (cgroups(7), `pids.max`).
+            Err(_) => Walk::Over(taken(&walk).expect("nobody else took it")()),
+        };
+        Ok(Self { walk, asking: Mutex::new(asking) })
     }
 
     /// Waits until it is known which addresses are the host's: until then none may come or go.
@@ -92,7 +105,10 @@ impl Forgetting {
 
     /// Waits until it is done: its socket.
     pub(super) fn end(self) -> Result<Socket, KernelError> {
-        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        match self.walk {
+            Walk::Under(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Walk::Over(ended) => ended,
+        }
     }
 }
 

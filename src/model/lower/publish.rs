@@ -1,5 +1,6 @@
 //! The firewall of a topology: what its networks allow, and the ports it publishes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -44,7 +45,7 @@ impl Claimed {
     }
 }
 
-/// First host ports that were chosen before, and where they listen, by the port of an endpoint that they lead to.
+/// Host ports that were chosen before, and where they listen, by the port of an endpoint that each leads to.
 #[derive(Default)]
 struct Chosen(BTreeMap<Target, Few<(Option<IpAddr>, u16)>>);
 
@@ -52,17 +53,27 @@ struct Chosen(BTreeMap<Target, Few<(Option<IpAddr>, u16)>>);
 type Target = (Protocol, IpAddr, u16);
 
 impl Chosen {
-    /// Those of a publish: they stay, whatever else is free or taken since.
-    fn of(&self, port: &Port, publish: &Publish) -> impl Iterator<Item = Ports> {
-        let to = move |(ipv6, listen)| {
-            let target = port.address(ipv6)?;
-            let chosen = self.0.get(&(publish.protocol, target, publish.container.first))?;
-            Some(chosen.iter().filter(move |(at, _)| *at == listen).map(|(_, first)| *first))
-        };
+    /// Ranges that a publish may have had: their first port leads to its first one.
+    fn of(&self, port: &Port, publish: &Publish) -> Vec<Ports> {
         let rest = (publish.container.count() - 1) as u16;
-        let range = move |first: u16| Some(Ports { first, last: first.checked_add(rest)? });
-        listens(port.network, publish).into_iter().filter_map(to).flatten().filter_map(range)
+        let range = |(_, first): &(Option<IpAddr>, u16)| Some(Ports { first: *first, last: first.checked_add(rest)? });
+        let targets = targets(port, publish).map(|(target, _)| (publish.protocol, target, publish.container.first));
+        targets.filter_map(|target| self.0.get(&target)).flatten().filter_map(range).collect()
     }
+
+    /// Whether all of a publish is led to from there.
+    fn lead(&self, port: &Port, publish: &Publish, ports: Ports) -> bool {
+        targets(port, publish).all(|(target, listen)| {
+            (publish.container.first..=publish.container.last).zip(ports.first..=ports.last).all(|(to, from)| {
+                self.0.get(&(publish.protocol, target, to)).is_some_and(|found| found.contains(&(listen, from)))
+            })
+        })
+    }
+}
+
+/// The addresses of an endpoint that a publish leads to, each with where it listens.
+fn targets(port: &Port, publish: &Publish) -> impl Iterator<Item = (IpAddr, Option<IpAddr>)> {
+    listens(port.network, publish).into_iter().filter_map(|(ipv6, listen)| Some((port.address(ipv6)?, listen)))
 }
 
 impl Lowering<'_> {
@@ -115,20 +126,35 @@ impl Lowering<'_> {
             }
         }
         let before = self.chosen_before();
-        for port in ports {
+        let all = ports.iter().flat_map(|port| {
             let publishes = port.item.publishes().map(|(publish, _)| publish);
-            for publish in publishes.filter(|publish| publish.get_ref().host.is_none()) {
-                let (span, publish) = (port.item.span(publish), publish.get_ref());
-                let held = before.of(port, publish).find(|ports| claimed.is_free(publish.protocol, *ports));
+            publishes.map(move |publish| (port, port.item.span(publish), publish.get_ref()))
+        });
+        let mut open: Vec<_> = all.filter(|(.., publish)| publish.host.is_none()).collect();
+        // What takes most comes first: less may be a part of it.
+        open.sort_by_key(|(port, _, publish)| {
+            Reverse(publish.container.count() as usize * targets(port, publish).count())
+        });
+        for complete in [true, false] {
+            open.retain(|(port, span, publish)| {
+                // Those that are complete stay, whatever else is taken since.
+                let stays = |ports: &Ports| {
+                    let taken = || self.is_taken(publish.protocol, *ports);
+                    let stays = if complete { before.lead(port, publish, *ports) } else { !taken() };
+                    stays && claimed.is_free(publish.protocol, *ports)
+                };
+                let held = before.of(port, publish).into_iter().find(stays);
                 if let Some(ports) = held {
                     claimed.claim(publish.protocol, ports);
-                    claimed.held.insert(span, ports);
+                    claimed.held.insert(*span, ports);
                 }
-            }
+                held.is_none()
+            });
         }
         claimed
     }
 
+    /// Host ports that were chosen for publishes of the endpoints that are there.
     fn chosen_before(&self) -> Chosen {
         let name = Firewall::table_name(&self.topology.name).into();
         let mut chosen = Chosen::default();
@@ -137,13 +163,20 @@ impl Lowering<'_> {
                 if let Element::Publish(it) = element
                     && it.ports.first >= CHOSEN_FIRST
                 {
-                    // Of a chosen range each port has an entry of its own, or all have one, to the same ports.
-                    let to = (it.protocol, it.target, it.port.unwrap_or(it.ports.first));
-                    chosen.0.entry(to).or_default().push((it.listen, it.ports.first));
+                    // Of a range each port has an entry of its own, or all have one, to the same ports.
+                    for from in it.ports.first..=it.ports.last {
+                        let to = (it.protocol, it.target, it.port.unwrap_or(from));
+                        chosen.0.entry(to).or_default().push((it.listen, from));
+                    }
                 }
             }
         }
         chosen
+    }
+
+    /// Whether others have any of these ports: they listen there, or lead them elsewhere.
+    fn is_taken(&self, protocol: Protocol, ports: Ports) -> bool {
+        self.observed.foreign.claims.iter().any(|of| of.protocol == protocol && of.ports.overlaps(ports))
     }
 
     /// The user's host ports, or as many as the container's: those chosen before, or the first free ones upwards from a
@@ -162,9 +195,8 @@ impl Lowering<'_> {
             let first = CHOSEN_FIRST + ((start + step) % rooms) as u16;
             Ports { first, last: first + (count - 1) as u16 }
         };
-        let others = &self.observed.foreign.claims;
-        let taken = |it: &Ports| others.iter().any(|of| of.protocol == publish.protocol && of.ports.overlaps(*it));
-        let free = |ports: &Ports| claimed.is_free(publish.protocol, *ports) && !taken(ports);
+        let free =
+            |ports: &Ports| claimed.is_free(publish.protocol, *ports) && !self.is_taken(publish.protocol, *ports);
         let chosen = (0..rooms).map(range).find(free);
         if let Some(ports) = chosen {
             claimed.claim(publish.protocol, ports);
