@@ -1,4 +1,4 @@
-//! Linux behind the [`Kernel`] trait: a look, and steps carried out lane by lane ([`Run`]).
+//! Linux behind the [`Kernel`] trait: a look, and steps carried out lane by lane (`kernel::run`).
 //!
 //! A lane is a place with an order: the rtnetlink of one namespace, the transaction of nftables, the names of
 //! namespaces, the settings.
