@@ -110,11 +110,11 @@ fn timed(mut command: Command, left: Option<usize>) -> Figures {
 /// doubled the time of short runs, of those most that touch most. In a file, as what this process has counts as the peak
 /// of those it starts.
 fn back_memory() {
-    const MEBIBYTES: usize = 64;
+    const PIECES: usize = 4 << 10;
     let path = "/run/bench/memory";
     let mut file = fs::File::create(path).expect("a private directory in memory");
-    for _ in 0..MEBIBYTES {
-        file.write_all(&[1; 1 << 20]).expect("there is as much memory");
+    for _ in 0..PIECES {
+        file.write_all(&[1; 16 << 10]).expect("there is as much memory");
     }
     fs::remove_file(path).expect("it was made here");
 }
