@@ -69,11 +69,11 @@ fn pad(out: &mut Vec<u8>) {
 
 /// The attributes of a dump: kind (without the flags for nesting and byte order) and content. What cannot be an attribute
 /// ends it: a kernel newer than this code may say more, never otherwise.
-pub fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+pub fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     flagged(bytes).map(|(kind, content)| (kind & KIND_MASK, content))
 }
 
-fn flagged(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> + Clone {
+fn flagged(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
@@ -111,25 +111,12 @@ pub(super) fn is_text(bytes: &[u8], kind: u16, text: &str) -> bool {
 /// its own.
 pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
     let is_zero = |content: &[u8]| content.iter().all(|byte| *byte == 0);
-    let (mut of_dumped, mut of_sent) = (finder(dumped), finder(sent));
-    let all_there = flagged(sent).all(|(kind, content)| match of_dumped(kind & KIND_MASK) {
+    let all_there = flagged(sent).all(|(kind, content)| match get(dumped, kind & KIND_MASK) {
         Some(found) => same((kind, content), found),
         None => kind & NESTED == 0 && is_zero(content),
     });
-    let mut sent_too = |kind: u16| ignored.contains(&kind) || of_sent(kind).is_some();
+    let sent_too = |kind: u16| ignored.contains(&kind) || get(sent, kind).is_some();
     all_there && walk(dumped).all(|(kind, content)| sent_too(kind) || is_zero(content))
-}
-
-/// Finds an attribute of each kind, quickest if they are asked for in the order in which they lie. No kind comes twice:
-/// lists are for [`same`].
-fn finder<'a>(bytes: &'a [u8]) -> impl FnMut(u16) -> Option<&'a [u8]> {
-    let mut next = walk(bytes);
-    move |kind| {
-        let mut ahead = next.clone();
-        let Some((_, content)) = ahead.find(|(found, _)| *found == kind) else { return get(bytes, kind) };
-        next = ahead;
-        Some(content)
-    }
 }
 
 fn same((kind, sent): (u16, &[u8]), dumped: &[u8]) -> bool {
