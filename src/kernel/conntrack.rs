@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -75,9 +75,9 @@ enum Walk {
 impl Forgetting {
     /// Begins to [forget](forget()).
     pub(super) fn begin(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
-        let mut socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
+        let socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
         let (asked, asking) = mpsc::channel();
-        let walk = move || {
+        let walk = |(mut socket, flows, asked): (Socket, Flows, Sender<()>)| {
             let addresses = around(&mut socket);
             drop(asked);
             if let Some(addresses) = addresses? {
@@ -85,14 +85,15 @@ impl Forgetting {
             }
             Ok(socket)
         };
-        let walk = Arc::new(Mutex::new(Some(walk)));
-        let taken = |walk: &Mutex<Option<_>>| walk.lock().expect("nobody panics with it").take();
-        let other = walk.clone();
-        let walked = move || taken(&other).expect("it is taken here, or there was no thread")();
-        let walk = match std::thread::Builder::new().name("flows".into()).spawn(walked) {
-            Ok(thread) => Walk::Under(thread),
-            // There may be no more threads (cgroups(7), `pids.max`).
-            Err(_) => Walk::Over(taken(&walk).expect("nobody else took it")()),
+        // Given when there is a thread to take it: there may be no more (cgroups(7), `pids.max`).
+        let (give, given) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("flows".into());
+        let walk = match thread.spawn(move || walk(given.recv().expect("it is given right behind"))) {
+            Ok(thread) => {
+                give.send((socket, flows, asked)).expect("it is waited for");
+                Walk::Under(thread)
+            }
+            Err(_) => Walk::Over(walk((socket, flows, asked))),
         };
         Ok(Self { walk, asking: Mutex::new(asking) })
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::pieces::{Piece, Table, pieces, table};
+use super::pieces::{self, Piece, Table, pieces};
 use super::{Broken, Found, Named, check};
 use crate::model::source::{Source, Span};
 use crate::model::topology::{Item, Topology};
@@ -156,8 +156,8 @@ fn tables<'a>(text: &'a str, part: &Range<usize>) -> Option<Vec<(Table<'a>, usiz
 fn header(text: &str, (from, to): (usize, usize)) -> Option<Range<usize>> {
     let start = text[..from].rfind('\n').map_or(0, |at| at + 1);
     let end = text[to..].find('\n').map_or(text.len(), |at| to + at + 1);
-    let header = text[start..].trim_start_matches([' ', '\t']).strip_prefix('[')?;
-    table(header, text.len() - header.len()).filter(|table| table.at == from).map(|_| start..end)
+    let (_, table) = pieces::header(text, start)?;
+    table.filter(|table| table.at == from).map(|_| start..end)
 }
 
 #[cfg(test)]

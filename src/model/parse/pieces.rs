@@ -140,8 +140,7 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = vec![Piece { start: 0, text: "", table: None }];
     let lines = text.match_indices('\n').map(|(at, _)| at + 1);
     for at in std::iter::once(0).chain(lines) {
-        let Some(header) = text[at..].trim_start_matches([' ', '\t']).strip_prefix('[') else { continue };
-        let table = table(header, text.len() - header.len());
+        let Some((header, table)) = header(text, at) else { continue };
         let last = pieces.last_mut().expect("there is one");
         let is_part = |last: &Table| {
             let path = header.trim_start_matches('[').strip_prefix(last.section)?.strip_prefix('.')?;
@@ -165,8 +164,14 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
+/// The header that a line begins with, without its first bracket, and the named table that it is of, if it is of one.
+pub(super) fn header(text: &str, line: usize) -> Option<(&str, Option<Table<'_>>)> {
+    let header = text[line..].trim_start_matches([' ', '\t']).strip_prefix('[')?;
+    Some((header, table(header, text.len() - header.len())))
+}
+
 /// The table that a header names, without its first bracket, if it is written in the usual way; and where that stands.
-pub(super) fn table(header: &str, at: usize) -> Option<Table<'_>> {
+fn table(header: &str, at: usize) -> Option<Table<'_>> {
     let (section, rest) = header.split_once('.').filter(|(section, _)| super::SECTIONS.contains(section))?;
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let end = rest.bytes().position(|byte| !bare(byte))?;
