@@ -166,6 +166,14 @@ impl Outline {
     }
 }
 
+/// Answers without their `struct nfgenmsg`.
+fn attributes(listed: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
+    listed.into_iter().filter(|it| it.len() >= GENMSG).map(|mut it| {
+        it.drain(..GENMSG);
+        it
+    })
+}
+
 /// Attributes of what is in a table, or is that.
 fn of<'a>(listed: &'a [Vec<u8>], family: u8, table: &str) -> impl Iterator<Item = &'a [u8]> {
     let here = listed.iter().filter(move |it| it.first() == Some(&family)).filter_map(|it| it.get(GENMSG..));
@@ -261,12 +269,11 @@ impl Nft {
             Question::Elements { table, set } => (GET_ELEMENTS, INET, [name(1, table), name(2, set)].concat()),
         };
         let listed = self.one((kind, NLM_F_DUMP), family, &filter)?.unwrap_or_default();
-        let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
         Ok(match what {
             Question::Rules { table, chain, .. } => {
-                attributes.filter(|it| text(it, 1) == table && text(it, 2) == chain).collect()
+                attributes(listed).filter(|it| text(it, 1) == table && text(it, 2) == chain).collect()
             }
-            Question::Elements { .. } => attributes.collect(),
+            Question::Elements { .. } => attributes(listed).collect(),
         })
     }
 
@@ -313,8 +320,7 @@ impl Nft {
         let by_name = nla(1, &[name.as_bytes(), &[0]].concat());
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
             let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
-            let attributes = listed.into_iter().filter_map(|it| it.get(GENMSG..).map(<[u8]>::to_vec));
-            Ok(attributes.filter(|it| text(it, 1) == name).collect())
+            Ok(attributes(listed).filter(|it| text(it, 1) == name).collect())
         };
         let (rules, sets) = (dump(GET_RULE, &by_name)?, dump(GET_SET, &by_name)?);
         let mut elements = Vec::new();

@@ -352,12 +352,16 @@ fn sysctls<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, T
     Ok(values)
 }
 
-/// How many further threads so many namespaces are worth; the calling one may have something else to do.
+/// How many further threads so many namespaces are worth; the calling one may have something else to do. How many processors
+/// there are is in several files, and asked only then.
 fn others(namespaces: usize, busy: bool) -> usize {
+    if namespaces < if busy { BESIDE_FROM } else { PARALLEL_FROM } {
+        return 0;
+    }
     match std::thread::available_parallelism().map_or(1, NonZeroUsize::get) {
         1 => 0,
         processors if namespaces >= PARALLEL_FROM => processors.min(THREADS),
-        _ => usize::from(busy && namespaces >= BESIDE_FROM),
+        _ => 1,
     }
 }
 

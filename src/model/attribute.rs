@@ -76,12 +76,19 @@ pub fn walk(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 fn flagged(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
-        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]);
-        let content = rest.get(HEADER..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let (kind, content, behind) = first(rest)?;
+        rest = behind;
         Some((kind, content))
     })
+}
+
+/// The first attribute, its kind with flags, and what stands behind it.
+fn first(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let [a, b, c, d] = *bytes.first_chunk::<HEADER>()?;
+    let length = usize::from(u16::from_ne_bytes([a, b]));
+    let content = bytes.get(HEADER..length)?;
+    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((u16::from_ne_bytes([c, d]), content, behind))
 }
 
 /// Content of the first attribute of that kind.
@@ -111,12 +118,31 @@ pub(super) fn is_text(bytes: &[u8], kind: u16, text: &str) -> bool {
 /// its own.
 pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
     let is_zero = |content: &[u8]| content.iter().all(|byte| *byte == 0);
-    let all_there = flagged(sent).all(|(kind, content)| match get(dumped, kind & KIND_MASK) {
-        Some(found) => same((kind, content), found),
-        None => kind & NESTED == 0 && is_zero(content),
-    });
-    let sent_too = |kind: u16| ignored.contains(&kind) || get(sent, kind).is_some();
-    all_there && walk(dumped).all(|(kind, content)| sent_too(kind) || is_zero(content))
+    let added = |(kind, content): (u16, &[u8])| ignored.contains(&kind) || is_zero(content);
+    // Mostly the kernel names them in the order in which they were sent: what is before the rest has been seen to.
+    let mut rest = dumped;
+    for (kind, content) in flagged(sent) {
+        let own = kind & KIND_MASK;
+        let mut found = None;
+        while let Some((next, it, behind)) = first(rest).map(|(next, it, behind)| (next & KIND_MASK, it, behind)) {
+            if next == own {
+                (found, rest) = (Some(it), behind);
+                break;
+            }
+            if !added((next, it)) {
+                break;
+            }
+            rest = behind;
+        }
+        let agreed = match found.or_else(|| get(dumped, own)) {
+            Some(found) => same((kind, content), found),
+            None => kind & NESTED == 0 && is_zero(content),
+        };
+        if !agreed {
+            return false;
+        }
+    }
+    walk(rest).all(|it| added(it) || get(sent, it.0).is_some())
 }
 
 fn same((kind, sent): (u16, &[u8]), dumped: &[u8]) -> bool {
@@ -134,6 +160,8 @@ fn same((kind, sent): (u16, &[u8]), dumped: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn sample(numbers: &[u32]) -> Vec<u8> {
@@ -179,6 +207,77 @@ mod tests {
         };
         assert!(agrees(&nest([1, 3]), &nest([3, 1]), &[]));
         assert!(!agrees(&nest([1, 3]), &nest([1, 4]), &[]));
+    }
+
+    /// The kind whose content is a nest; no kind is now this and now that.
+    const NEST: u16 = 4;
+
+    /// What stands under a kind: a number, or numbers in a nest.
+    type Entry = (u16, Result<u32, Vec<(u16, u32)>>);
+
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        let number = || prop_oneof![Just(0u32), Just(7)];
+        let kinds = || Just((1..5u16).collect::<Vec<_>>()).prop_shuffle();
+        let nest = (kinds(), prop::collection::vec(number(), 0..3)).prop_map(|(k, n)| k.into_iter().zip(n).collect());
+        let content = (number(), nest).prop_map(|(number, nest)| (Ok(number), Err(nest)));
+        (kinds(), prop::collection::vec(content, 0..5)).prop_map(|(kinds, contents)| {
+            let typed = |(kind, (number, nest))| (kind, if kind == NEST { nest } else { number });
+            kinds.into_iter().zip(contents).map(typed).collect()
+        })
+    }
+
+    fn written(entries: &[Entry]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (kind, content) in entries {
+            match content {
+                Ok(number) => out.put_number(*kind, *number),
+                Err(nest) => out
+                    .put_nest(*kind, |out| nest.iter().fold(out, |out, (kind, number)| out.put_number(*kind, *number))),
+            };
+        }
+        out
+    }
+
+    /// The definition, without regard to the order.
+    fn by_definition(sent: &[Entry], dumped: &[Entry], ignored: &[u16]) -> bool {
+        let flat =
+            |entries: &[(u16, u32)]| entries.iter().map(|(kind, number)| (*kind, Ok(*number))).collect::<Vec<_>>();
+        let is_zero = |content: &Result<u32, Vec<(u16, u32)>>| match content {
+            Ok(number) => *number == 0,
+            Err(nest) => nest.is_empty(),
+        };
+        let of =
+            |entries: &[Entry], kind| entries.iter().find(|(it, _)| *it == kind).map(|(_, content)| content.clone());
+        let there = sent.iter().all(|(kind, content)| match (content, of(dumped, *kind)) {
+            (Ok(sent), Some(Ok(dumped))) => *sent == dumped,
+            (Err(sent), Some(Err(dumped))) => by_definition(&flat(sent), &flat(&dumped), &[]),
+            (content, None) => content == &Ok(0),
+            _ => false,
+        });
+        let asked = |(kind, content): &Entry| ignored.contains(kind) || of(sent, *kind).is_some() || is_zero(content);
+        there && dumped.iter().all(asked)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever the order.
+        #[test]
+        fn a_dump_agrees_as_it_is_defined((sent, other) in (entries(), entries()), (again, order) in (any::<bool>(), 1..5u16)) {
+            let mut dumped = if again { sent.clone() } else { Vec::new() };
+            for entry in other {
+                if dumped.iter().all(|(kind, _)| *kind != entry.0) {
+                    dumped.push(entry);
+                }
+            }
+            if again {
+                dumped.sort_by_key(|(kind, _)| kind * order % 5);
+            }
+            for ignored in [&[][..], &[2]] {
+                let expected = by_definition(&sent, &dumped, ignored);
+                prop_assert_eq!(agrees(&written(&sent), &written(&dumped), ignored), expected);
+            }
+        }
     }
 
     #[test]

@@ -31,9 +31,8 @@ pub(super) fn difference(skeleton: &Skeleton, table: &TableFacts) -> Option<Stri
     let chain = named(&chains, (&table.chains, CHAIN_NAME, OF_CHAIN));
     let sets = objects(skeleton, set_name);
     let set = || named(&sets, (&table.sets, SET_NAME, OF_SET)).map(|name| format!("set {name}"));
-    chain.map(|name| format!("chain {name}")).or_else(set).or_else(|| {
-        chains.iter().find(|(name, _)| !same_rules(skeleton, name, table)).map(|(name, _)| format!("rules of {name}"))
-    })
+    let rules = || rules(skeleton, table).map(|name| format!("rules of {name}"));
+    chain.map(|name| format!("chain {name}")).or_else(set).or_else(rules)
 }
 
 /// Names of the sets and maps that hold what netrec writes, and not what packets leave.
@@ -56,21 +55,33 @@ fn objects<'a>(skeleton: &'a Skeleton, name: impl Fn(&'a NfListObject<'static>) 
     skeleton.compiled().filter_map(|(object, sent)| Some((name(object)?, sent))).collect()
 }
 
-/// The name of the first object that the kernel has not, has differently, or has beside ours.
+/// The name of the first object that the kernel has not, has differently, or has beside ours. Mostly it names them in the
+/// order in which they were made.
 fn named(ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16])) -> Option<String> {
-    for (own, sent) in ours {
-        let found = dumped.iter().find(|it| attribute::is_text(it, name, own));
+    for (at, (own, sent)) in ours.iter().enumerate() {
+        let is_own = |it: &&Vec<u8>| attribute::is_text(it, name, own);
+        let found = dumped.get(at).filter(is_own).or_else(|| dumped.iter().find(is_own));
         if !found.is_some_and(|it| attribute::agrees(sent, it, ignored)) {
             return Some((*own).to_owned());
         }
+    }
+    if dumped.len() == ours.len() {
+        return None; // all ours
     }
     let foreign = dumped.iter().map(|it| attribute::text(it, name)).find(|it| ours.iter().all(|(own, _)| own != it));
     foreign.map(ToOwned::to_owned)
 }
 
-fn same_rules(skeleton: &Skeleton, chain: &str, table: &TableFacts) -> bool {
-    let mut dumped = table.rules.iter().filter(|rule| attribute::is_text(rule, RULE_CHAIN, chain));
-    let mut ours = skeleton.compiled().filter(|(it, _)| matches!(it, NfListObject::Rule(rule) if rule.chain == chain));
-    ours.all(|(_, sent)| dumped.next().is_some_and(|it| attribute::agrees(sent, it, OF_RULE)))
-        && dumped.next().is_none()
+/// The first chain by name whose rules are others, or in another order.
+fn rules(skeleton: &Skeleton, table: &TableFacts) -> Option<String> {
+    fn chain<'a>(rule: &&'a [u8]) -> &'a [u8] {
+        attribute::get(rule, RULE_CHAIN).unwrap_or_default()
+    }
+    let ours = skeleton.compiled().filter(|(it, _)| matches!(it, NfListObject::Rule(_))).map(|(_, sent)| sent);
+    let (mut ours, mut dumped): (Vec<_>, Vec<_>) = (ours.collect(), table.rules.iter().map(Vec::as_slice).collect());
+    ours.sort_by_key(chain);
+    dumped.sort_by_key(chain);
+    let common = ours.iter().zip(&dumped).take_while(|(sent, it)| attribute::agrees(sent, it, OF_RULE)).count();
+    let other = ours.get(common).into_iter().chain(dumped.get(common)).min_by_key(|rule| chain(rule))?;
+    Some(attribute::text(other, RULE_CHAIN).to_owned())
 }

@@ -40,12 +40,12 @@ pub(super) fn family(family: NfFamily) -> u8 {
 }
 
 /// Attributes of an object of the skeleton other than the table itself.
-pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<u8> {
+pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>, out: &mut Vec<u8>) {
     match object {
-        NfListObject::Chain(it) => chain(it),
-        NfListObject::Rule(it) => rule(it, skeleton),
-        NfListObject::Set(it) => set(it),
-        NfListObject::Map(it) => map(it),
+        NfListObject::Chain(it) => chain(it, out),
+        NfListObject::Rule(it) => rule(it, skeleton, out),
+        NfListObject::Set(it) => set(it, out),
+        NfListObject::Map(it) => map(it, out),
         other => unreachable!("the skeleton has no such object: {other:?}"),
     }
 }
@@ -54,8 +54,7 @@ pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<u8> 
 pub(in crate::model::kinds) const BASE_CHAIN: u32 = 1;
 
 /// Attributes of a chain.
-fn chain(chain: &Chain<'_>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128);
+fn chain(chain: &Chain<'_>, out: &mut Vec<u8>) {
     out.put_text(1, &chain.table).put_text(3, &chain.name);
     if let (Some(kind), Some(hook), Some(priority)) = (chain._type, chain.hook, chain.prio) {
         let accept = u32::from(chain.policy != Some(NfChainPolicy::Drop));
@@ -67,7 +66,6 @@ fn chain(chain: &Chain<'_>) -> Vec<u8> {
         out.put_nest(4, |out| out.put_number(1, hook_number(hook)).put_number(2, priority.cast_unsigned()));
         out.put_number(5, accept).put_text(7, kind).put_number(10, BASE_CHAIN);
     }
-    out
 }
 
 fn hook_number(hook: NfHook) -> u32 {
@@ -82,17 +80,13 @@ fn hook_number(hook: NfHook) -> u32 {
 }
 
 /// Attributes of a rule; maps are looked up in the skeleton for what they give.
-fn rule(rule: &Rule<'_>, skeleton: &Skeleton) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
+fn rule(rule: &Rule<'_>, skeleton: &Skeleton, out: &mut Vec<u8>) {
     out.put_text(1, &rule.table).put_text(2, &rule.chain);
     out.put_nest(4, |out| {
         let mut code = Code { skeleton, out: &mut *out, network: None, transport: None };
         rule.expr.iter().for_each(|statement| code.statement(statement));
         out
     });
-    // Kept for as long as the program runs, by the hundred.
-    out.shrink_to_fit();
-    out
 }
 
 struct Code<'a> {

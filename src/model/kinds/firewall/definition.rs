@@ -6,30 +6,30 @@ use nftables::schema::{Map, Set, SetFlag, SetType, SetTypeValue};
 use crate::model::attribute::{LIST_ELEM, Put as _};
 
 /// Attributes of a set's definition, but for its number within the transaction.
-pub(super) fn set(set: &Set<'_>) -> Vec<u8> {
+pub(super) fn set(set: &Set<'_>, out: &mut Vec<u8>) {
     let has = |flag, bit| if set.flags.as_ref().is_some_and(|flags| flags.contains(&flag)) { bit } else { 0 };
     let flags =
         has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
-    let mut out = definition(&set.table, &set.name, flags, &set.set_type);
-    if let Some(size) = set.size {
-        out.put_nest(9, |out| out.put_number(1, size)); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
-    }
+    let flags = key(&set.table, &set.name, flags, &set.set_type, out);
     if let Some(seconds) = set.timeout {
         out.put(11, &(u64::from(seconds) * 1000).to_be_bytes());
     }
     out.put(13, &byte_orders(&set.set_type, None));
-    out
+    if let Some(size) = set.size {
+        out.put_nest(9, |out| out.put_number(1, size)); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
+    }
+    describe(flags, &set.set_type, out);
 }
 
 /// Attributes of a map's definition.
-pub(super) fn map(map: &Map<'_>) -> Vec<u8> {
+pub(super) fn map(map: &Map<'_>, out: &mut Vec<u8>) {
     const MAP: u32 = 0x8;
     let flags = MAP | if map.flags.is_some() { INTERVAL } else { 0 };
-    let mut out = definition(&map.table, &map.name, flags, &map.set_type);
+    let flags = key(&map.table, &map.name, flags, &map.set_type, out);
     out.put_number(6, type_number(&map.map)); // NFTA_SET_DATA_TYPE
     out.put_number(7, width(&map.map)); // NFTA_SET_DATA_LEN
     out.put(13, &byte_orders(&map.set_type, Some(&map.map)));
-    out
+    describe(flags, &map.set_type, out);
 }
 
 /// `NFT_SET_INTERVAL`.
@@ -39,24 +39,27 @@ const TIMEOUT: u32 = 0x10;
 const FILLED_BY_PACKETS: u32 = 0x20;
 const CONCAT: u32 = 0x80;
 
-fn definition(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>) -> Vec<u8> {
-    let fields = fields(key);
+/// What names it and says its flags, which are returned, and its key. All in the order in which the kernel dumps it
+/// (`nf_tables_fill_set`).
+fn key(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>, out: &mut Vec<u8>) -> u32 {
     // Only sets of intervals need to know the fields; to others a concatenation is one key.
-    let concat = fields.len() > 1 && flags & INTERVAL != 0;
-    let flags = if concat { flags | CONCAT } else { flags };
-    let mut out = Vec::with_capacity(256);
+    let flags = if fields(key).len() > 1 && flags & INTERVAL != 0 { flags | CONCAT } else { flags };
     out.put_text(1, table).put_text(2, name).put_number(3, flags);
     out.put_number(4, type_number(key)).put_number(5, width(key));
-    if concat {
-        // NFTA_SET_DESC > NFTA_SET_DESC_CONCAT > NFTA_LIST_ELEM > NFTA_SET_FIELD_LEN
-        let length = |field: &SetType| type_of(*field).1;
-        out.put_nest(9, |out| {
-            out.put_nest(2, |out| {
-                fields.iter().fold(out, |out, it| out.put_nest(LIST_ELEM, |out| out.put_number(1, length(it))))
-            })
-        });
+    flags
+}
+
+/// `NFTA_SET_DESC` > `NFTA_SET_DESC_CONCAT` > `NFTA_LIST_ELEM` > `NFTA_SET_FIELD_LEN`.
+fn describe(flags: u32, key: &SetTypeValue<'_>, out: &mut Vec<u8>) {
+    if flags & CONCAT == 0 {
+        return;
     }
-    out
+    let length = |field: &SetType| type_of(*field).1;
+    out.put_nest(9, |out| {
+        out.put_nest(2, |out| {
+            fields(key).iter().fold(out, |out, it| out.put_nest(LIST_ELEM, |out| out.put_number(1, length(it))))
+        })
+    });
 }
 
 pub(super) fn fields<'a>(types: &'a SetTypeValue<'_>) -> &'a [SetType] {

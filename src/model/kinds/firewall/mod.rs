@@ -220,7 +220,9 @@ fn object(skeleton: &Skeleton, (object, sent): (&NfListObject<'_>, &[u8]), id: u
         // Told a size, the kernel makes room for as many at once, a mebibyte. Not told, it makes room as packets fill the
         // set, up to just that many (`nft_dynset_init`), which is what is read back.
         NfListObject::Set(it) if it.size == Some(rules::FLOWS) => {
-            definition::set(&Set { size: None, ..(**it).clone() })
+            let mut attributes = Vec::new();
+            definition::set(&Set { size: None, ..(**it).clone() }, &mut attributes);
+            attributes
         }
         _ => sent.to_owned(),
     };

@@ -37,7 +37,7 @@ pub(super) struct Skeleton {
     /// Sets and maps, chains and rules in the order in which they are made.
     pub(super) objects: Vec<Object>,
     /// Their attributes, once somebody asked for them.
-    compiled: OnceLock<Vec<Vec<u8>>>,
+    compiled: OnceLock<Vec<Box<[u8]>>>,
 }
 
 impl Skeleton {
@@ -53,7 +53,16 @@ impl Skeleton {
 
     /// All objects but the table itself, each with the attributes that it is made of.
     pub(super) fn compiled(&self) -> impl Iterator<Item = (&Object, &[u8])> {
-        let compile = || self.objects[1..].iter().map(|object| compile::object(self, object)).collect();
+        let compile = || {
+            // Kept for as long as the program runs, by the hundred: none longer than it is.
+            let mut out = Vec::with_capacity(1024);
+            let compile = |object| {
+                out.clear();
+                compile::object(self, object, &mut out);
+                Box::from(out.as_slice())
+            };
+            self.objects[1..].iter().map(compile).collect()
+        };
         self.objects[1..].iter().zip(self.compiled.get_or_init(compile)).map(|(object, sent)| (object, &**sent))
     }
 
