@@ -33,7 +33,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PER_BRIDGE = 1000, BATCH = 64, GROUP = 77, FIRST_PORT = 20000, READERS = 4, ELEMENTS = 800 };
+enum { PER_BRIDGE = 1000, BATCH = 64, GROUP = 77, FIRST_PORT = 20000, READERS = 4, MAKERS = 2, ELEMENTS = 800 };
 
 static void die(const char *what) {
   perror(what);
@@ -268,12 +268,25 @@ static struct container make_netns(int i) {
   if (mount("/proc/thread-self/ns/net", path, "none", MS_BIND, 0)) die("mount");
   return (struct container){open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), connect_to(NETLINK_ROUTE)};
 }
-// Containers from one number up to another, in the bridges that stand.
-static void add_containers(int s, int from, int to) {
+struct names { int next, from, to; struct container *made; };
+
+static void *make_names(void *of) {
+  struct names *names = of;
+  for (int i; (i = __atomic_fetch_add(&names->next, 1, __ATOMIC_RELAXED)) < names->to;)
+    names->made[i - names->from] = make_netns(i);
+  return 0;
+}
+// Containers from one number up to another, in the bridges that stand, and what can be done beside the making of their
+// namespaces, most of which the kernel does under no lock.
+static void add_containers(int s, int from, int to, void (*beside)(int), int containers) {
   struct container *made = calloc(to - from, sizeof *made);
-  int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC), bridge = 0;
-  for (int i = from; i < to; i++) made[i - from] = make_netns(i);
-  setns(home, CLONE_NEWNET);
+  struct names names = {from, from, to, made};
+  pthread_t maker[MAKERS];
+  int makers = to - from < MAKERS ? to - from : MAKERS, bridge = 0;
+  for (int t = 0; t < makers; t++)
+    if (pthread_create(&maker[t], 0, make_names, &names)) die("thread");
+  if (beside) beside(containers);
+  for (int t = 0; t < makers; t++) pthread_join(maker[t], 0);
   for (int i = from; i < to; i++) {
     if (!bridge || i % PER_BRIDGE == 0) bridge = index_of_bridge(network_of(i));
     add_veth(i, made[i - from].netns, bridge);
@@ -285,7 +298,6 @@ static void add_containers(int s, int from, int to) {
     inside(made[i - from].socket, i);
     close(made[i - from].socket), close(made[i - from].netns);
   }
-  close(home);
   free(made);
 }
 
@@ -421,7 +433,8 @@ static void add_firewall(int containers) {
   hush();
   commit();
 }
-static void add_whole_firewall(void) {
+static void add_whole_firewall(int containers) {
+  (void)containers;
   load_rules();
   // Its links have other names than those in the rules.
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
@@ -506,10 +519,9 @@ static void up(int containers) {
   write_to("/proc/sys/net/ipv4/ip_forward", "1"), write_to("/proc/sys/net/ipv6/conf/all/forwarding", "1");
   for (int network = 0; network < networks; network++) add_bridge(s, network);
   // A bridge at a time, as there are only so many descriptors.
-  for (int from = 0; from < containers; from += PER_BRIDGE)
-    add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers);
-  if (rules) add_whole_firewall();
-  else add_firewall(containers);
+  void (*beside)(int) = rules ? add_whole_firewall : add_firewall;
+  for (int from = 0; from < containers; from += PER_BRIDGE, beside = 0)
+    add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers, beside, containers);
   // Last: what containers announce while they are made would go to every port.
   for (int network = 0; network < networks; network++) {
     int index = index_of_bridge(network);
@@ -535,11 +547,13 @@ static void read_flows(void) {
     }
   }
 }
-static void add(int containers) {
-  add_containers(connect_to(NETLINK_ROUTE), containers, containers + 1);
+static void publish_one(int i) {
   nft_bracket(NFNL_MSG_BATCH_BEGIN);
-  elements(NFT_MSG_NEWSETELEM, containers, containers + 1, FIRST_PORT);
+  elements(NFT_MSG_NEWSETELEM, i, i + 1, FIRST_PORT);
   commit();
+}
+static void add(int containers) {
+  add_containers(connect_to(NETLINK_ROUTE), containers, containers + 1, publish_one, containers);
   read_flows();
 }
 static void port(void) {

@@ -24,7 +24,7 @@ use crate::model::wire::NetnsRef;
 
 mod names;
 
-pub use names::{Creation, create, delete, names};
+pub use names::{Creation, create, create_beside, delete, names};
 
 /// Where names of namespaces live.
 pub const DIRECTORY: &str = "/run/netns";

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg};
@@ -13,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{DIRECTORY, OWN, away, path_of};
+use super::{DIRECTORY, OWN, Visitor, path_of, visit_beside};
 use crate::kernel::KernelError;
 use crate::kernel::netlink::{self, Protocol, Socket};
 
@@ -47,20 +48,28 @@ pub fn names() -> Result<Vec<String>, KernelError> {
     Ok(names)
 }
 
-/// Makes named namespaces, in order. The mark comes before the binding, and all
-/// of the setup too, so that a kill leaves either a file that bears the mark or a namespace that is finished.
+/// Makes named namespaces, in order. The mark comes before the binding, and all of the setup too, so that a kill leaves
+/// either a file that bears the mark or a namespace that is finished.
 ///
 /// # Errors
 ///
 /// For each by itself; what was made of it is removed again. `EEXIST` if something has that name.
 pub fn create(creations: &[Creation<'_>]) -> Vec<Result<(), KernelError>> {
-    if creations.is_empty() {
-        return Vec::new();
-    }
-    if let Err(error) = prepare_directory() {
-        return vec![Err(error); creations.len()];
-    }
-    away(|_| creations.iter().map(create_one).collect())
+    create_beside(creations, 0, || ()).0
+}
+
+/// The same, on up to so many further threads in no order, and something else where the calling one is.
+pub fn create_beside<B>(
+    creations: &[Creation<'_>],
+    others: usize,
+    beside: impl FnOnce() -> B,
+) -> (Vec<Result<(), KernelError>>, B) {
+    let directory = OnceLock::new();
+    let create = |_: &Visitor<'_>, creation: &Creation<'_>| {
+        directory.get_or_init(prepare_directory).clone()?;
+        create_one(creation)
+    };
+    visit_beside(creations, others, create, beside)
 }
 
 /// Removes a name, whatever stands behind it, and the namespace, if nothing else holds it. A name that is gone already is
