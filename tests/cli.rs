@@ -349,7 +349,9 @@ fn what_bears_the_mark_of_another_topology_stays_though_it_is_in_the_group_that_
 #[test]
 fn a_signal_ends_an_apply_between_steps_and_the_next_one_finishes() {
     with_shop(|| {
-        let stop = format!("strace -fqqo /dev/null -e inject=mount:signal=SIGINT:when=1 {NETREC} apply /run/shop.toml");
+        let stop = format!(
+            "strace -fqqo /dev/null -P /run/netns/web -e inject=mount:signal=SIGINT:when=1 {NETREC} apply /run/shop.toml"
+        );
         let stopped = run(&stop).ends(5);
         assert!(stopped.out.contains("stopped as asked: the next apply goes on\n"), "{}", stopped.out);
         run("netrec apply /run/shop.toml").ends(0);

@@ -431,27 +431,27 @@ fn namespaces_are_made_as_ip_makes_them_and_removed_by_either() {
 #[test]
 fn a_namespace_that_could_not_be_made_leaves_nothing_and_touches_nothing() {
     world::run(|| {
-        sh("ip netns add theirs; touch /run/netns/file");
         let good = [lo_up("x")];
         let mut bad = LinkMessage::default();
         bad.header.index = 99;
         let bad = [(RouteNetlinkMessage::SetLink(bad), 0)];
-        let make = |name, setup| Creation { name, mark: "netrec:shop\n", setup };
-        let results = netns::create(&[
-            make("theirs", &good),
-            make("file", &good),
-            make("broken", &bad),
-            make("../up", &good),
-            make("fine", &good),
-        ]);
-        let errnos: Vec<_> = results.iter().map(|result| result.as_ref().err().map(KernelError::errno)).collect();
-        let expected =
-            [Some(Some(Errno::EEXIST)), Some(Some(Errno::EEXIST)), Some(Some(Errno::ENODEV)), Some(None), None];
-        assert_eq!(errnos, expected);
-        assert_eq!(netns::names().unwrap(), ["file", "fine", "theirs"]);
-        assert!(matches!(netns::by_name("theirs"), Ok(Found::Bound(..))));
-        assert!(matches!(netns::by_name("file"), Ok(Found::Unbound(content)) if content.is_empty()));
-        assert_eq!(sh("ip link show lo").matches("alias x").count(), 0, "the caller stays where it was");
+        let creations = [("theirs", &good), ("file", &good), ("broken", &bad), ("../up", &good), ("fine", &good)]
+            .map(|(name, setup)| Creation { name, mark: "netrec:shop\n", setup });
+        let at_home =
+            || assert_eq!(sh("ip link show lo").matches("alias x").count(), 0, "the caller stays where it was");
+        for others in 0..3 {
+            sh("umount -R /run/netns || true; rm -f /run/netns/*; ip netns add theirs; touch /run/netns/file");
+            let (results, ()) = netns::create_beside(&creations, others, at_home);
+            let errnos: Vec<_> = results.iter().map(|result| result.as_ref().err().map(KernelError::errno)).collect();
+            let expected =
+                [Some(Some(Errno::EEXIST)), Some(Some(Errno::EEXIST)), Some(Some(Errno::ENODEV)), Some(None), None];
+            assert_eq!(errnos, expected);
+            assert_eq!(netns::names().unwrap(), ["file", "fine", "theirs"]);
+            assert!(matches!(netns::by_name("theirs"), Ok(Found::Bound(..))));
+            assert!(matches!(netns::by_name("file"), Ok(Found::Unbound(content)) if content.is_empty()));
+            assert_eq!(sh("grep -c ' /run/netns ' /proc/self/mountinfo"), "1\n", "mounted onto itself once");
+            at_home();
+        }
     });
 }
 

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -232,6 +233,12 @@ pub fn visit_beside<T: Sync, R: Send, B>(
     });
     all.sort_unstable_by_key(|(at, _)| *at);
     (all.into_iter().map(|(_, result)| result).collect(), beside)
+}
+
+/// How many processors there are for further threads: several files are read for it (cgroups(7)), so it is asked only where
+/// it matters.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Runs something in a namespace.

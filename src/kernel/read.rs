@@ -4,7 +4,6 @@
 //! namespace and hide its death.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
@@ -352,13 +351,12 @@ fn sysctls<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, T
     Ok(values)
 }
 
-/// How many further threads so many namespaces are worth; the calling one may have something else to do. How many processors
-/// there are is in several files, and asked only then.
+/// How many further threads so many namespaces are worth; the calling one may have something else to do.
 fn others(namespaces: usize, busy: bool) -> usize {
     if namespaces < if busy { BESIDE_FROM } else { PARALLEL_FROM } {
         return 0;
     }
-    match std::thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+    match netns::processors() {
         1 => 0,
         processors if namespaces >= PARALLEL_FROM => processors.min(THREADS),
         _ => 1,

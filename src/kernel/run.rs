@@ -20,10 +20,6 @@ use crate::model::wire::{Body, Message, NftMessage, NoLookup, Owner, Place};
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
 
-/// Threads that make namespaces, most of which the kernel does under no lock: 100 take two 0.55 of the time that one takes,
-/// 1,000 take 0.7 of it and a quarter more processor time.
-const MAKERS: usize = 2;
-
 /// One execution.
 pub(super) struct Run<'a> {
     linux: &'a Linux,
@@ -221,8 +217,8 @@ impl<'a> Run<'a> {
     }
 
     /// Namespaces that go do so first: each waits for a grace period, and none ends while flows are forgotten. Those that come
-    /// are made beside the transaction, which may take the kernel longer than a few of them: once it has the modules, neither
-    /// holds for long what the other waits for.
+    /// are made beside the transaction, which may take the kernel longer than a few of them, and on two threads: once it has the
+    /// modules, none holds for long what the others wait for. One alone is made in less time than a thread starts.
     fn namespaces_and_rules(&mut self, names: Vec<Task>, rules: Vec<Task>) {
         let bodies = self.messages(&Place::Namespaces, names);
         let (mut made, mut creations, mut removals) = (Vec::new(), Vec::new(), Vec::new());
@@ -237,8 +233,12 @@ impl<'a> Run<'a> {
             }
         }
         self.remove_names(removals);
-        let alone = rules.is_empty() && creations.len() == 1;
-        let (created, ()) = netns::create_beside(&creations, if alone { 0 } else { MAKERS }, || self.netfilter(rules));
+        let others = match creations.len() {
+            0 => 0,
+            several if several > 1 && netns::processors() > 1 => 2,
+            _ => usize::from(!rules.is_empty()),
+        };
+        let (created, ()) = netns::create_beside(&creations, others, || self.netfilter(rules));
         for (at, result) in made.into_iter().zip(created) {
             self.results[at] = result;
         }

@@ -115,7 +115,7 @@ pub(super) fn is_text(bytes: &[u8], kind: u16, text: &str) -> bool {
 
 /// Whether a dump says what was sent: every attribute sent is there with the same content, and no other. Zero is how
 /// defaults are written, and the kernel adds some and leaves others out; the `ignored` kinds (handles, use counters) are
-/// its own.
+/// its own. No kind is there twice, but for elements of a list.
 pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
     let is_zero = |content: &[u8]| content.iter().all(|byte| *byte == 0);
     let added = |(kind, content): (u16, &[u8])| ignored.contains(&kind) || is_zero(content);
@@ -123,17 +123,16 @@ pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
     let mut rest = dumped;
     for (kind, content) in flagged(sent) {
         let own = kind & KIND_MASK;
-        let mut found = None;
-        while let Some((next, it, behind)) = first(rest).map(|(next, it, behind)| (next & KIND_MASK, it, behind)) {
-            if next == own {
-                (found, rest) = (Some(it), behind);
-                break;
+        let found = loop {
+            match first(rest) {
+                Some((next, it, behind)) if next & KIND_MASK == own => {
+                    rest = behind;
+                    break Some(it);
+                }
+                Some((next, it, behind)) if added((next & KIND_MASK, it)) => rest = behind,
+                _ => break None,
             }
-            if !added((next, it)) {
-                break;
-            }
-            rest = behind;
-        }
+        };
         let agreed = match found.or_else(|| get(dumped, own)) {
             Some(found) => same((kind, content), found),
             None => kind & NESTED == 0 && is_zero(content),

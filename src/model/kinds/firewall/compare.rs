@@ -66,7 +66,7 @@ fn named(ours: &[Named<'_>], (dumped, name, ignored): (&[Vec<u8>], u16, &[u16]))
         }
     }
     if dumped.len() == ours.len() {
-        return None; // all ours
+        return None; // names are unique, and each of ours is among them
     }
     let foreign = dumped.iter().map(|it| attribute::text(it, name)).find(|it| ours.iter().all(|(own, _)| own != it));
     foreign.map(ToOwned::to_owned)

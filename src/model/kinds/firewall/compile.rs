@@ -204,7 +204,7 @@ impl Code<'_> {
         self.depend(&it.elem);
         self.load(&it.elem, FIRST);
         let set = &it.set[1..];
-        self.say("dynset", |out| out.put_text(1, set).put_number(3, UPDATE).put_number(4, register(FIRST)));
+        self.say("dynset", |out| out.put_number(4, register(FIRST)).put_number(3, UPDATE).put_text(1, set));
     }
 
     /// The kernel corrects the checksum of what is carried, as for an address it must.
@@ -220,8 +220,8 @@ impl Code<'_> {
         self.load(value, FIRST);
         let (base, offset, length) = place(key);
         self.say("payload", |out| {
-            out.put_number(5, register(FIRST)).put_number(6, 0).put_number(7, 0).put_number(8, L4_CHECKSUM);
-            out.put_number(2, base).put_number(3, offset).put_number(4, length)
+            out.put_number(5, register(FIRST)).put_number(2, base).put_number(3, offset).put_number(4, length);
+            out.put_number(6, 0).put_number(7, 0).put_number(8, L4_CHECKSUM)
         });
     }
 

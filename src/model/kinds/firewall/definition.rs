@@ -15,10 +15,7 @@ pub(super) fn set(set: &Set<'_>, out: &mut Vec<u8>) {
         out.put(11, &(u64::from(seconds) * 1000).to_be_bytes());
     }
     out.put(13, &byte_orders(&set.set_type, None));
-    if let Some(size) = set.size {
-        out.put_nest(9, |out| out.put_number(1, size)); // NFTA_SET_DESC > NFTA_SET_DESC_SIZE
-    }
-    describe(flags, &set.set_type, out);
+    describe(set.size, flags, &set.set_type, out);
 }
 
 /// Attributes of a map's definition.
@@ -29,7 +26,7 @@ pub(super) fn map(map: &Map<'_>, out: &mut Vec<u8>) {
     out.put_number(6, type_number(&map.map)); // NFTA_SET_DATA_TYPE
     out.put_number(7, width(&map.map)); // NFTA_SET_DATA_LEN
     out.put(13, &byte_orders(&map.set_type, Some(&map.map)));
-    describe(flags, &map.set_type, out);
+    describe(None, flags, &map.set_type, out);
 }
 
 /// `NFT_SET_INTERVAL`.
@@ -49,15 +46,23 @@ fn key(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>, out: &mut Ve
     flags
 }
 
-/// `NFTA_SET_DESC` > `NFTA_SET_DESC_CONCAT` > `NFTA_LIST_ELEM` > `NFTA_SET_FIELD_LEN`.
-fn describe(flags: u32, key: &SetTypeValue<'_>, out: &mut Vec<u8>) {
-    if flags & CONCAT == 0 {
+/// `NFTA_SET_DESC`, where there is anything to describe: `NFTA_SET_DESC_SIZE`, and `NFTA_SET_DESC_CONCAT` with
+/// `NFTA_SET_FIELD_LEN` of each `NFTA_LIST_ELEM`.
+fn describe(size: Option<u32>, flags: u32, key: &SetTypeValue<'_>, out: &mut Vec<u8>) {
+    let fields = if flags & CONCAT == 0 { &[][..] } else { fields(key) };
+    if size.is_none() && fields.is_empty() {
         return;
     }
     let length = |field: &SetType| type_of(*field).1;
     out.put_nest(9, |out| {
+        if let Some(size) = size {
+            out.put_number(1, size);
+        }
+        if fields.is_empty() {
+            return out;
+        }
         out.put_nest(2, |out| {
-            fields(key).iter().fold(out, |out, it| out.put_nest(LIST_ELEM, |out| out.put_number(1, length(it))))
+            fields.iter().fold(out, |out, it| out.put_nest(LIST_ELEM, |out| out.put_number(1, length(it))))
         })
     });
 }

@@ -53,17 +53,17 @@ impl Skeleton {
 
     /// All objects but the table itself, each with the attributes that it is made of.
     pub(super) fn compiled(&self) -> impl Iterator<Item = (&Object, &[u8])> {
-        let compile = || {
+        let all = || {
             // Kept for as long as the program runs, by the hundred: none longer than it is.
             let mut out = Vec::with_capacity(1024);
-            let compile = |object| {
+            let one = |object| {
                 out.clear();
                 compile::object(self, object, &mut out);
                 Box::from(out.as_slice())
             };
-            self.objects[1..].iter().map(compile).collect()
+            self.objects[1..].iter().map(one).collect()
         };
-        self.objects[1..].iter().zip(self.compiled.get_or_init(compile)).map(|(object, sent)| (object, &**sent))
+        self.objects[1..].iter().zip(self.compiled.get_or_init(all)).map(|(object, sent)| (object, &**sent))
     }
 
     /// What is laid over both tables while they are replaced. Linux puts new rules in force before it fills their sets of
