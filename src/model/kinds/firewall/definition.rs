@@ -10,23 +10,23 @@ pub(super) fn set(set: &Set<'_>, out: &mut Vec<u8>) {
     let has = |flag, bit| if set.flags.as_ref().is_some_and(|flags| flags.contains(&flag)) { bit } else { 0 };
     let flags =
         has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
-    let flags = key(&set.table, &set.name, flags, &set.set_type, out);
+    let concatenated = key(&set.table, &set.name, flags, &set.set_type, out);
     if let Some(seconds) = set.timeout {
         out.put(11, &(u64::from(seconds) * 1000).to_be_bytes());
     }
     out.put(13, &byte_orders(&set.set_type, None));
-    describe(set.size, flags, &set.set_type, out);
+    describe(set.size, concatenated, out);
 }
 
 /// Attributes of a map's definition.
 pub(super) fn map(map: &Map<'_>, out: &mut Vec<u8>) {
     const MAP: u32 = 0x8;
     let flags = MAP | if map.flags.is_some() { INTERVAL } else { 0 };
-    let flags = key(&map.table, &map.name, flags, &map.set_type, out);
+    let concatenated = key(&map.table, &map.name, flags, &map.set_type, out);
     out.put_number(6, type_number(&map.map)); // NFTA_SET_DATA_TYPE
     out.put_number(7, width(&map.map)); // NFTA_SET_DATA_LEN
     out.put(13, &byte_orders(&map.set_type, Some(&map.map)));
-    describe(None, flags, &map.set_type, out);
+    describe(None, concatenated, out);
 }
 
 /// `NFT_SET_INTERVAL`.
@@ -36,20 +36,20 @@ const TIMEOUT: u32 = 0x10;
 const FILLED_BY_PACKETS: u32 = 0x20;
 const CONCAT: u32 = 0x80;
 
-/// What names it and says its flags, which are returned, and its key. All in the order in which the kernel dumps it
-/// (`nf_tables_fill_set`).
-fn key(table: &str, name: &str, flags: u32, key: &SetTypeValue<'_>, out: &mut Vec<u8>) -> u32 {
+/// What names it, its flags and its key; and the fields of the key that have to be [described](describe). All in the
+/// order in which the kernel dumps it (`nf_tables_fill_set`).
+fn key<'a>(table: &str, name: &str, flags: u32, key: &'a SetTypeValue<'_>, out: &mut Vec<u8>) -> &'a [SetType] {
     // Only sets of intervals need to know the fields; to others a concatenation is one key.
-    let flags = if fields(key).len() > 1 && flags & INTERVAL != 0 { flags | CONCAT } else { flags };
+    let concatenated = if flags & INTERVAL == 0 { &[] } else { fields(key) };
+    let (flags, concatenated) = if concatenated.len() > 1 { (flags | CONCAT, concatenated) } else { (flags, &[][..]) };
     out.put_text(1, table).put_text(2, name).put_number(3, flags);
     out.put_number(4, type_number(key)).put_number(5, width(key));
-    flags
+    concatenated
 }
 
 /// `NFTA_SET_DESC`, where there is anything to describe: `NFTA_SET_DESC_SIZE`, and `NFTA_SET_DESC_CONCAT` with
 /// `NFTA_SET_FIELD_LEN` of each `NFTA_LIST_ELEM`.
-fn describe(size: Option<u32>, flags: u32, key: &SetTypeValue<'_>, out: &mut Vec<u8>) {
-    let fields = if flags & CONCAT == 0 { &[][..] } else { fields(key) };
+fn describe(size: Option<u32>, fields: &[SetType], out: &mut Vec<u8>) {
     if size.is_none() && fields.is_empty() {
         return;
     }
