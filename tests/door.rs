@@ -430,17 +430,17 @@ fn namespaces_are_made_as_ip_makes_them_and_removed_by_either() {
 
 #[test]
 fn a_namespace_that_could_not_be_made_leaves_nothing_and_touches_nothing() {
-    world::run(|| {
-        let good = [lo_up("x")];
-        let mut bad = LinkMessage::default();
-        bad.header.index = 99;
-        let bad = [(RouteNetlinkMessage::SetLink(bad), 0)];
-        let creations = [("theirs", &good), ("file", &good), ("broken", &bad), ("../up", &good), ("fine", &good)]
-            .map(|(name, setup)| Creation { name, mark: "netrec:shop\n", setup });
-        let at_home =
-            || assert_eq!(sh("ip link show lo").matches("alias x").count(), 0, "the caller stays where it was");
-        for others in 0..3 {
-            sh("umount -R /run/netns || true; rm -f /run/netns/*; ip netns add theirs; touch /run/netns/file");
+    let good = [lo_up("x")];
+    let mut bad = LinkMessage::default();
+    bad.header.index = 99;
+    let bad = [(RouteNetlinkMessage::SetLink(bad), 0)];
+    let creations = [("theirs", &good), ("file", &good), ("broken", &bad), ("../up", &good), ("fine", &good)]
+        .map(|(name, setup)| Creation { name, mark: "netrec:shop\n", setup });
+    let at_home = || assert_eq!(sh("ip link show lo").matches("alias x").count(), 0, "the caller stays where it was");
+    for others in 0..3 {
+        world::run(|| {
+            // Not by ip, which would prepare the directory.
+            sh("mkdir /run/netns; cd /run/netns; touch file theirs; unshare -n mount --bind /proc/self/ns/net theirs");
             let (results, ()) = netns::create_beside(&creations, others, at_home);
             let errnos: Vec<_> = results.iter().map(|result| result.as_ref().err().map(KernelError::errno)).collect();
             let expected =
@@ -451,8 +451,8 @@ fn a_namespace_that_could_not_be_made_leaves_nothing_and_touches_nothing() {
             assert!(matches!(netns::by_name("file"), Ok(Found::Unbound(content)) if content.is_empty()));
             assert_eq!(sh("grep -c ' /run/netns ' /proc/self/mountinfo"), "1\n", "mounted onto itself once");
             at_home();
-        }
-    });
+        });
+    }
 }
 
 #[test]
