@@ -257,6 +257,23 @@ static void no_ipv6(int i) {
   write_to(path, "1");
 }
 
+// The processor that threads are started on, where Linux may put them while others are idle: the first goes elsewhere.
+static int starter = -1;
+
+static void leave_starter(void) {
+  int from = __atomic_exchange_n(&starter, -1, __ATOMIC_RELAXED);
+  cpu_set_t others;
+  if (from < 0 || sched_getcpu() != from || sched_getaffinity(0, sizeof others, &others)) return;
+  CPU_CLR(from, &others);
+  sched_setaffinity(0, sizeof others, &others);
+}
+
+static void start(int at, pthread_t *thread, void *(*work)(void *), void *of) {
+  if (at == 0) starter = sched_getcpu();
+  if (pthread_create(thread, 0, work, of)) die("thread");
+  if (at == 0) sched_yield();
+}
+
 struct container { int netns, socket; };
 
 static struct container make_netns(int i) {
@@ -273,6 +290,7 @@ struct names { int next, from, to; struct container *made; };
 
 static void *make_names(void *of) {
   struct names *names = of;
+  leave_starter();
   for (int i; (i = __atomic_fetch_add(&names->next, 1, __ATOMIC_RELAXED)) < names->to;)
     names->made[i - names->from] = make_netns(i);
   return 0;
@@ -285,7 +303,7 @@ static void add_containers(int s, int from, int to, void (*beside)(int), int con
   pthread_t maker[MAKERS];
   int makers = to - from < MAKERS ? to - from : MAKERS, bridge = 0;
   for (int t = 0; t < makers; t++)
-    if (pthread_create(&maker[t], 0, make_names, &names)) die("thread");
+    start(t, &maker[t], make_names, &names);
   if (beside) beside(containers);
   for (int t = 0; t < makers; t++) pthread_join(maker[t], 0);
   for (int i = from; i < to; i++) {
@@ -474,6 +492,7 @@ static void read_netns(int s) {
 struct part { pthread_t thread; int at, from, to; };
 static void *read_part(void *of) {
   struct part *part = of;
+  leave_starter();
   out = outs[part->at], in = ins[part->at];
   for (int i = part->from; i < part->to; i++) {
     char path[64];
@@ -493,7 +512,7 @@ static void again(int containers) {
   read_netns(s);
   for (int t = 0; t < threads; t++) {
     parts[t].at = 1 + t, parts[t].from = containers * t / threads, parts[t].to = containers * (t + 1) / threads;
-    if (pthread_create(&parts[t].thread, 0, read_part, &parts[t])) die("thread");
+    start(t, &parts[t].thread, read_part, &parts[t]);
   }
   for (int t = 0; t < threads; t++) pthread_join(parts[t].thread, 0);
   s = connect_to(NETLINK_NETFILTER);

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ impl Record {
     pub fn new(topology: &str, command: &str, result: impl Into<String>) -> Self {
         Self {
             when: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            who: who(),
+            who: who().to_owned(),
             topology: topology.into(),
             command: command.into(),
             digest: None,
@@ -78,7 +79,12 @@ impl Record {
 }
 
 /// Who logged in, whatever they became since (`/proc/self/loginuid`); else who runs this.
-pub(super) fn who() -> String {
+pub(crate) fn who() -> &'static str {
+    static WHO: LazyLock<String> = LazyLock::new(asked);
+    &WHO
+}
+
+fn asked() -> String {
     let login = fs::read_to_string("/proc/self/loginuid").ok().and_then(|uid| uid.trim().parse::<u32>().ok());
     // A process that nobody logged in for has the highest number.
     let uid = login.filter(|uid| *uid != u32::MAX).map_or_else(nix::unistd::getuid, nix::unistd::Uid::from_raw);

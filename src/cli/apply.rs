@@ -1,6 +1,7 @@
 //! `netrec apply`: plan, execute, look again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +14,7 @@ use super::outcome::{Applied, Outcome};
 use super::output::{self, Progress};
 use super::{Allowing, Exit, Format, Input, Writing, plan};
 use crate::apply::confirm::memory::{self, Memory};
-use crate::apply::history::{History, Record};
+use crate::apply::history::{self, History, Record};
 use crate::apply::rails;
 use crate::apply::watch::Content;
 use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, look};
@@ -21,7 +22,7 @@ use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
 use crate::kernel::lock::{self, Lock};
 use crate::kernel::probe::Probe;
-use crate::kernel::{KernelError, privilege, stop};
+use crate::kernel::{KernelError, beside, privilege, stop};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::resource::ResourceId;
 use crate::model::source::Sources;
@@ -98,33 +99,48 @@ impl Apply {
     }
 }
 
-/// What begins before files are understood, where that takes a while: the right to write, and the look at the host that
-/// is decided from.
+/// What begins before files are understood: what is around is asked for; and where that takes a while the right to write is
+/// taken, and the host looked at.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    lock: Lock,
+    lock: Option<Lock>,
     kernel: Linux,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self { lock: None, kernel: Linux::for_one_run() }
+    }
 }
 
 impl Ahead {
     /// Files as one topology, and what could begin meanwhile.
-    pub(super) fn load(paths: &[PathBuf]) -> Result<(Loaded, Option<Self>), Failure> {
+    pub(super) fn load(paths: &[PathBuf]) -> Result<(Loaded, Self), Failure> {
+        let mut ahead = Self::default();
+        let around = Arc::clone(ahead.kernel.around());
+        // Where there may be no more threads, whoever wants to know asks.
+        let _ = beside::spawn("around", move || {
+            around.ask();
+            history::who();
+        });
         let sources = read_all(paths)?;
-        let ahead = Self::begin(&sources);
+        ahead.begin(&sources);
         Ok((understand(sources, None)?, ahead))
     }
 
     /// Where others write, or it may not be, later is soon enough, and says why.
-    fn begin(sources: &Sources) -> Option<Self> {
+    fn begin(&mut self, sources: &Sources) {
         /// Less is understood before another thread has started.
         const BYTES: usize = 32 << 10;
         let short = sources.iter().map(|source| source.text.len()).sum::<usize>() < BYTES;
         // It is not made for a file that may be wrong.
         if short || privilege::check().is_err() || !Path::new(lock::DIRECTORY).is_dir() {
-            return None;
+            return;
         }
-        let lock = lock::acquire(Duration::ZERO).ok()??;
-        Some(Self { lock, kernel: Linux::ahead() })
+        self.lock = lock::acquire(Duration::ZERO).ok().flatten();
+        if self.lock.is_some() {
+            self.kernel.look_ahead();
+        }
     }
 }
 
@@ -133,7 +149,7 @@ pub(super) struct Errand<'a> {
     pub(super) command: &'static str,
     pub(super) target: Target<'a>,
     pub(super) loaded: &'a Loaded,
-    pub(super) ahead: Option<Ahead>,
+    pub(super) ahead: Ahead,
     pub(super) writing: Writing,
     pub(super) allowing: Allowing,
     pub(super) format: Format,
@@ -145,8 +161,7 @@ impl Errand<'_> {
         privilege::check()?;
         let topology = self.topology();
         let watched = self.is_watched(apply.is_some_and(|apply| apply.confirm.is_some()))?;
-        let (lock, mut kernel) =
-            self.ahead.take().map_or_else(|| (None, Linux::for_one_run()), |it| (Some(it.lock), it.kernel));
+        let Ahead { lock, mut kernel } = std::mem::take(&mut self.ahead);
         // A watcher that is to do the work takes the lock itself.
         let lock = match lock.filter(|_| !watched) {
             None if !watched => Some(lock::acquire(self.writing.timeout())?.ok_or_else(busy)?),
@@ -162,7 +177,7 @@ impl Errand<'_> {
             Format::Json if asks && !nothing => output::complain(&plan::told(&prepared, &changes)),
             Format::Json => {}
         }
-        let allowance = self.allowing.allowance(&prepared);
+        let allowance = self.allowing.allowance(&prepared, kernel.around());
         rails::check(&prepared, self.target, &allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
         able(&mut kernel, &prepared).map_err(unplanned)?;
         let json = || serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");

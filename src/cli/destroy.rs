@@ -45,7 +45,7 @@ impl Destroy {
             |target, loaded, ahead| Errand { command: "destroy", target, loaded, ahead, writing, allowing, format };
         if let Some(name) = self.topology {
             let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
-            return errand(Target::Nothing(&name, None), &loaded, None).run(None);
+            return errand(Target::Nothing(&name, None), &loaded, Ahead::default()).run(None);
         }
         let (loaded, ahead) = Ahead::load(&self.paths)?;
         errand(Target::Nothing(&loaded.topology.name, Some(&loaded.topology)), &loaded, ahead).run(None)

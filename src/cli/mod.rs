@@ -34,7 +34,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use self::failure::Failure;
 use crate::apply::Prepared;
 use crate::apply::rails::Allowance;
-use crate::kernel::session;
+use crate::kernel::surroundings::Surroundings;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::topology::Topology;
 
@@ -274,9 +274,9 @@ struct Cutting {
 
 impl Allowing {
     /// For a plan. The walk through `/proc` for sessions is spared where nothing could cut one, or all may.
-    fn allowance(self, prepared: &Prepared) -> Allowance {
+    fn allowance(self, prepared: &Prepared, around: &Surroundings) -> Allowance {
         let self_cut = self.cutting.allow_self_cut;
-        let sessions = if self_cut || prepared.diff.is_empty() { Vec::new() } else { session::find() };
+        let sessions = if self_cut || prepared.diff.is_empty() { Vec::new() } else { around.sessions() };
         Allowance { deletes: self.allow_deletes, self_cut, sessions }
     }
 }

@@ -63,8 +63,9 @@ impl Plan {
         let target =
             if self.destroy { Target::Nothing(&topology.name, Some(topology)) } else { Target::Topology(topology) };
         let unplanned = |no_plan| Failure::unplanned(no_plan, &loaded.sources);
-        let prepared = look(&mut Linux::default(), target).map_err(unplanned)?;
-        let held = rails::check(&prepared, target, &self.allowing.allowance(&prepared));
+        let mut kernel = Linux::default();
+        let prepared = look(&mut kernel, target).map_err(unplanned)?;
+        let held = rails::check(&prepared, target, &self.allowing.allowance(&prepared, kernel.around()));
         if let (Err(findings), Form::Json) = (held.clone(), self.format) {
             return Err(unplanned(NoPlan::Refused(findings)));
         }

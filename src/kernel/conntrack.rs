@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::netlink::{Protocol as Family, Reply, Request, Socket};
-use super::{KernelError, ask};
+use super::{KernelError, ask, beside};
 use crate::model::attribute::{self, get, walk};
 use crate::model::kinds::firewall::{Flows, FlowsOnHost};
 use crate::model::resource::Text;
@@ -87,8 +87,7 @@ impl Forgetting {
         };
         // Given when there is a thread to take it: there may be no more (cgroups(7), `pids.max`).
         let (give, given) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("flows".into());
-        let walk = match thread.spawn(move || walk(given.recv().expect("it is given right behind"))) {
+        let walk = match beside::spawn("flows", move || walk(given.recv().expect("it is given right behind"))) {
             Ok(thread) => {
                 give.send((socket, flows, asked)).expect("it is waited for");
                 Walk::Under(thread)

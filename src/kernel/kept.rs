@@ -2,20 +2,14 @@
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
 
+use super::KernelError;
 use super::conntrack::Forgetting;
 use super::netfilter::Written;
 use super::netlink::Socket;
 use super::nft::{Nft, NftError};
-use super::{KernelError, listeners, neighbours};
 use crate::model::kinds::firewall::Flows;
-use crate::model::wire::{Facts, ListenerFacts, NftMessage, RulesetFacts};
-
-/// How long what others do is taken for unchanged.
-pub(super) const MOMENT: Duration = Duration::from_secs(1);
-
-type Beside = (Vec<ListenerFacts>, Vec<RulesetFacts>);
+use crate::model::wire::NftMessage;
 
 /// What outlives the steps it was needed for.
 #[derive(Default, Debug)]
@@ -30,8 +24,6 @@ pub(super) struct Kept {
     pub(super) unforgotten: bool,
     /// Transactions of the steps under way.
     pub(super) commits: u32,
-    /// What the first of two looks saw beside all else, and when.
-    beside: Option<(Instant, Beside)>,
     /// What the last steps wrote to nftables.
     pub(super) written: Option<Written>,
     /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
@@ -40,20 +32,6 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Fills in who listens, and files of rules. No step changes them: `twice` keeps them for the look that verifies, if that
-    /// comes within a moment.
-    pub(super) fn beside(&mut self, facts: &mut Facts, twice: bool) -> Result<(), KernelError> {
-        let recent = self.beside.take().filter(|(at, _)| at.elapsed() < MOMENT);
-        (facts.listeners, facts.rulesets) = if let Some((_, seen)) = recent {
-            seen
-        } else {
-            let seen = (listeners::all()?, neighbours::rulesets());
-            self.beside = twice.then(|| (Instant::now(), seen.clone()));
-            seen
-        };
-        Ok(())
-    }
-
     /// Begins to forget flows, to note that they are in the end.
     pub(super) fn begin_forgetting(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
         self.forgetting = Some((Forgetting::begin(self.conntrack.take(), flows)?, note));

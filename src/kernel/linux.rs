@@ -4,6 +4,7 @@
 //! namespaces, the settings.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -13,6 +14,7 @@ use super::netfilter::{Netfilter, Written};
 use super::netns::{self, Found};
 use super::nft::Nft;
 use super::run::Run;
+use super::surroundings::Surroundings;
 use super::{Kernel, KernelError, feature, read};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
@@ -33,12 +35,13 @@ pub struct Linux {
     /// Those of the look that news are told against.
     settled: Option<Facts>,
     kept: Kept,
+    around: Arc<Surroundings>,
 }
 
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = self.look(scope)?;
-        self.kept.beside(&mut facts, !self.belief.is_told())?;
+        self.around.tell(&mut facts, self.belief.is_told())?;
         // Kept by who does not remember as well: to take it apart now would have everything else wait.
         let facts = self.seen.insert(facts);
         Ok(Observed::new(facts, &scope.owner))
@@ -48,7 +51,7 @@ impl Kernel for Linux {
         let Some(settled) = self.settled.take() else { return Ok(None) };
         let mut facts = self.look(scope)?;
         if anew {
-            self.kept.beside(&mut facts, false)?;
+            self.around.tell(&mut facts, true)?;
         } else {
             facts.listeners.clone_from(&settled.listeners);
             facts.rulesets.clone_from(&settled.rulesets);
@@ -95,12 +98,14 @@ impl Linux {
         Self { belief: Belief::brief(), ..Self::default() }
     }
 
-    /// The same, whose host is looked at from now on: before it is known what for, and by another thread, where one is to be
-    /// had.
-    pub fn ahead() -> Self {
-        let mut linux = Self::for_one_run();
-        linux.memory.ahead = read::Ahead::begin();
-        linux
+    /// Has the host looked at from now on: before it is known what for, and by another thread, where one is to be had.
+    pub fn look_ahead(&mut self) {
+        self.memory.ahead = read::Ahead::begin();
+    }
+
+    /// What is around, as it is asked for by this run, or by another thread before.
+    pub fn around(&self) -> &Arc<Surroundings> {
+        &self.around
     }
 
     /// What was seen is not as it is wanted, or for another reason than before.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::KernelError;
-use super::kept::MOMENT;
 use super::netns::{self, Identity};
 use super::read::{Ahead, Seen};
+use super::surroundings::MOMENT;
 use crate::model::focus::otherwise;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Absent, Facts, NetnsFacts, NetnsRef, Place, Scope};

@@ -9,6 +9,8 @@
 //! - [`read`]: one complete look, as [`Facts`](crate::model::wire::Facts); [`decode`] reads the kernel's attributes.
 //! - [`memory`], `netfilter`: what need not be asked again.
 //! - [`sysctl`]: settings under `/proc/sys/net`.
+//! - [`surroundings`]: who listens, whose rules there are, whom netrec is run by.
+//! - `beside`: threads.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
 //! - [`events`]: what Linux announces, and who did it.
@@ -21,6 +23,7 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod ask;
+pub(crate) mod beside;
 pub mod conntrack;
 pub mod decode;
 pub mod events;
@@ -44,6 +47,7 @@ mod run;
 pub mod session;
 pub mod simulated;
 pub mod stop;
+pub mod surroundings;
 pub mod sysctl;
 pub mod throwaway;
 pub mod trace;

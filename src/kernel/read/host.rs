@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use super::read;
 use crate::kernel::KernelError;
 use crate::kernel::ask::{self, links};
+use crate::kernel::beside;
 use crate::kernel::memory::Again;
 use crate::kernel::netlink::{Protocol, Socket};
 use crate::model::observed::KERNEL;
@@ -23,7 +24,7 @@ pub(in crate::kernel) struct Ahead(JoinHandle<Result<NetnsFacts, KernelError>>);
 impl Ahead {
     /// Begins it, where there can be another thread.
     pub(in crate::kernel) fn begin() -> Option<Self> {
-        Builder::new().name("look".into()).spawn(look).ok().map(Self)
+        beside::spawn("look", look).ok().map(Self)
     }
 
     /// Waits for its end.
