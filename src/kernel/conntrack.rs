@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -57,63 +56,61 @@ pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelE
     Ok(forgotten)
 }
 
-/// Flows that are being forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
+/// Flows that are to be forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
 /// quarter of a million chains, 10 ms.
 #[derive(Debug)]
-pub(super) struct Forgetting {
-    walk: Walk,
-    /// Ends when the host's addresses are known.
-    asking: Mutex<Receiver<()>>,
-}
-
-#[derive(Debug)]
-enum Walk {
+pub(super) enum Forgetting {
+    /// Of these addresses of the host.
+    Ahead(Socket, Flows, Addresses),
     Under(JoinHandle<Result<Socket, KernelError>>),
     Over(Result<Socket, KernelError>),
 }
 
 impl Forgetting {
-    /// Begins to [forget](forget()).
-    pub(super) fn begin(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
-        let socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
-        let (asked, asking) = mpsc::channel();
-        let walk = |(mut socket, flows, asked): (Socket, Flows, Sender<()>)| {
-            let addresses = around(&mut socket);
-            drop(asked);
-            if let Some(addresses) = addresses? {
-                forget_stale(&mut socket, &flows.on(&addresses))?;
-            }
-            Ok(socket)
-        };
-        // Given when there is a thread to take it: there may be no more (cgroups(7), `pids.max`).
-        let (give, given) = mpsc::channel();
-        let walk = match beside::spawn("flows", move || walk(given.recv().expect("it is given right behind"))) {
-            Ok(thread) => {
-                give.send((socket, flows, asked)).expect("it is waited for");
-                Walk::Under(thread)
-            }
-            Err(_) => Walk::Over(walk((socket, flows, asked))),
-        };
-        Ok(Self { walk, asking: Mutex::new(asking) })
+    /// What [`forget`] would do now, to be done later.
+    pub(super) fn new(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
+        let mut socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
+        Ok(match around(&mut socket) {
+            Ok(Some(addresses)) => Self::Ahead(socket, flows, addresses),
+            Ok(None) => Self::Over(Ok(socket)),
+            Err(error) => Self::Over(Err(error)),
+        })
     }
 
-    /// Waits until it is known which addresses are the host's: until then none may come or go.
-    pub(super) fn knows_addresses(&self) {
-        // Nothing is sent: it is over when the other end is closed.
-        let _ = self.asking.lock().expect("nobody panics with it").recv();
+    /// Begins it. No grace period ends during the walk, and whoever waits for one meanwhile may hold the lock of rtnetlink
+    /// (`dev_deactivate_many`): first all is to be written.
+    #[must_use]
+    pub(super) fn begin(self) -> Self {
+        let Self::Ahead(socket, flows, addresses) = self else { return self };
+        // Given when there is a thread to take it: there may be no more (cgroups(7), `pids.max`).
+        let (give, given) = mpsc::channel::<(Socket, Flows, Addresses)>();
+        let walk = |(socket, flows, addresses)| Self::Ahead(socket, flows, addresses).end();
+        match beside::spawn("flows", move || walk(given.recv().expect("it is given right behind"))) {
+            Ok(thread) => {
+                give.send((socket, flows, addresses)).expect("it is waited for");
+                Self::Under(thread)
+            }
+            Err(_) => Self::Over(walk((socket, flows, addresses))),
+        }
     }
 
     /// Waits until it is done: its socket.
     pub(super) fn end(self) -> Result<Socket, KernelError> {
-        match self.walk {
-            Walk::Under(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Walk::Over(ended) => ended,
+        match self {
+            Self::Ahead(mut socket, flows, addresses) => {
+                forget_stale(&mut socket, &flows.on(&addresses)).map(|_| socket)
+            }
+            Self::Under(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Self::Over(ended) => ended,
         }
     }
 }
 
+/// Those of the host, with the names of their links.
+type Addresses = Vec<(Text, IpNet)>;
+
 /// The host's addresses, if there are any flows.
-fn around(socket: &mut Socket) -> Result<Option<Vec<(Text, IpNet)>>, KernelError> {
+fn around(socket: &mut Socket) -> Result<Option<Addresses>, KernelError> {
     if number(socket)? == Some(0) { Ok(None) } else { addresses().map(Some) }
 }
 
@@ -149,8 +146,8 @@ fn number(socket: &mut Socket) -> Result<Option<u32>, KernelError> {
     Ok(number)
 }
 
-/// The host's addresses, with the names of their links; a link that goes meanwhile has none.
-fn addresses() -> Result<Vec<(Text, IpNet)>, KernelError> {
+/// The host's addresses; a link that goes meanwhile has no name.
+fn addresses() -> Result<Addresses, KernelError> {
     let mut links = BTreeMap::new();
     let found = ask::addresses(&mut Socket::open(Family::Route)?)?;
     let named = found.into_iter().filter_map(|facts| {

@@ -18,7 +18,7 @@ pub(super) struct Kept {
     pub(super) nft: Option<Nft>,
     /// Likewise.
     pub(super) conntrack: Option<Socket>,
-    /// Flows that are being forgotten, and what notes that they are.
+    /// Flows that are to be forgotten or already are being, and what notes that they are.
     pub(super) forgetting: Option<(Forgetting, Vec<NftMessage>)>,
     /// Whether that failed the last time. The note is missing, so it is tried again, and then waited for.
     pub(super) unforgotten: bool,
@@ -32,15 +32,15 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Begins to forget flows, to note that they are in the end.
-    pub(super) fn begin_forgetting(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
-        self.forgetting = Some((Forgetting::begin(self.conntrack.take(), flows)?, note));
+    /// Flows that are to be forgotten, and what notes in the end that they are.
+    pub(super) fn is_to_forget(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
+        self.forgetting = Some((Forgetting::new(self.conntrack.take(), flows)?, note));
         Ok(())
     }
 
-    /// Waits until whoever forgets flows knows the host's addresses: none is to come or go before.
-    pub(super) fn knows_addresses(&self) {
-        self.forgetting.iter().for_each(|(forgetting, _)| forgetting.knows_addresses());
+    /// Begins to forget them.
+    pub(super) fn begin_forgetting(&mut self) {
+        self.forgetting = self.forgetting.take().map(|(forgetting, note)| (forgetting.begin(), note));
     }
 
     /// Waits until flows are forgotten, and notes that they are.

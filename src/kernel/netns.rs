@@ -20,7 +20,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::KernelError;
-use super::beside::Starter;
+use super::beside::elsewhere;
 use crate::model::resource::Text;
 use crate::model::wire::NetnsRef;
 
@@ -223,19 +223,10 @@ pub fn visit_beside<T: Sync, R: Send, B>(
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
         // The calling thread goes by itself also where no other can be started (`pids.max`). Beside others it stays:
         // `/proc/self` is where the process's first is.
-        let (starter, work) = (Starter::here(), &work);
-        let another = |at| {
-            let work = move || {
-                // Others follow when this processor is free, or another one.
-                if at == 0 {
-                    starter.leave();
-                }
-                work(None)
-            };
+        let another = |_| {
+            let (work, let_begin) = elsewhere(|| work(None));
             let thread = std::thread::Builder::new().spawn_scoped(scope, work).ok();
-            if at == 0 {
-                Starter::lets_go();
-            }
+            let_begin();
             thread
         };
         let others: Vec<_> = (0..others).map_while(another).collect();

@@ -48,6 +48,7 @@ impl<'a> Run<'a> {
             progress(self.steps.iter().filter(ended).count());
         }
         self.last();
+        self.kept.begin_forgetting();
         (self.results, self.kept)
     }
 
@@ -131,7 +132,6 @@ impl<'a> Run<'a> {
     }
 
     fn host(&mut self, tasks: Vec<Task>) {
-        self.kept.knows_addresses();
         let ended = self.lane(&HOST.into(), Socket::open(Protocol::Route), tasks);
         self.note(ended);
     }
@@ -274,7 +274,7 @@ impl<'a> Run<'a> {
                     let forgotten = conntrack::forget(&mut self.kept.conntrack, &flows);
                     forgotten.and_then(|_| self.follow_up(&note, &mut generation))
                 }
-                Body::Forget(flows, note) => self.kept.begin_forgetting(flows, note),
+                Body::Forget(flows, note) => self.kept.is_to_forget(flows, note),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
         }
@@ -316,7 +316,6 @@ impl<'a> Run<'a> {
         for (at, body) in self.messages(&Place::Sysctl(netns.clone()), tasks) {
             let set = || sysctl::set(&body);
             self.results[at] = if &**netns == HOST {
-                self.kept.knows_addresses();
                 set()
             } else {
                 self.linux.open(netns).and_then(|fd| netns::inside(fd.as_fd(), set)).unwrap_or_else(Err)
