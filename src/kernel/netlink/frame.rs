@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -16,6 +17,7 @@ const DATAGRAM_BYTES: usize = 256 << 10;
 /// Appends a message and returns the place of its payload, zeroed.
 pub(super) fn begin(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: usize) -> &mut [u8] {
     let start = bytes.len();
+    bytes.reserve(HEADER + payload.next_multiple_of(4));
     let flags = flags | libc::NLM_F_REQUEST as u16;
     bytes.extend_from_slice(&((HEADER + payload) as u32).to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -44,44 +46,46 @@ thread_local! {
 }
 
 /// A datagram of a dump, or those received for one request, one after the other.
-pub(super) struct Answer {
-    bytes: Vec<u8>,
-    filled: usize,
-}
+pub(super) struct Answer(Vec<u8>);
 
 impl Answer {
     /// An empty one.
     pub(super) fn take() -> Self {
-        Self { bytes: BUFFER.take(), filled: 0 }
+        let mut answer = Self(BUFFER.take());
+        answer.clear();
+        answer
     }
 
     /// Forgets what was received.
     pub(super) fn clear(&mut self) {
-        self.filled = 0;
+        self.0.clear();
     }
 
-    /// Where the next datagram goes.
-    pub(super) fn room(&mut self) -> &mut [u8] {
-        let end = self.filled + DATAGRAM_BYTES;
-        if self.bytes.is_empty() {
-            // Zeros as the kernel maps them: what no answer reaches is never touched. Of two datagrams the first is short.
-            self.bytes = vec![0; 2 * end];
-        } else if self.bytes.len() < end {
-            self.bytes.resize(end.max(2 * self.filled), 0);
+    /// Where the next datagram goes. What none reaches is never touched.
+    pub(super) fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        if self.0.capacity() == 0 {
+            self.0.reserve_exact(2 * DATAGRAM_BYTES); // of two datagrams the first is short
         }
-        &mut self.bytes[self.filled..end]
+        self.0.reserve(DATAGRAM_BYTES);
+        &mut self.0.spare_capacity_mut()[..DATAGRAM_BYTES]
     }
 
     /// Keeps a datagram that was put into the room; returns where it begins.
-    pub(super) fn keep(&mut self, length: usize) -> usize {
-        let start = self.filled;
-        self.filled += length;
+    ///
+    /// # Safety
+    ///
+    /// So many bytes of the room have been written.
+    #[expect(unsafe_code, reason = "what a system call has written is known to nobody else")]
+    pub(super) unsafe fn keep(&mut self, length: usize) -> usize {
+        let start = self.0.len();
+        // SAFETY: they are behind what is there already, and written.
+        unsafe { self.0.set_len(start + length) };
         start
     }
 
     /// All messages from that place on.
     pub(super) fn since(&self, start: usize) -> Replies<'_> {
-        Replies { rest: &self.bytes[start..self.filled] }
+        Replies { rest: &self.0[start..] }
     }
 
     /// The messages that answer a request, without acknowledgements and ends.
@@ -96,7 +100,7 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        BUFFER.set(std::mem::take(&mut self.bytes));
+        BUFFER.set(std::mem::take(&mut self.0));
     }
 }
 

@@ -64,7 +64,9 @@ impl Socket {
                 }
                 // Only the kernel answers; processes with privilege can write to our port as well.
                 Ok(_) if from.nl_pid != 0 && i32::from(from.nl_family) == libc::AF_NETLINK => {}
-                Ok(length) => return Ok(Received { at: answer.keep(length.cast_unsigned()), nsid }),
+                #[expect(unsafe_code, reason = "the room was filled by recvmsg(2)")]
+                // SAFETY: it has written so many bytes, which are no more than there is room.
+                Ok(length) => return Ok(Received { at: unsafe { answer.keep(length.cast_unsigned()) }, nsid }),
                 Err(Errno::EINTR) => {}
                 Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => return Err(KernelError::Lost(errno)),
                 Err(errno) => return Err(KernelError::system("netlink receive", errno)),
