@@ -6,6 +6,9 @@
 mod workload;
 mod world;
 
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use netrec::kernel::linux::Linux;
 use netrec::kernel::netlink::counters;
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
+use nix::fcntl::{Flock, FlockArg};
 use world::sh;
 
 /// One run, which must end with everything as wanted as far as it looked; between its plan and its steps something happens.
@@ -146,5 +150,24 @@ fn what_stands_on_a_bridge_of_others_takes_a_smaller_mtu_with_it() {
         let joined = on_lan(office, &[("db", "netns = \"db\"")]);
         let (report, _) = run(&joined, || ());
         assert_eq!((report.rounds, left(&joined)), (2, 0));
+    });
+}
+
+#[test]
+fn who_waited_for_others_asks_again_who_listens() {
+    alone(|| {
+        fs::create_dir_all("/run/netrec").unwrap();
+        fs::write("/run/w.toml", on_lan("", &[("db", "netns = \"db\"")]) + "publish = [\"9001:80\"]\n").unwrap();
+        let lock = Flock::lock(File::open("/run/netrec").unwrap(), FlockArg::LockExclusive).unwrap();
+        let mut apply = Command::new(env!("CARGO_BIN_EXE_netrec"));
+        let apply = apply.args(["apply", "--yes", "/run/w.toml"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let apply = apply.spawn().unwrap();
+        // Less than it believes anything for.
+        std::thread::sleep(Duration::from_millis(300));
+        let _listener = TcpListener::bind("0.0.0.0:9001").unwrap();
+        drop(lock);
+        let apply = apply.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&apply.stderr);
+        assert!(apply.status.code() == Some(4) && said.contains("port 9001/tcp is taken"), "{said}");
     });
 }

@@ -257,21 +257,24 @@ static void no_ipv6(int i) {
   write_to(path, "1");
 }
 
-// The processor that threads are started on, where Linux may put them while others are idle: the first goes elsewhere.
-static int starter = -1;
+// The processor that threads are started on, where Linux may put them while others are idle, and how many may leave it: one
+// for each other processor.
+static int starter, leaving;
 
 static void leave_starter(void) {
-  int from = __atomic_exchange_n(&starter, -1, __ATOMIC_RELAXED);
-  cpu_set_t others;
-  if (from < 0 || sched_getcpu() != from || sched_getaffinity(0, sizeof others, &others)) return;
-  CPU_CLR(from, &others);
-  sched_setaffinity(0, sizeof others, &others);
+  cpu_set_t all, others;
+  if (__atomic_sub_fetch(&leaving, 1, __ATOMIC_RELAXED) < 0 || sched_getcpu() != starter) return;
+  if (sched_getaffinity(0, sizeof all, &all)) return;
+  others = all;
+  CPU_CLR(starter, &others);
+  if (!sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
 }
 
 static void start(int at, pthread_t *thread, void *(*work)(void *), void *of) {
-  if (at == 0) starter = sched_getcpu();
+  int others = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+  if (at == 0) starter = sched_getcpu(), leaving = others;
   if (pthread_create(thread, 0, work, of)) die("thread");
-  if (at == 0) sched_yield();
+  if (at < others) sched_yield();
 }
 
 struct container { int netns, socket; };

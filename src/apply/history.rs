@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -46,7 +45,7 @@ impl Record {
     pub fn new(topology: &str, command: &str, result: impl Into<String>) -> Self {
         Self {
             when: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            who: who().to_owned(),
+            who: who(),
             topology: topology.into(),
             command: command.into(),
             digest: None,
@@ -79,15 +78,13 @@ impl Record {
 }
 
 /// Who logged in, whatever they became since (`/proc/self/loginuid`); else who runs this.
-pub(crate) fn who() -> &'static str {
-    static WHO: LazyLock<String> = LazyLock::new(asked);
-    &WHO
-}
-
-fn asked() -> String {
+pub(super) fn who() -> String {
     let login = fs::read_to_string("/proc/self/loginuid").ok().and_then(|uid| uid.trim().parse::<u32>().ok());
     // A process that nobody logged in for has the highest number.
     let uid = login.filter(|uid| *uid != u32::MAX).map_or_else(nix::unistd::getuid, nix::unistd::Uid::from_raw);
+    if uid.is_root() {
+        return "root".into(); // as everywhere, and to ask takes longer than all else that a record takes
+    }
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| user.name)
 }

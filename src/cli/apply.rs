@@ -1,7 +1,6 @@
 //! `netrec apply`: plan, execute, look again.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +13,7 @@ use super::outcome::{Applied, Outcome};
 use super::output::{self, Progress};
 use super::{Allowing, Exit, Format, Input, Writing, plan};
 use crate::apply::confirm::memory::{self, Memory};
-use crate::apply::history::{self, History, Record};
+use crate::apply::history::{History, Record};
 use crate::apply::rails;
 use crate::apply::watch::Content;
 use crate::apply::{NoPlan, Prepared, Report, Target, able, execute, look};
@@ -22,7 +21,7 @@ use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
 use crate::kernel::lock::{self, Lock};
 use crate::kernel::probe::Probe;
-use crate::kernel::{KernelError, beside, privilege, stop};
+use crate::kernel::{KernelError, privilege, stop};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::resource::ResourceId;
 use crate::model::source::Sources;
@@ -117,12 +116,7 @@ impl Ahead {
     /// Files as one topology, and what could begin meanwhile.
     pub(super) fn load(paths: &[PathBuf]) -> Result<(Loaded, Self), Failure> {
         let mut ahead = Self::default();
-        let around = Arc::clone(ahead.kernel.around());
-        // Where there may be no more threads, whoever wants to know asks.
-        let _ = beside::spawn("around", move || {
-            around.ask();
-            history::who();
-        });
+        ahead.kernel.ask_around();
         let sources = read_all(paths)?;
         ahead.begin(&sources);
         Ok((understand(sources, None)?, ahead))
@@ -164,7 +158,7 @@ impl Errand<'_> {
         let Ahead { lock, mut kernel } = std::mem::take(&mut self.ahead);
         // A watcher that is to do the work takes the lock itself.
         let lock = match lock.filter(|_| !watched) {
-            None if !watched => Some(lock::acquire(self.writing.timeout())?.ok_or_else(busy)?),
+            None if !watched => Some(self.lock(&mut kernel)?),
             held => held,
         };
         confirm::is_free(&topology)?;
@@ -209,6 +203,16 @@ impl Errand<'_> {
         History::default().add(&record);
         self.tell(plan, &report, settled.as_ref());
         Ok(settled_exit(&report, settled.as_ref()))
+    }
+
+    /// The right to write. What was asked before somebody else gave it away is of another time.
+    fn lock(&self, kernel: &mut Linux) -> Result<Lock, Failure> {
+        if let Some(lock) = lock::acquire(Duration::ZERO)? {
+            return Ok(lock);
+        }
+        let lock = lock::acquire(self.writing.timeout())?.ok_or_else(busy)?;
+        kernel.forget_around();
+        Ok(lock)
     }
 
     /// Whether a watcher is to do the work; what it would undo is refused.

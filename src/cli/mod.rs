@@ -273,7 +273,7 @@ struct Cutting {
 }
 
 impl Allowing {
-    /// For a plan. The walk through `/proc` for sessions is spared where nothing could cut one, or all may.
+    /// For a plan. Tables of connections are not walked where nothing could cut one, or all may.
     fn allowance(self, prepared: &Prepared, around: &Surroundings) -> Allowance {
         let self_cut = self.cutting.allow_self_cut;
         let sessions = if self_cut || prepared.diff.is_empty() { Vec::new() } else { around.sessions() };

@@ -1,5 +1,7 @@
 //! conntrack over nfnetlink (`linux/netfilter/nfnetlink_conntrack.h`): flows are looked through, and forgotten one by one.
 
+mod few;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::mpsc;
@@ -48,7 +50,7 @@ const BATCH: usize = 256;
 /// no socket any more.
 pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelError> {
     let mut socket = kept.take().map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
-    let forgotten = match around(&mut socket)? {
+    let forgotten = match around(&mut socket, flows)? {
         Some(addresses) => forget_stale(&mut socket, &flows.on(&addresses))?,
         None => 0,
     };
@@ -56,50 +58,40 @@ pub fn forget(kept: &mut Option<Socket>, flows: &Flows) -> Result<usize, KernelE
     Ok(forgotten)
 }
 
-/// Flows that are to be forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
+/// Flows that are being forgotten beside what else is done: for a walk over all flows the kernel takes the lock of each of a
 /// quarter of a million chains, 10 ms.
 #[derive(Debug)]
 pub(super) enum Forgetting {
-    /// Of these addresses of the host.
-    Ahead(Socket, Flows, Addresses),
     Under(JoinHandle<Result<Socket, KernelError>>),
     Over(Result<Socket, KernelError>),
 }
 
 impl Forgetting {
-    /// What [`forget`] would do now, to be done later.
-    pub(super) fn new(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
+    /// Begins to [forget](forget()). Which addresses are the host's is known then: from now on they may come and go.
+    pub(super) fn begin(kept: Option<Socket>, flows: Flows) -> Result<Self, KernelError> {
         let mut socket = kept.map_or_else(|| Socket::open(Family::Netfilter), Ok)?;
-        Ok(match around(&mut socket) {
-            Ok(Some(addresses)) => Self::Ahead(socket, flows, addresses),
-            Ok(None) => Self::Over(Ok(socket)),
-            Err(error) => Self::Over(Err(error)),
-        })
-    }
-
-    /// Begins it. No grace period ends during the walk, and whoever waits for one meanwhile may hold the lock of rtnetlink
-    /// (`dev_deactivate_many`): first all is to be written.
-    #[must_use]
-    pub(super) fn begin(self) -> Self {
-        let Self::Ahead(socket, flows, addresses) = self else { return self };
+        let addresses = match around(&mut socket, &flows) {
+            Ok(Some(addresses)) => addresses,
+            Ok(None) => return Ok(Self::Over(Ok(socket))),
+            Err(error) => return Ok(Self::Over(Err(error))),
+        };
+        let walk = |(mut socket, flows, addresses): (Socket, Flows, Addresses)| {
+            forget_stale(&mut socket, &flows.on(&addresses)).map(|_| socket)
+        };
         // Given when there is a thread to take it: there may be no more (cgroups(7), `pids.max`).
-        let (give, given) = mpsc::channel::<(Socket, Flows, Addresses)>();
-        let walk = |(socket, flows, addresses)| Self::Ahead(socket, flows, addresses).end();
-        match beside::spawn("flows", move || walk(given.recv().expect("it is given right behind"))) {
+        let (give, given) = mpsc::channel();
+        Ok(match beside::spawn("flows", move || walk(given.recv().expect("it is given right behind"))) {
             Ok(thread) => {
                 give.send((socket, flows, addresses)).expect("it is waited for");
                 Self::Under(thread)
             }
             Err(_) => Self::Over(walk((socket, flows, addresses))),
-        }
+        })
     }
 
     /// Waits until it is done: its socket.
     pub(super) fn end(self) -> Result<Socket, KernelError> {
         match self {
-            Self::Ahead(mut socket, flows, addresses) => {
-                forget_stale(&mut socket, &flows.on(&addresses)).map(|_| socket)
-            }
             Self::Under(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
             Self::Over(ended) => ended,
         }
@@ -109,9 +101,16 @@ impl Forgetting {
 /// Those of the host, with the names of their links.
 type Addresses = Vec<(Text, IpNet)>;
 
-/// The host's addresses, if there are any flows.
-fn around(socket: &mut Socket) -> Result<Option<Addresses>, KernelError> {
-    if number(socket)? == Some(0) { Ok(None) } else { addresses().map(Some) }
+/// The host's addresses, if any flow may be stale.
+fn around(socket: &mut Socket, flows: &Flows) -> Result<Option<Addresses>, KernelError> {
+    if number(socket)? == Some(0) {
+        return Ok(None);
+    }
+    let addresses = addresses()?;
+    let on_host = flows.on(&addresses);
+    let none = few::all().is_some_and(|all| !all.iter().any(|flow| on_host.is_stale(flow)));
+    drop(on_host);
+    Ok((!none).then_some(addresses))
 }
 
 fn forget_stale(socket: &mut Socket, flows: &FlowsOnHost) -> Result<usize, KernelError> {
@@ -163,7 +162,7 @@ fn flow(message: &[u8]) -> Option<FlowFacts> {
     let (original, reply) = (get(message, ORIGINAL)?, get(message, REPLY)?);
     let protocol = match *get(get(original, 2)?, 1)?.first()? {
         ICMP | ICMPV6 => None,
-        number => Some([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == number)?),
+        number => Some(known(number)?),
     };
     let status = attribute::number(message, STATUS)?;
     let port = |tuple, destination| if protocol.is_some() { port(tuple, destination) } else { Some(0) };
@@ -176,6 +175,11 @@ fn flow(message: &[u8]) -> Option<FlowFacts> {
         assured: status & ASSURED != 0,
         related: status & EXPECTED != 0,
     })
+}
+
+/// Protocols that rules tell apart by ports.
+fn known(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|it| *it as u8 == number)
 }
 
 /// `CTA_TUPLE_IP`.

@@ -18,7 +18,7 @@ pub(super) struct Kept {
     pub(super) nft: Option<Nft>,
     /// Likewise.
     pub(super) conntrack: Option<Socket>,
-    /// Flows that are to be forgotten or already are being, and what notes that they are.
+    /// Flows that are being forgotten, and what notes that they are.
     pub(super) forgetting: Option<(Forgetting, Vec<NftMessage>)>,
     /// Whether that failed the last time. The note is missing, so it is tried again, and then waited for.
     pub(super) unforgotten: bool,
@@ -32,15 +32,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Flows that are to be forgotten, and what notes in the end that they are.
-    pub(super) fn is_to_forget(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
-        self.forgetting = Some((Forgetting::new(self.conntrack.take(), flows)?, note));
+    /// Begins to forget flows, to note that they are in the end.
+    pub(super) fn begin_forgetting(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
+        self.forgetting = Some((Forgetting::begin(self.conntrack.take(), flows)?, note));
         Ok(())
-    }
-
-    /// Begins to forget them.
-    pub(super) fn begin_forgetting(&mut self) {
-        self.forgetting = self.forgetting.take().map(|(forgetting, note)| (forgetting.begin(), note));
     }
 
     /// Waits until flows are forgotten, and notes that they are.

@@ -13,7 +13,6 @@ use nix::libc;
 
 use super::KernelError;
 use super::ask;
-use super::beside;
 use super::linux::Linux;
 use super::lookup::Names;
 use super::netlink::{BATCH_MESSAGES, Protocol, Socket};
@@ -181,7 +180,7 @@ impl<'a> Lane<'a> {
             let request = request.clone();
             move || requested(&mut Socket::open(Protocol::Route)?, &request)
         };
-        let Ok(thread) = beside::spawn("delete", delete) else {
+        let Ok(thread) = std::thread::Builder::new().name("delete".into()).spawn(delete) else {
             return requested(&mut self.socket, &request); // there may be no more threads (cgroups(7), `pids.max`)
         };
         let mut pause = PAUSE;

@@ -15,7 +15,7 @@ use super::netns::{self, Found};
 use super::nft::Nft;
 use super::run::Run;
 use super::surroundings::Surroundings;
-use super::{Kernel, KernelError, feature, read};
+use super::{Kernel, KernelError, beside, feature, read};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{Step, Text};
@@ -41,7 +41,7 @@ pub struct Linux {
 impl Kernel for Linux {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let mut facts = self.look(scope)?;
-        self.around.tell(&mut facts, self.belief.is_told())?;
+        self.around.fill(&mut facts, self.belief.is_told())?;
         // Kept by who does not remember as well: to take it apart now would have everything else wait.
         let facts = self.seen.insert(facts);
         Ok(Observed::new(facts, &scope.owner))
@@ -51,7 +51,7 @@ impl Kernel for Linux {
         let Some(settled) = self.settled.take() else { return Ok(None) };
         let mut facts = self.look(scope)?;
         if anew {
-            self.around.tell(&mut facts, true)?;
+            self.around.fill(&mut facts, true)?;
         } else {
             facts.listeners.clone_from(&settled.listeners);
             facts.rulesets.clone_from(&settled.rulesets);
@@ -103,8 +103,19 @@ impl Linux {
         self.memory.ahead = read::Ahead::begin();
     }
 
-    /// What is around, as it is asked for by this run, or by another thread before.
-    pub fn around(&self) -> &Arc<Surroundings> {
+    /// Has what is around asked for from now on, by another thread; where none is to be had, by who wants to know.
+    pub fn ask_around(&self) {
+        let around = Arc::clone(&self.around);
+        let _ = beside::spawn("around", move || around.ask());
+    }
+
+    /// Forgets what is around: that was some time ago.
+    pub fn forget_around(&mut self) {
+        self.around = Arc::default();
+    }
+
+    /// What is around.
+    pub fn around(&self) -> &Surroundings {
         &self.around
     }
 

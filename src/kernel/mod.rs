@@ -10,7 +10,7 @@
 //! - [`memory`], `netfilter`: what need not be asked again.
 //! - [`sysctl`]: settings under `/proc/sys/net`.
 //! - [`surroundings`]: who listens, whose rules there are, whom netrec is run by.
-//! - `beside`: threads.
+//! - `beside`: threads that are to work on another processor than the one that starts them.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
 //! - [`events`]: what Linux announces, and who did it.
@@ -23,7 +23,7 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod ask;
-pub(crate) mod beside;
+mod beside;
 pub mod conntrack;
 pub mod decode;
 pub mod events;
@@ -44,7 +44,7 @@ pub mod privilege;
 pub mod probe;
 pub mod read;
 mod run;
-pub mod session;
+mod session;
 pub mod simulated;
 pub mod stop;
 pub mod surroundings;

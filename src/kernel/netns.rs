@@ -6,7 +6,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::KernelError;
-use super::beside::elsewhere;
+use super::beside;
 use crate::model::resource::Text;
 use crate::model::wire::NetnsRef;
 
@@ -223,12 +222,7 @@ pub fn visit_beside<T: Sync, R: Send, B>(
     let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
         // The calling thread goes by itself also where no other can be started (`pids.max`). Beside others it stays:
         // `/proc/self` is where the process's first is.
-        let another = |_| {
-            let (work, let_begin) = elsewhere(|| work(None));
-            let thread = std::thread::Builder::new().spawn_scoped(scope, work).ok();
-            let_begin();
-            thread
-        };
+        let another = |_| beside::spawn_scoped(scope, || work(None)).ok();
         let others: Vec<_> = (0..others).map_while(another).collect();
         let beside = beside();
         let mut all = if others.is_empty() && !items.is_empty() { away(work) } else { Vec::new() };
@@ -239,12 +233,6 @@ pub fn visit_beside<T: Sync, R: Send, B>(
     });
     all.sort_unstable_by_key(|(at, _)| *at);
     (all.into_iter().map(|(_, result)| result).collect(), beside)
-}
-
-/// How many processors there are for further threads: several files are read for it (cgroups(7)), so it is asked only where
-/// it matters.
-pub fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// Runs something in a namespace.

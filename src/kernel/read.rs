@@ -15,7 +15,7 @@ use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, main_routes, 
 use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Visitor};
-use super::{KernelError, decode, sysctl};
+use super::{KernelError, beside, decode, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::resource::{self, HOST, Text};
@@ -356,7 +356,7 @@ fn others(namespaces: usize, busy: bool) -> usize {
     if namespaces < if busy { BESIDE_FROM } else { PARALLEL_FROM } {
         return 0;
     }
-    match netns::processors() {
+    match beside::processors() {
         1 => 0,
         processors if namespaces >= PARALLEL_FROM => processors.min(THREADS),
         _ => 1,

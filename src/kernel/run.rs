@@ -13,7 +13,7 @@ use super::netfilter::Ours;
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
-use super::{KernelError, ask, conntrack, read, stop, sysctl};
+use super::{KernelError, ask, beside, conntrack, read, stop, sysctl};
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Message, NftMessage, NoLookup, Owner, Place};
 
@@ -48,7 +48,6 @@ impl<'a> Run<'a> {
             progress(self.steps.iter().filter(ended).count());
         }
         self.last();
-        self.kept.begin_forgetting();
         (self.results, self.kept)
     }
 
@@ -235,7 +234,7 @@ impl<'a> Run<'a> {
         self.remove_names(removals);
         let others = match creations.len() {
             0 => 0,
-            several if several > 1 && netns::processors() > 1 => 2,
+            several if several > 1 && beside::processors() > 1 => 2,
             _ => usize::from(!rules.is_empty()),
         };
         let (created, ()) = netns::create_beside(&creations, others, || self.netfilter(rules));
@@ -274,7 +273,7 @@ impl<'a> Run<'a> {
                     let forgotten = conntrack::forget(&mut self.kept.conntrack, &flows);
                     forgotten.and_then(|_| self.follow_up(&note, &mut generation))
                 }
-                Body::Forget(flows, note) => self.kept.is_to_forget(flows, note),
+                Body::Forget(flows, note) => self.kept.begin_forgetting(flows, note),
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
         }

@@ -24,9 +24,8 @@ const HEARD: [&str; 2] = ["01", "08"];
 /// The connections of the calling thread's network namespace (`proc_pid_net`(5)).
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 
-/// All of them that end in the network namespace of the calling thread.
-pub fn find() -> Vec<Session> {
-    let told = std::env::var("SSH_CONNECTION").ok().and_then(|said| told(&said));
+/// Inodes of the sockets of TCP that this process and those above it hold.
+pub(super) fn sockets() -> BTreeSet<u64> {
     let mut sockets = BTreeSet::new();
     let mut pid = std::process::id();
     for _ in 0..ANCESTORS {
@@ -36,9 +35,15 @@ pub fn find() -> Vec<Session> {
             _ => break,
         }
     }
+    sockets
+}
+
+/// Those of them that end in the network namespace of the calling thread, and what the SSH server says.
+pub(super) fn of(sockets: &BTreeSet<u64>) -> Vec<Session> {
+    let told = std::env::var("SSH_CONNECTION").ok().and_then(|said| told(&said));
     // The kernel walks all of its hash table, half a million chains of connections on a big machine, for each read(2).
     let tables: &[&str] = if sockets.is_empty() { &[] } else { &TABLES };
-    let held = tables.iter().flat_map(|table| established(&whole(table), &sockets));
+    let held = tables.iter().flat_map(|table| established(&whole(table), sockets));
     let all: BTreeSet<Session> = told.into_iter().chain(held).collect();
     all.into_iter().collect()
 }
@@ -155,6 +160,7 @@ mod tests {
             let Ok(listener) = TcpListener::bind(any) else { continue };
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let session = Session { peer: client.peer_addr().unwrap(), local: client.local_addr().unwrap() };
+            let find = || of(&sockets());
             assert!(find().contains(&session), "{session:?} of {}", client.as_raw_fd());
             drop(client);
             assert!(!find().contains(&session));

@@ -1,5 +1,6 @@
 //! What is around a run and no step of it changes: who listens, files of rules, and the connections it is run through.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -15,38 +16,39 @@ type Beside = (Vec<ListenerFacts>, Vec<RulesetFacts>);
 /// An answer, and when it was asked for.
 type Asked<T> = LazyLock<(Instant, T)>;
 
-/// Asked when somebody wants to know, and believed for a moment. Who comes while another thread asks waits for that.
+/// Asked when somebody wants to know, and believed until a moment later; from then on it is asked each time. Who comes while
+/// another thread asks waits for that.
 #[derive(Debug)]
 pub struct Surroundings {
     beside: Asked<Result<Beside, KernelError>>,
-    sessions: Asked<Vec<Session>>,
+    sockets: Asked<BTreeSet<u64>>,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
         Self {
             beside: LazyLock::new(|| (Instant::now(), beside())),
-            sessions: LazyLock::new(|| (Instant::now(), session::find())),
+            sockets: LazyLock::new(|| (Instant::now(), session::sockets())),
         }
     }
 }
 
 impl Surroundings {
-    /// Asks for all of it, in the order in which a run wants to know.
+    /// Asks what every run wants to know, in that order.
     pub fn ask(&self) {
         LazyLock::force(&self.beside);
-        LazyLock::force(&self.sessions);
+        LazyLock::force(&self.sockets);
     }
 
     /// The connections that netrec is run through.
     pub fn sessions(&self) -> Vec<Session> {
-        recent(&self.sessions).cloned().unwrap_or_else(session::find)
+        recent(&self.sockets).map_or_else(|| session::of(&session::sockets()), session::of)
     }
 
     /// Fills in who listens, and files of rules, of now or of a moment ago.
-    pub(super) fn tell(&self, facts: &mut Facts, now: bool) -> Result<(), KernelError> {
-        let known = if now { None } else { recent(&self.beside) };
-        (facts.listeners, facts.rulesets) = known.cloned().unwrap_or_else(beside)?;
+    pub(super) fn fill(&self, facts: &mut Facts, now: bool) -> Result<(), KernelError> {
+        let known = if now { None } else { recent(&self.beside).and_then(|known| known.as_ref().ok()) };
+        (facts.listeners, facts.rulesets) = known.map_or_else(beside, |known| Ok(known.clone()))?;
         Ok(())
     }
 }
@@ -66,19 +68,23 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::model::values::Protocol;
 
     #[test]
     fn who_listens_is_believed_for_a_moment() {
-        let around = Surroundings::default();
+        let (around, began) = (Surroundings::default(), Instant::now());
         around.ask();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
         let sees = |around: &Surroundings, now| {
             let mut facts = Facts::default();
-            around.tell(&mut facts, now).unwrap();
-            facts.listeners.iter().any(|it| it.port == port)
+            around.fill(&mut facts, now).unwrap();
+            let is_there = |it: &ListenerFacts| {
+                (it.protocol, it.address, it.port) == (Protocol::Tcp, address.ip(), address.port())
+            };
+            facts.listeners.iter().any(is_there)
         };
-        assert!(!sees(&around, false), "it was asked before");
+        assert!(!sees(&around, false) || began.elapsed() >= MOMENT, "it was asked before");
         assert!(sees(&around, true));
         std::thread::sleep(MOMENT);
         assert!(sees(&around, false), "a moment is over");

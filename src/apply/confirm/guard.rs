@@ -246,7 +246,7 @@ impl Waiting {
     /// Waits for the decision, carries it out, and has it `noted` before anybody is told.
     pub fn decide(mut self, kernel: &mut impl Kernel, before: &Before, noted: impl FnOnce(&Answer)) {
         let (mut applied, mut asker) = (false, None);
-        let pending = Answer::Pending { until: self.until_unix, who: history::who().to_owned() };
+        let pending = Answer::Pending { until: self.until_unix, who: history::who() };
         let decision = loop {
             let left = self.until.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
