@@ -103,12 +103,13 @@ type Addresses = Vec<(Text, IpNet)>;
 
 /// The host's addresses, if any flow may be stale.
 fn around(socket: &mut Socket, flows: &Flows) -> Result<Option<Addresses>, KernelError> {
-    if number(socket)? == Some(0) {
+    let counted = number(socket)?;
+    if counted == Some(0) {
         return Ok(None);
     }
     let addresses = addresses()?;
     let on_host = flows.on(&addresses);
-    let none = few::all().is_some_and(|all| !all.iter().any(|flow| on_host.is_stale(flow)));
+    let none = counted.and_then(few::all).is_some_and(|all| !all.iter().any(|flow| on_host.is_stale(flow)));
     drop(on_host);
     Ok((!none).then_some(addresses))
 }

@@ -1,34 +1,40 @@
 //! A few flows as `/proc/net/nf_conntrack` lists them (`ct_seq_show` in `nf_conntrack_standalone.c`), in a twentieth of the time
 //! of a walk that takes the lock of each chain.
 //!
-//! What the kernel writes into its buffer at once it has met on one walk under RCU, which passes over none that is there all
-//! the time. From one buffer to the next it goes by position, and may.
+//! It goes by position, and some that is there may be passed over. So it is believed if it has as many flows as the kernel
+//! counted before.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::path::Path;
 
 use super::{ICMP, ICMPV6, known};
 use crate::model::wire::FlowFacts;
 
 const LIST: &str = "/proc/thread-self/net/nf_conntrack";
 
-/// The kernel's buffer: a page, which is nowhere smaller.
+/// IPVS alters where answers come from without a word in `IPS_DST_NAT` (`ip_vs_update_conntrack`).
+const IPVS: &str = "/proc/thread-self/net/ip_vs";
+
+/// What the kernel lists at once: a page, which is nowhere smaller.
 const PAGE: usize = 4 << 10;
 
-/// No line is as long: two tuples of IPv6, and a few words.
-const LINE: usize = 512;
-
-/// All flows of the calling thread's namespace of protocols that rules tell apart, if they are few; those that another one
-/// led to look as all others do.
-pub(super) fn all() -> Option<Vec<FlowFacts>> {
+/// All flows of the calling thread's namespace of protocols that rules tell apart, if so many were there before and they are
+/// few; those that another one led to look as all others do.
+pub(super) fn all(counted: u32) -> Option<Vec<FlowFacts>> {
     let mut page = [0; PAGE];
     let length = File::open(LIST).and_then(|mut list| list.read(&mut page)).ok()?;
-    // With room for another line there was none.
-    if length + LINE > PAGE { None } else { flows(std::str::from_utf8(&page[..length]).ok()?) }
+    let listed = flows(std::str::from_utf8(&page[..length]).ok()?, counted)?;
+    (!Path::new(IPVS).exists()).then_some(listed)
 }
 
-fn flows(text: &str) -> Option<Vec<FlowFacts>> {
+fn flows(text: &str, counted: u32) -> Option<Vec<FlowFacts>> {
+    // One that comes again where it is listed does not stand for another.
+    if text.lines().collect::<BTreeSet<_>>().len() < counted as usize {
+        return None;
+    }
     let told_apart = |line: &&str| number(line).is_none_or(|it| [ICMP, ICMPV6].contains(&it) || known(it).is_some());
     text.lines().filter(told_apart).map(flow).collect()
 }
@@ -97,10 +103,15 @@ ipv4     2 unknown  2 599 src=10.0.0.1 dst=224.0.0.22 [UNREPLIED] src=224.0.0.22
             assured: false,
             related: false,
         };
-        assert_eq!(flows(text), Some(vec![udp, tcp, icmp]));
-        assert_eq!(flows(""), Some(Vec::new()));
+        assert_eq!(flows(text, 4), Some(vec![udp, tcp, icmp]));
+        assert_eq!(flows(text, 5), None, "one was passed over");
+        let counting = "ipv4     2 udp      17 29 src=10.0.0.1 dst=192.0.2.1 sport=4000 dport=53 packets=2 bytes=80 [UNREPLIED] \
+                        src=10.10.0.2 dst=10.0.0.1 sport=5353 dport=4000 packets=0 bytes=0 mark=0 secctx=a:b:c zone-orig=1 use=2\n";
+        assert_eq!(flows(counting, 1), Some(vec![udp]));
+        assert_eq!(flows(&counting.repeat(2), 2), None, "it is one");
+        assert_eq!(flows("", 0), Some(Vec::new()));
         for wrong in ["ipv4 2 udp", "ipv4 2 udp 17 29 src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2", "ipv4 2 udp x 29"] {
-            assert_eq!(flows(wrong), None, "{wrong}");
+            assert_eq!(flows(wrong, 1), None, "{wrong}");
         }
     }
 }
