@@ -1,7 +1,7 @@
 //! Threads that work beside the one that starts them.
 //!
 //! Linux may put a new thread on the processor that its starter runs on while others are idle, as a kernel does that packs
-//! virtual processors. There it waits until the starter's time slice is over, 3 to 4 ms: half of a short run.
+//! virtual processors. There it waits until the starter's time slice is over, 2 to 4 ms: a third of a short run.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
