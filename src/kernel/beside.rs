@@ -179,4 +179,15 @@ mod tests {
         assert_eq!(spawn("seven", || 7).unwrap().join().unwrap(), 7);
         assert_eq!(std::thread::scope(|scope| spawn_scoped(scope, || 7).unwrap().join().unwrap()), 7);
     }
+
+    #[test]
+    fn what_is_started_has_a_place_where_there_is_one() {
+        let taken = || TAKEN.load(Ordering::Relaxed) > 0;
+        let spawned = || spawn("taken", taken).unwrap().join().unwrap();
+        let scoped = || std::thread::scope(|scope| spawn_scoped(scope, taken).unwrap().join().unwrap());
+        // Other tests may have all of them, and give them back in between.
+        for started in [(0..20).any(|_| spawned()), (0..20).any(|_| scoped())] {
+            assert_eq!(started, processors() > 1);
+        }
+    }
 }

@@ -110,7 +110,6 @@ fn around(socket: &mut Socket, flows: &Flows) -> Result<Option<Addresses>, Kerne
     let addresses = addresses()?;
     let on_host = flows.on(&addresses);
     let none = counted.and_then(few::all).is_some_and(|all| !all.iter().any(|flow| on_host.is_stale(flow)));
-    drop(on_host);
     Ok((!none).then_some(addresses))
 }
 

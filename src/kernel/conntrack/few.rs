@@ -31,8 +31,10 @@ pub(super) fn all(counted: u32) -> Option<Vec<FlowFacts>> {
 }
 
 fn flows(text: &str, counted: u32) -> Option<Vec<FlowFacts>> {
-    // One that comes again where it is listed does not stand for another.
-    if text.lines().collect::<BTreeSet<_>>().len() < counted as usize {
+    // Of a larger page the last line may be cut off, with half of a port. One that comes again where it is listed does not
+    // stand for another.
+    let is_whole = text.is_empty() || text.ends_with('\n');
+    if !is_whole || text.lines().collect::<BTreeSet<_>>().len() < counted as usize {
         return None;
     }
     let told_apart = |line: &&str| number(line).is_none_or(|it| [ICMP, ICMPV6].contains(&it) || known(it).is_some());
@@ -109,9 +111,11 @@ ipv4     2 unknown  2 599 src=10.0.0.1 dst=224.0.0.22 [UNREPLIED] src=224.0.0.22
                         src=10.10.0.2 dst=10.0.0.1 sport=5353 dport=4000 packets=0 bytes=0 mark=0 secctx=a:b:c zone-orig=1 use=2\n";
         assert_eq!(flows(counting, 1), Some(vec![udp]));
         assert_eq!(flows(&counting.repeat(2), 2), None, "it is one");
+        let cut_off = &counting[..counting.find(" dport=4000 packets=0").unwrap() - 1];
+        assert_eq!(flows(cut_off, 1), None, "{cut_off}");
         assert_eq!(flows("", 0), Some(Vec::new()));
         for wrong in ["ipv4 2 udp", "ipv4 2 udp 17 29 src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2", "ipv4 2 udp x 29"] {
-            assert_eq!(flows(wrong, 1), None, "{wrong}");
+            assert_eq!(flows(&format!("{wrong}\n"), 1), None, "{wrong}");
         }
     }
 }
