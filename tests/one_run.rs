@@ -171,3 +171,25 @@ fn who_waited_for_others_asks_again_who_listens() {
         assert!(apply.status.code() == Some(4) && said.contains("port 9001/tcp is taken"), "{said}");
     });
 }
+
+#[test]
+fn rules_that_others_change_while_links_are_made_are_seen() {
+    alone(|| {
+        let text = on_lan("", &[("db", "netns = \"db\"")]);
+        let topology = parse(&[Source::new("w.toml", text.as_str())]).unwrap();
+        let (mut kernel, target) = (Linux::for_one_run(), Target::Topology(&topology));
+        let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+        let mut stages = 0;
+        let mut spoil = |_, _| {
+            stages += 1;
+            if stages == 1 {
+                // Long enough for them to be looked at.
+                std::thread::sleep(Duration::from_millis(100));
+                sh("nft flush chain inet netrec-w to_host");
+            }
+        };
+        let report = execute(&mut kernel, target, prepared, &mut spoil).unwrap();
+        assert!(stages > 1, "links are made");
+        assert_eq!((report.rounds, left(&text)), (2, 0));
+    });
+}

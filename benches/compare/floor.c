@@ -257,24 +257,15 @@ static void no_ipv6(int i) {
   write_to(path, "1");
 }
 
-// The processor that threads are started on, where Linux may put them while others are idle, and how many may leave it: one
-// for each other processor.
-static int starter, leaving;
-
-static void leave_starter(void) {
-  cpu_set_t all, others;
-  if (__atomic_sub_fetch(&leaving, 1, __ATOMIC_RELAXED) < 0 || sched_getcpu() != starter) return;
-  if (sched_getaffinity(0, sizeof all, &all)) return;
-  others = all;
-  CPU_CLR(starter, &others);
-  if (!sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
-}
-
+// A thread that goes to another processor than its starter's, where Linux may put it while others are idle; one for each.
 static void start(int at, pthread_t *thread, void *(*work)(void *), void *of) {
-  int others = sysconf(_SC_NPROCESSORS_ONLN) - 1;
-  if (at == 0) starter = sched_getcpu(), leaving = others;
+  cpu_set_t all, others;
   if (pthread_create(thread, 0, work, of)) die("thread");
-  if (at < others) sched_yield();
+  if (sched_getaffinity(0, sizeof all, &all) || at >= CPU_COUNT(&all) - 1) return;
+  others = all;
+  CPU_CLR(sched_getcpu(), &others);
+  pthread_setaffinity_np(*thread, sizeof others, &others);
+  pthread_setaffinity_np(*thread, sizeof all, &all);
 }
 
 struct container { int netns, socket; };
@@ -293,7 +284,6 @@ struct names { int next, from, to; struct container *made; };
 
 static void *make_names(void *of) {
   struct names *names = of;
-  leave_starter();
   for (int i; (i = __atomic_fetch_add(&names->next, 1, __ATOMIC_RELAXED)) < names->to;)
     names->made[i - names->from] = make_netns(i);
   return 0;
@@ -495,7 +485,6 @@ static void read_netns(int s) {
 struct part { pthread_t thread; int at, from, to; };
 static void *read_part(void *of) {
   struct part *part = of;
-  leave_starter();
   out = outs[part->at], in = ins[part->at];
   for (int i = part->from; i < part->to; i++) {
     char path[64];

@@ -1,6 +1,7 @@
 //! `netrec apply`: plan, execute, look again.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -21,6 +22,7 @@ use crate::diff::render::{self, Summary};
 use crate::kernel::linux::Linux;
 use crate::kernel::lock::{self, Lock};
 use crate::kernel::probe::Probe;
+use crate::kernel::surroundings::Surroundings;
 use crate::kernel::{KernelError, privilege, stop};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::resource::ResourceId;
@@ -74,8 +76,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Apply {
-    pub(super) fn run(self) -> Result<Exit, Failure> {
-        let (loaded, ahead) = Ahead::load(&self.input.paths)?;
+    pub(super) fn run(self, around: Arc<Surroundings>) -> Result<Exit, Failure> {
+        let (loaded, ahead) = Ahead::load(&self.input.paths, around)?;
         let (target, writing, allowing) = (Target::Topology(&loaded.topology), self.writing, self.allowing);
         let format = self.input.output.format;
         let errand = Errand { command: "apply", target, loaded: &loaded, ahead, writing, allowing, format };
@@ -98,8 +100,7 @@ impl Apply {
     }
 }
 
-/// What begins before files are understood: what is around is asked for; and where that takes a while the right to write is
-/// taken, and the host looked at.
+/// What begins before files are understood, where that takes a while: the right to write is taken, and the host looked at.
 #[derive(Debug)]
 pub(super) struct Ahead {
     lock: Option<Lock>,
@@ -113,10 +114,16 @@ impl Default for Ahead {
 }
 
 impl Ahead {
-    /// Files as one topology, and what could begin meanwhile.
-    pub(super) fn load(paths: &[PathBuf]) -> Result<(Loaded, Self), Failure> {
+    /// Nothing but what is known of what is around.
+    pub(super) fn of(around: Arc<Surroundings>) -> Self {
         let mut ahead = Self::default();
-        ahead.kernel.ask_around();
+        ahead.kernel.believe(around);
+        ahead
+    }
+
+    /// Files as one topology, and what could begin meanwhile.
+    pub(super) fn load(paths: &[PathBuf], around: Arc<Surroundings>) -> Result<(Loaded, Self), Failure> {
+        let mut ahead = Self::of(around);
         let sources = read_all(paths)?;
         ahead.begin(&sources);
         Ok((understand(sources, None)?, ahead))
@@ -211,7 +218,7 @@ impl Errand<'_> {
             return Ok(lock);
         }
         let lock = lock::acquire(self.writing.timeout())?.ok_or_else(busy)?;
-        kernel.forget_around();
+        kernel.believe(Arc::default());
         Ok(lock)
     }
 

@@ -1,6 +1,7 @@
 //! `netrec destroy`: apply nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -9,6 +10,7 @@ use super::failure::Failure;
 use super::load::Loaded;
 use super::{Allowing, Cutting, Exit, Format, Output, Writing};
 use crate::apply::Target;
+use crate::kernel::surroundings::Surroundings;
 use crate::model::source::Sources;
 use crate::model::topology::Topology;
 
@@ -38,16 +40,16 @@ pub(super) struct Destroy {
 }
 
 impl Destroy {
-    pub(super) fn run(self) -> Result<Exit, Failure> {
+    pub(super) fn run(self, around: Arc<Surroundings>) -> Result<Exit, Failure> {
         let format: Format = self.output.format;
         let (writing, allowing) = (self.writing, Allowing { allow_deletes: None, cutting: self.cutting });
         let errand =
             |target, loaded, ahead| Errand { command: "destroy", target, loaded, ahead, writing, allowing, format };
         if let Some(name) = self.topology {
             let loaded = Loaded { topology: Topology::default(), sources: Sources::new() };
-            return errand(Target::Nothing(&name, None), &loaded, Ahead::default()).run(None);
+            return errand(Target::Nothing(&name, None), &loaded, Ahead::of(around)).run(None);
         }
-        let (loaded, ahead) = Ahead::load(&self.paths)?;
+        let (loaded, ahead) = Ahead::load(&self.paths, around)?;
         errand(Target::Nothing(&loaded.topology.name, Some(&loaded.topology)), &loaded, ahead).run(None)
     }
 }

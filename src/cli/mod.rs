@@ -27,6 +27,7 @@ mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -185,12 +186,12 @@ impl Command {
         }
     }
 
-    fn run(self) -> Result<Exit, Failure> {
+    fn run(self, around: Arc<Surroundings>) -> Result<Exit, Failure> {
         match self {
             Self::Check(check) => check.run(),
             Self::Plan(plan) => plan.run(),
-            Self::Apply(apply) => apply.run(),
-            Self::Destroy(destroy) => destroy.run(),
+            Self::Apply(apply) => apply.run(around),
+            Self::Destroy(destroy) => destroy.run(around),
             Self::Status(status) => status.run(),
             Self::Show(show) => show.run(),
             Self::Trace(trace) => trace.run(),
@@ -304,6 +305,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     // Arguments that cannot be understood may still say for whom the answer is.
     let json = arguments.iter().any(|it| it == "--format=json")
         || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    // Before it is understood what else is wanted: who writes wants to know that.
+    let command = arguments.iter().skip(1).find(|it| !it.to_string_lossy().starts_with('-'));
+    let writes = command.is_some_and(|it| it == "apply" || it == "destroy");
+    let around = if writes { Surroundings::begin() } else { Arc::default() };
     let arguments = match Arguments::read(&arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
@@ -322,7 +327,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     };
     output::log(arguments.verbose);
     let format = arguments.command.format();
-    let exit = arguments.command.run().unwrap_or_else(|failure| failure.report(format));
+    let exit = arguments.command.run(around).unwrap_or_else(|failure| failure.report(format));
     match (output::unsaid(), exit) {
         (Some(why), Exit::Done | Exit::Differs) => {
             output::complain(&format!("error: cannot write to stdout: {why}\n"));

@@ -1,51 +1,46 @@
 //! Threads that work beside the one that starts them.
 //!
 //! Linux may put a new thread on the processor that its starter runs on while others are idle, as a kernel does that packs
-//! virtual processors. There it waits until the starter's time slice is over, 2 to 4 ms: a third of a short run.
+//! virtual processors. There it waits until the starter's time slice is over, 2 to 4 ms: a third of a short run. So its
+//! starter sends it to another one. That takes no longer than to wake it there as long as it has not begun; one that runs is
+//! moved by a thread of the kernel's own (`affine_move_task`).
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+use std::os::unix::thread::{JoinHandleExt as _, RawPthread};
+use std::panic::resume_unwind;
+use std::thread::{Builder, JoinHandle};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// A place for a thread on another processor than the one it is started on.
-struct Place {
-    starter: usize,
+/// Where a thread may run on beside its starter, and where it may run on.
+struct Way {
     others: CpuSet,
-    taken: &'static AtomicUsize,
+    all: CpuSet,
 }
 
-/// How many are taken: more than there are other processors would share one while the starter's may be idle.
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
-
-/// `sched_setaffinity(2)`: the calling thread.
+/// `sched_getaffinity(2)`: the calling thread.
 const MYSELF: Pid = Pid::from_raw(0);
 
-impl Place {
-    fn find(taken: &'static AtomicUsize) -> Option<Self> {
-        let (starter, mut others) = (sched_getcpu().ok()?, sched_getaffinity(MYSELF).ok()?);
+impl Way {
+    /// That of a thread which the calling one starts.
+    fn find() -> Option<Self> {
+        let (starter, all) = (sched_getcpu().ok()?, sched_getaffinity(MYSELF).ok()?);
+        let mut others = all;
         others.unset(starter).ok()?;
-        let one_more = |taken| (taken < count(&others)).then_some(taken + 1);
-        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(Self { starter, others, taken })
+        Some(Self { others, all })
     }
 
-    /// Takes the calling thread away from its starter, if it is there. From then on Linux may put it anywhere again.
-    fn take(&self) {
-        if sched_getcpu() == Ok(self.starter)
-            && let Ok(all) = sched_getaffinity(MYSELF)
-            && sched_setaffinity(MYSELF, &self.others).is_ok()
-        {
-            let _ = sched_setaffinity(MYSELF, &all);
+    /// Sends a thread there. Then Linux may put it anywhere again; of itself it does so only later.
+    fn send(&self, thread: RawPthread) {
+        for set in [&self.others, &self.all] {
+            #[expect(unsafe_code, reason = "pthread_setaffinity_np(3), which nix does not have")]
+            // SAFETY: the thread has not been waited for; `CpuSet` is a transparent cpu_set_t. Of a thread that has ended
+            // already the C library says the calling one, which ends up where it may be as well.
+            unsafe {
+                libc::pthread_setaffinity_np(thread, size_of::<CpuSet>(), std::ptr::from_ref(set).cast());
+            }
         }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -69,47 +64,94 @@ pub(super) fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    let (work, goes) = elsewhere(work, &TAKEN);
-    let thread = Builder::new().name(name.into()).spawn(work);
-    make_way(goes);
-    thread
-}
-
-/// The same, for as long as a scope.
-///
-/// # Errors
-///
-/// As [`spawn`].
-pub(super) fn spawn_scoped<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    work: impl FnOnce() -> T + Send + 'scope,
-) -> io::Result<ScopedJoinHandle<'scope, T>> {
-    let (work, goes) = elsewhere(work, &TAKEN);
-    let thread = Builder::new().spawn_scoped(scope, work);
-    make_way(goes);
-    thread
-}
-
-/// Work that begins by going to another processor, and whether it does.
-fn elsewhere<T>(work: impl FnOnce() -> T, taken: &'static AtomicUsize) -> (impl FnOnce() -> T, bool) {
-    let place = Place::find(taken);
-    let goes = place.is_some();
-    let work = move || {
-        place.iter().for_each(Place::take);
-        work()
-    };
-    (work, goes)
-}
-
-/// A thread has to run to go: its starter lets it, and whoever else waits for this processor.
-fn make_way(goes: bool) {
-    if goes {
-        std::thread::yield_now();
+    #[expect(unsafe_code, reason = "one function for threads that borrow and for those that do not")]
+    // SAFETY: nothing is borrowed.
+    unsafe {
+        start(Builder::new().name(name.into()), true, work)
     }
+}
+
+/// Waits for what another thread does, on the processor that the calling one is on. Woken where that thread runs, as a kernel
+/// does that packs, it would wait for the end of all that is done there.
+pub(super) fn wait<T>(wait: impl FnOnce() -> T) -> T {
+    let all = sched_getaffinity(MYSELF);
+    let stays = || {
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu()?)?;
+        sched_setaffinity(MYSELF, &here)
+    };
+    let stays = all.is_ok() && stays().is_ok();
+    let awaited = wait();
+    if let (true, Ok(all)) = (stays, all) {
+        let _ = sched_setaffinity(MYSELF, &all);
+    }
+    awaited
+}
+
+/// Has some work done on up to so many threads, as many as there may be, and something else by the calling one, that is told
+/// how many there are. Returns when all are done. More than there are other processors would share one while that of the
+/// calling thread may be idle.
+///
+/// # Panics
+///
+/// If any of it does.
+pub(super) fn scoped<T: Send, R>(
+    threads: usize,
+    work: impl Fn() -> T + Sync,
+    beside: impl FnOnce(usize) -> R,
+) -> (Vec<T>, R) {
+    let mut started = Started(Vec::with_capacity(threads));
+    let others = processors() - 1;
+    for at in 0..threads {
+        #[expect(unsafe_code, reason = "std's own scope does not tell which threads are its")]
+        // SAFETY: this function is not left, by no way, before all that was started was waited for.
+        match unsafe { start(Builder::new(), at < others, &work) } {
+            Ok(thread) => started.0.push(thread),
+            Err(_) => break,
+        }
+    }
+    let beside = beside(started.0.len());
+    let mut all = Vec::with_capacity(threads);
+    while let Some(thread) = started.0.pop() {
+        all.push(thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    }
+    (all, beside)
+}
+
+/// Threads that are waited for whatever happens.
+struct Started<T>(Vec<JoinHandle<T>>);
+
+impl<T> Drop for Started<T> {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// # Safety
+///
+/// The thread is to be waited for before what its work borrows goes ([`Builder::spawn_unchecked`]).
+#[expect(unsafe_code, reason = "threads that borrow")]
+unsafe fn start<T: Send>(
+    builder: Builder,
+    elsewhere: bool,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<JoinHandle<T>> {
+    // SAFETY: as the caller says.
+    let thread = unsafe { builder.spawn_unchecked(work) }?;
+    if let (true, Some(way)) = (elsewhere, Way::find()) {
+        way.send(thread.as_pthread_t());
+    }
+    Ok(thread)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, mpsc};
+    use std::time::Duration;
+
     use super::*;
 
     fn may_run_on() -> Vec<usize> {
@@ -136,58 +178,59 @@ mod tests {
 
     #[test]
     fn a_thread_goes_to_another_processor_than_its_starter_if_it_can() {
-        static TAKEN: AtomicUsize = AtomicUsize::new(0);
-        // What a thread does that was started where it is itself.
-        let goes = || {
-            let (work, goes) = elsewhere(|| (sched_getcpu().unwrap(), TAKEN.load(Ordering::Relaxed)), &TAKEN);
-            let (now, taken) = work();
-            (now, goes, taken, may_run_on().len())
+        // Whether it began elsewhere, and where it may run on when its starter is through with it.
+        let begun = |starter, go: mpsc::Receiver<()>| {
+            let began = sched_getcpu().unwrap();
+            go.recv().unwrap();
+            (began != starter, may_run_on().len())
+        };
+        let one = || {
+            let (go, gone) = mpsc::channel();
+            let starter = sched_getcpu().unwrap();
+            let thread = spawn("one", move || begun(starter, gone)).unwrap();
+            go.send(()).unwrap();
+            thread.join().unwrap()
+        };
+        let scoped = || {
+            let (go, gone) = mpsc::channel();
+            let (starter, gone) = (sched_getcpu().unwrap(), Mutex::new(Some(gone)));
+            scoped(1, || begun(starter, gone.lock().unwrap().take().unwrap()), |_| go.send(()).unwrap()).0[0]
         };
         let all = may_run_on();
-        assert!(tried(&all[..1], goes).contains(&(all[0], false, 0, 1)), "there is no other");
+        assert_eq!(tried(&all[..1], one), [(false, 1); 20], "there is no other");
+        assert_eq!(tried(&all[..1], scoped), [(false, 1); 20], "there is no other");
         let [first, second, ..] = *all else { return };
-        let gone = tried(&[first, second], goes);
-        assert!(gone.contains(&(second, true, 1, 2)) && !gone.contains(&(first, true, 1, 1)), "{gone:?}");
-        assert_eq!(TAKEN.load(Ordering::Relaxed), 0, "each place was given back");
+        for gone in [tried(&[first, second], one), tried(&[first, second], scoped)] {
+            assert!(gone.contains(&(true, 2)), "{gone:?}");
+            assert!(gone.iter().all(|(_, processors)| *processors == 2), "{gone:?}");
+        }
     }
 
     #[test]
-    fn who_is_elsewhere_stays() {
-        static TAKEN: AtomicUsize = AtomicUsize::new(0);
-        let [first, second, ..] = *may_run_on() else { return };
-        let stays = || {
-            let (starter, others) = (second, sched_getaffinity(MYSELF).unwrap());
-            TAKEN.fetch_add(1, Ordering::Relaxed);
-            Place { starter, others, taken: &TAKEN }.take();
-            sched_getcpu().unwrap()
-        };
-        assert!(tried(&[first, second], stays).contains(&first));
-    }
-
-    #[test]
-    fn there_are_as_many_places_as_other_processors() {
-        static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    fn who_waits_stays_where_it_is_until_then() {
         let all = may_run_on();
-        let places: Vec<_> = (0..=all.len()).map(|_| Place::find(&TAKEN)).collect();
-        assert_eq!(places.iter().flatten().count(), all.len() - 1);
-        drop(places);
-        assert_eq!(TAKEN.load(Ordering::Relaxed), 0);
+        let (may, is) = wait(|| (may_run_on(), sched_getcpu().unwrap()));
+        assert_eq!(may, [is]);
+        assert_eq!(may_run_on(), all);
     }
 
     #[test]
     fn what_is_started_is_done() {
         assert_eq!(spawn("seven", || 7).unwrap().join().unwrap(), 7);
-        assert_eq!(std::thread::scope(|scope| spawn_scoped(scope, || 7).unwrap().join().unwrap()), 7);
+        let seven = 7;
+        let (done, beside) = scoped(3, || seven, |threads| (threads, seven));
+        assert_eq!((&*done, beside), ([7; 3].as_slice(), (3, 7)));
     }
 
     #[test]
-    fn what_is_started_has_a_place_where_there_is_one() {
-        let taken = || TAKEN.load(Ordering::Relaxed) > 0;
-        let spawned = || spawn("taken", taken).unwrap().join().unwrap();
-        let scoped = || std::thread::scope(|scope| spawn_scoped(scope, taken).unwrap().join().unwrap());
-        // Other tests may have all of them, and give them back in between.
-        for started in [(0..20).any(|_| spawned()), (0..20).any(|_| scoped())] {
-            assert_eq!(started, processors() > 1);
-        }
+    fn what_was_started_is_waited_for_though_something_panics() {
+        let done = AtomicBool::new(false);
+        let work = || {
+            std::thread::sleep(Duration::from_millis(20));
+            done.store(true, Ordering::Relaxed);
+        };
+        let all = || scoped(1, work, |_| panic!("on purpose"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).is_err());
+        assert!(done.load(Ordering::Relaxed));
     }
 }

@@ -4,7 +4,7 @@ mod few;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -78,15 +78,12 @@ impl Forgetting {
         let walk = |(mut socket, flows, addresses): (Socket, Flows, Addresses)| {
             forget_stale(&mut socket, &flows.on(&addresses)).map(|_| socket)
         };
-        // Given when there is a thread to take it: there may be no more (cgroups(7), `pids.max`).
-        let (give, given) = mpsc::channel();
-        Ok(match beside::spawn("flows", move || walk(given.recv().expect("it is given right behind"))) {
-            Ok(thread) => {
-                give.send((socket, flows, addresses)).expect("it is waited for");
-                Self::Under(thread)
-            }
-            Err(_) => Self::Over(walk((socket, flows, addresses))),
-        })
+        // Taken by whoever does it: there may be no more threads (cgroups(7), `pids.max`).
+        let all = Arc::new(Mutex::new(Some((socket, flows, addresses))));
+        let take = |all: &Mutex<Option<_>>| all.lock().ok()?.take();
+        let given = Arc::clone(&all);
+        let thread = beside::spawn("flows", move || walk(take(&given).expect("it was not taken")));
+        Ok(thread.map_or_else(|_| Self::Over(walk(take(&all).expect("nobody else is there"))), Self::Under))
     }
 
     /// Waits until it is done: its socket.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::KernelError;
 use super::conntrack::Forgetting;
-use super::netfilter::Written;
+use super::netfilter::{Ahead, Written};
 use super::netlink::Socket;
 use super::nft::{Nft, NftError};
 use crate::model::kinds::firewall::Flows;
@@ -26,6 +26,8 @@ pub(super) struct Kept {
     pub(super) commits: u32,
     /// What the last steps wrote to nftables.
     pub(super) written: Option<Written>,
+    /// A look at nftables that has begun.
+    pub(super) ahead: Option<Ahead>,
     /// Namespaces whose names were removed: the kernel is not to clean them up before all names are gone and the next look
     /// is over, both of which would wait for it again and again.
     pub(super) leaving: Vec<OwnedFd>,

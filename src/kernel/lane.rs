@@ -11,11 +11,10 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::KernelError;
-use super::ask;
 use super::linux::Linux;
 use super::lookup::Names;
 use super::netlink::{BATCH_MESSAGES, Protocol, Socket};
+use super::{KernelError, ask, beside};
 use crate::model::links;
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Lookup, Owner, PROTOCOL};
@@ -180,7 +179,7 @@ impl<'a> Lane<'a> {
             let request = request.clone();
             move || requested(&mut Socket::open(Protocol::Route)?, &request)
         };
-        let Ok(thread) = std::thread::Builder::new().name("delete".into()).spawn(delete) else {
+        let Ok(thread) = beside::spawn("delete", delete) else {
             return requested(&mut self.socket, &request); // there may be no more threads (cgroups(7), `pids.max`)
         };
         let mut pause = PAUSE;

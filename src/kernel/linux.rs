@@ -10,12 +10,12 @@ use nix::errno::Errno;
 
 use super::kept::Kept;
 use super::memory::{Belief, Disturbed, Memory};
-use super::netfilter::{Netfilter, Written};
+use super::netfilter::{Ahead, Netfilter, Written};
 use super::netns::{self, Found};
 use super::nft::Nft;
 use super::run::Run;
 use super::surroundings::Surroundings;
-use super::{Kernel, KernelError, beside, feature, read};
+use super::{Kernel, KernelError, feature, read};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{Step, Text};
@@ -103,15 +103,9 @@ impl Linux {
         self.memory.ahead = read::Ahead::begin();
     }
 
-    /// Has what is around asked for from now on, by another thread; where none is to be had, by who wants to know.
-    pub fn ask_around(&self) {
-        let around = Arc::clone(&self.around);
-        let _ = beside::spawn("around", move || around.ask());
-    }
-
-    /// Forgets what is around: that was some time ago.
-    pub fn forget_around(&mut self) {
-        self.around = Arc::default();
+    /// Believes what is known of what is around.
+    pub fn believe(&mut self, around: Arc<Surroundings>) {
+        self.around = around;
     }
 
     /// What is around.
@@ -133,11 +127,15 @@ impl Linux {
         let mut memory = std::mem::take(&mut self.memory);
         memory.turn_to(scope, &disturbed);
         memory.fleeting = matches!(self.belief, Belief::None);
-        let last = self.netfilter.take().filter(|_| self.owner.as_ref() == Some(&scope.owner));
+        let same = self.owner.as_ref() == Some(&scope.owner);
+        let last = self.netfilter.take().filter(|_| same);
         let kept = &mut self.kept;
         let netfilter = || {
             kept.end_forgetting();
-            let mut nft = kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?;
+            let (mut nft, last) = match kept.ahead.take().and_then(Ahead::end) {
+                Some((nft, seen)) => (nft, Some(seen).filter(|_| same)),
+                None => (kept.nft.take().map_or_else(|| Nft::open().map_err(feature::nftables), Ok)?, last),
+            };
             let netfilter = Netfilter::look(&mut nft, last, kept.written.take(), &scope.owner)?;
             Ok::<_, KernelError>((nft, netfilter))
         };

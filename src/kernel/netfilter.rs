@@ -2,11 +2,12 @@
 //! thing, so of the same nothing is asked again; and of those that only we have made, what we wrote.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 #[cfg(debug_assertions)]
 use super::netlink;
 use super::nft::{self, Nft, NftError, Outline};
-use super::{KernelError, feature, neighbours};
+use super::{KernelError, beside, feature, neighbours};
 use crate::model::kinds::firewall::{Asked, Firewall};
 use crate::model::resource::{Op, Resource, Step};
 use crate::model::wire::{ChainFacts, DockerFacts, Facts, Owner, Place, TableFacts, Tables};
@@ -35,6 +36,23 @@ pub(super) struct Written {
     to: Arc<Firewall>,
     /// In so many transactions.
     commits: u32,
+}
+
+/// A look that has begun, on a thread of its own: when all rules are written, and links still are.
+#[derive(Debug)]
+pub(super) struct Ahead(JoinHandle<Result<(Nft, Netfilter), KernelError>>);
+
+impl Ahead {
+    /// Begins it, where there can be another thread.
+    pub(super) fn begin(mut nft: Nft, owner: Owner) -> Option<Self> {
+        let look = move || Netfilter::look(&mut nft, None, None, &owner).map(|seen| (nft, seen));
+        beside::spawn("rules", look).ok().map(Self)
+    }
+
+    /// Waits for its end. Where it failed, whoever looks again finds out why.
+    pub(super) fn end(self) -> Option<(Nft, Netfilter)> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).ok()
+    }
 }
 
 impl Netfilter {

@@ -219,18 +219,18 @@ pub fn visit_beside<T: Sync, R: Send, B>(
             done.push((at, each(&visitor, item)));
         }
     };
-    let (mut all, beside): (Vec<(usize, R)>, B) = std::thread::scope(|scope| {
+    let (done, (own, beside)) = beside::scoped(
+        others,
+        || work(None),
         // The calling thread goes by itself also where no other can be started (`pids.max`). Beside others it stays:
         // `/proc/self` is where the process's first is.
-        let another = |_| beside::spawn_scoped(scope, || work(None)).ok();
-        let others: Vec<_> = (0..others).map_while(another).collect();
-        let beside = beside();
-        let mut all = if others.is_empty() && !items.is_empty() { away(work) } else { Vec::new() };
-        for other in others {
-            all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        (all, beside)
-    });
+        |threads| {
+            let beside = beside();
+            (if threads == 0 && !items.is_empty() { away(work) } else { Vec::new() }, beside)
+        },
+    );
+    let mut all = own;
+    all.extend(done.into_iter().flatten());
     all.sort_unstable_by_key(|(at, _)| *at);
     (all.into_iter().map(|(_, result)| result).collect(), beside)
 }

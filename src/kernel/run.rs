@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::kept::Kept;
 use super::lane::Lane;
 use super::linux::Linux;
-use super::netfilter::Ours;
+use super::netfilter::{Ahead, Ours};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
@@ -71,7 +71,11 @@ impl<'a> Run<'a> {
         }
         let names = lanes.remove(&Place::Namespaces).unwrap_or_default();
         let rules = lanes.remove(&Place::Netfilter).unwrap_or_default();
+        let made = rules.iter().any(|(at, _)| matches!(self.steps[*at].op, Op::Create(_)));
         self.namespaces_and_rules(names, rules);
+        if made {
+            self.look_ahead(stage);
+        }
         let mut containers = Vec::new();
         for (place, tasks) in lanes {
             match place {
@@ -83,6 +87,16 @@ impl<'a> Run<'a> {
         }
         self.containers(containers);
         self.skip_in_vain();
+    }
+
+    /// Has rules that are made anew looked at while links are made, if they are complete.
+    fn look_ahead(&mut self, stage: usize) {
+        let mut parts = self.steps.iter().flat_map(|step| &step.parts);
+        let complete = !parts.any(|(of, place)| *of > stage && *place == Place::Netfilter);
+        if complete && self.kept.forgetting.is_none() && beside::processors() > 1 {
+            let owner = self.linux.owner.clone().expect("steps are planned from a look");
+            self.kept.ahead = self.kept.nft.take().and_then(|nft| Ahead::begin(nft, owner));
+        }
     }
 
     /// Says what is to be said when all else has been.

@@ -1,10 +1,10 @@
 //! What is around a run and no step of it changes: who listens, files of rules, and the connections it is run through.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use super::{KernelError, listeners, neighbours, session};
+use super::{KernelError, beside, listeners, neighbours, session};
 use crate::model::observed::Session;
 use crate::model::wire::{Facts, ListenerFacts, RulesetFacts};
 
@@ -34,8 +34,16 @@ impl Default for Surroundings {
 }
 
 impl Surroundings {
+    /// Asked for from now on, by another thread; where none is to be had, by who wants to know.
+    pub fn begin() -> Arc<Self> {
+        let around = Arc::new(Self::default());
+        let asks = Arc::clone(&around);
+        let _ = beside::spawn("around", move || asks.ask());
+        around
+    }
+
     /// Asks what every run wants to know, in that order.
-    pub fn ask(&self) {
+    fn ask(&self) {
         LazyLock::force(&self.beside);
         LazyLock::force(&self.sockets);
     }
@@ -59,7 +67,7 @@ fn beside() -> Result<Beside, KernelError> {
 
 /// What is not older than a moment; it is asked for if nobody has.
 fn recent<T>(asked: &Asked<T>) -> Option<&T> {
-    let (at, answer) = &**asked;
+    let (at, answer) = beside::wait(|| LazyLock::force(asked));
     (at.elapsed() < MOMENT).then_some(answer)
 }
 
