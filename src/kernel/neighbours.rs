@@ -2,7 +2,7 @@
 //! of our links; and the ports that other topologies publish. They are never written.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::Path;
 
 use super::nft::{Nft, NftError, Outline, Question};
@@ -77,8 +77,11 @@ fn is_run(unit: &str) -> bool {
     if is_there(&Path::new("/run/systemd/units").join(format!("invocation:{unit}"))) {
         return true;
     }
-    // In a folder of what another unit wants or requires.
-    let mut entries = fs::read_dir(system).into_iter().flatten().filter_map(Result::ok);
+    // In a folder of what another unit wants or requires (systemd.unit(5)).
+    let depends = |entry: &DirEntry| {
+        Path::new(&entry.file_name()).extension().is_some_and(|it| it == "wants" || it == "requires" || it == "upholds")
+    };
+    let mut entries = fs::read_dir(system).into_iter().flatten().filter_map(Result::ok).filter(depends);
     let masked = || fs::read_link(system.join(unit)).is_ok_and(|to| to == Path::new("/dev/null"));
     entries.any(|entry| is_there(&entry.path().join(unit))) && !masked()
 }

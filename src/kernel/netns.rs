@@ -25,7 +25,7 @@ use crate::model::wire::NetnsRef;
 
 mod names;
 
-pub use names::{Creation, create, create_beside, delete, names};
+pub use names::{Creation, Listing, create, create_beside, delete, names};
 
 /// Where names of namespaces live.
 pub const DIRECTORY: &str = "/run/netns";
@@ -252,13 +252,18 @@ fn path_of(name: &str) -> Result<PathBuf, KernelError> {
     Ok(Path::new(DIRECTORY).join(name))
 }
 
+/// Why nothing is found by a name.
+pub(super) fn nobody(name: &str) -> String {
+    format!("no namespace is named {name}")
+}
+
 /// What stands behind a name under [`DIRECTORY`].
 pub fn by_name(name: &str) -> Result<Found, KernelError> {
     let path = path_of(name)?;
     let Some(file) = open(&path)? else {
         // A link that leads nowhere, such as to a process that has ended: its name is taken nevertheless.
         let linked = fs::symlink_metadata(&path).is_ok_and(|facts| facts.is_symlink());
-        return if linked { Err(not_one(&path)) } else { Ok(Found::Absent(format!("no namespace is named {name}"))) };
+        return if linked { Err(not_one(&path)) } else { Ok(Found::Absent(nobody(name))) };
     };
     let facts = facts(&file, &path)?;
     if let Some(identity) = identity_of(&facts) {

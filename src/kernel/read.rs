@@ -14,7 +14,7 @@ use rtnetlink::packet_route::nsid::NsidAttribute;
 use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, main_routes, nsid, routes};
 use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
-use super::netns::{self, Found, Identity, Visitor};
+use super::netns::{self, Found, Identity, Listing, Visitor};
 use super::{KernelError, beside, decode, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
@@ -89,6 +89,12 @@ impl Job<'_> {
         }
     }
 
+    /// Known without going there: nothing has its name.
+    fn absent(&self, listing: &Listing) -> Option<Seen> {
+        let Self::Container(_, NetnsRef::Named(name)) = self else { return None };
+        listing.lacks(name).then(|| Seen::Absent(Absent::Missing(netns::nobody(name))))
+    }
+
     fn remember(&self, seen: Seen, memory: &mut Memory) -> Seen {
         if let Seen::Namespace(identity, ..) | Seen::Foreign(Some(identity)) = seen {
             memory.keep(self.reference(), identity, &seen);
@@ -140,8 +146,10 @@ impl<'a> Look<'a> {
     }
 
     fn everywhere<B>(&self, memory: &mut Memory, beside: impl FnOnce() -> B) -> Result<(Facts, B), KernelError> {
-        let jobs = self.jobs()?;
-        let known: Vec<Option<Seen>> = jobs.iter().map(|job| memory.namespace(job.reference())).collect();
+        let listing = netns::Listing::take()?;
+        let jobs = self.jobs(&listing);
+        let known = |job: &Job| memory.namespace(job.reference()).or_else(|| job.absent(&listing));
+        let known: Vec<Option<Seen>> = jobs.iter().map(known).collect();
         let unknown: Vec<&Job> =
             jobs.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(job, _)| job).collect();
         let (news, (beside, host)) = netns::visit_beside(
@@ -167,13 +175,12 @@ impl<'a> Look<'a> {
         Ok((facts, beside))
     }
 
-    fn jobs(&self) -> Result<Vec<Job<'a>>, KernelError> {
+    fn jobs(&self, listing: &Listing) -> Vec<Job<'a>> {
         let asked: BTreeSet<&str> =
             self.scope.containers.values().filter_map(NetnsRef::name).map(|name| &**name).collect();
-        let mut others = netns::names()?;
-        others.retain(|name| !asked.contains(name.as_str()));
+        let others = listing.names().filter(|name| !asked.contains(name));
         let containers = self.scope.containers.iter().map(|(name, netns)| Job::Container(name, netns));
-        Ok(containers.chain(others.into_iter().map(|name| Job::Other(NetnsRef::Named(name.into())))).collect())
+        containers.chain(others.map(|name| Job::Other(NetnsRef::Named(name.into())))).collect()
     }
 
     fn remembered_host(&self, memory: &mut Memory) -> Result<Host, KernelError> {
@@ -195,7 +202,7 @@ impl<'a> Look<'a> {
         let of_links = host::accept_ra(&host).into_iter().chain(self.route_localnet(&host));
         let names: BTreeSet<Text> =
             self.wanted(HOST).cloned().chain(of_links).chain([Sysctl::disable_ipv6(None)]).collect();
-        let sysctls = sysctls(&names)?;
+        let sysctls = sysctl::values(&names)?;
         Ok(Host { facts: Arc::new(host), sysctls })
     }
 
@@ -254,10 +261,10 @@ impl<'a> Look<'a> {
         let mut socket = Socket::open(Protocol::Route)?;
         let links = links(&mut socket)?;
         let facts = read_container(&mut socket, origin, links, self.scope.several.contains(name))?;
-        let mut values = sysctls(self.wanted(name))?;
+        let mut values = sysctl::values(self.wanted(name))?;
         // Where any link is without IPv6, as all of an engine's container are, others are perhaps born so.
         if facts.links.iter().any(|link| link.ipv6_off) {
-            values.extend(sysctls(&[Sysctl::disable_ipv6(None)])?);
+            values.extend(sysctl::values(&[Sysctl::disable_ipv6(None)])?);
         }
         Ok(Seen::Namespace(identity, Arc::new(facts), values))
     }
@@ -340,15 +347,6 @@ impl<'a> Look<'a> {
     fn wanted(&self, netns: &str) -> impl Iterator<Item = &'a Text> {
         self.scope.sysctls.iter().filter(move |(of, _)| &**of == netns).map(|(_, name)| name)
     }
-}
-
-/// Settings of the namespace that the calling thread is in.
-fn sysctls<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, Text)>, KernelError> {
-    let mut values = Vec::new();
-    for name in names {
-        values.extend(sysctl::read(name)?.map(|value| (name.clone(), value.into())));
-    }
-    Ok(values)
 }
 
 /// How many further threads so many namespaces are worth; the calling one may have something else to do.

@@ -2,15 +2,17 @@
 //! connections of the processes above this one, as sudo(8) clears the environment.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
-use std::fs::{self, DirEntry, File};
+use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::readlinkat;
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, readlinkat};
 use nix::libc;
+use nix::sys::stat::Mode;
 
 use crate::model::observed::Session;
 
@@ -76,15 +78,18 @@ fn whole(path: &str) -> String {
 
 /// Inodes of the sockets of TCP that a process holds.
 fn sockets_of(pid: u32) -> Vec<u64> {
-    let path = format!("/proc/{pid}/fd");
-    let Ok(folder) = File::open(&path) else { return Vec::new() };
-    let socket = |entry: DirEntry| {
-        // From its folder: on the way there the kernel asks each time whether we may look into that process.
-        let target = readlinkat(&folder, &*entry.file_name()).ok()?;
-        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
-        may_be_tcp(&entry.path()).then_some(inode)
+    let path = PathBuf::from(format!("/proc/{pid}/fd"));
+    let Ok(mut folder) = Dir::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) else {
+        return Vec::new();
     };
-    fs::read_dir(&path).into_iter().flatten().flatten().filter_map(socket).collect()
+    let names: Vec<CString> = folder.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+    let socket = |name: CString| {
+        // From its folder: on the way there the kernel asks each time whether we may look into that process.
+        let target = readlinkat(&folder, &*name).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        may_be_tcp(&path.join(OsStr::from_bytes(name.to_bytes()))).then_some(inode)
+    };
+    names.into_iter().filter_map(socket).collect()
 }
 
 /// Whether a socket may be one of TCP: the kernel names its protocol in an attribute (`sockfs_xattr_get`), as to lsof(8).

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, netns};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::observed::{Foreign, Observed};
@@ -140,7 +140,7 @@ fn ours_setting(state: &State, netns: &Text, key: &Text) -> Option<Resource> {
 fn reason(found: &NetnsRef) -> Absent {
     Absent::Missing(match found {
         NetnsRef::Path(path) if path == "/proc/self/ns/net" => return Absent::Host,
-        NetnsRef::Named(name) => format!("no namespace is named {name}"),
+        NetnsRef::Named(name) => netns::nobody(name),
         NetnsRef::Path(path) => format!("{path} is not there"),
         NetnsRef::Pid(pid) => format!("process {pid} is not there"),
     })

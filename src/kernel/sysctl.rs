@@ -14,6 +14,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::{KernelError, netlink};
 use crate::model::kinds::sysctl::Sysctl;
+use crate::model::resource::Text;
 use crate::model::wire::Body;
 
 /// A value written in one go is shorter, in bytes; with its end mark it is a page in the kernel (`proc_sys_call_handler`).
@@ -106,6 +107,15 @@ pub(super) fn set(said: &Body) -> Result<(), KernelError> {
         },
         _ => unreachable!("only settings are said there: Wire::places"),
     }
+}
+
+/// Those settings of the namespace that the calling thread is in which are there.
+pub(super) fn values<'a>(names: impl IntoIterator<Item = &'a Text>) -> Result<Vec<(Text, Text)>, KernelError> {
+    let mut values = Vec::new();
+    for name in names {
+        values.extend(read(name)?.map(|value| (name.clone(), value.into())));
+    }
+    Ok(values)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Names of namespaces: listed, made with a mark, removed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -29,23 +30,42 @@ pub struct Creation<'a> {
     pub setup: &'a [(RouteNetlinkMessage, u16)],
 }
 
-/// The names under [`DIRECTORY`] that may be namespaces or the remains of one, sorted: regular files. Symbolic links
-/// are other people's second names of something.
-pub fn names() -> Result<Vec<String>, KernelError> {
-    let entries = match fs::read_dir(DIRECTORY) {
-        Ok(entries) => entries,
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
-        Err(error) => return Err(KernelError::io(DIRECTORY, &error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| KernelError::io(DIRECTORY, &error))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            names.extend(entry.file_name().into_string());
+/// What is in [`DIRECTORY`], by name: whether it may be a namespace or the remains of one, as regular files may. Symbolic
+/// links are other people's second names of something.
+#[derive(Debug)]
+pub struct Listing(BTreeMap<String, bool>);
+
+impl Listing {
+    /// Of now; empty where the directory is not there.
+    pub fn take() -> Result<Self, KernelError> {
+        let entries = match fs::read_dir(DIRECTORY) {
+            Ok(entries) => entries,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Self(BTreeMap::new())),
+            Err(error) => return Err(KernelError::io(DIRECTORY, &error)),
+        };
+        let mut listing = BTreeMap::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| KernelError::io(DIRECTORY, &error))?;
+            let may_be = entry.file_type().is_ok_and(|kind| kind.is_file());
+            listing.extend(entry.file_name().into_string().map(|name| (name, may_be)));
         }
+        Ok(Self(listing))
     }
-    names.sort_unstable();
-    Ok(names)
+
+    /// Whether nothing has a name that something could have.
+    pub fn lacks(&self, name: &str) -> bool {
+        path_of(name).is_ok() && !self.0.contains_key(name)
+    }
+
+    /// What may be namespaces, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|(name, may_be)| may_be.then_some(name.as_str()))
+    }
+}
+
+/// The names that may be namespaces, sorted.
+pub fn names() -> Result<Vec<String>, KernelError> {
+    Ok(Listing::take()?.names().map(ToOwned::to_owned).collect())
 }
 
 /// Makes named namespaces, in order. The mark comes before the binding, and all of the setup too, so that a kill leaves
