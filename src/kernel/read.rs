@@ -26,7 +26,7 @@ pub(super) use host::{Ahead, sees_host};
 mod host;
 
 /// Below that many namespaces one thread is as quick.
-const PARALLEL_FROM: usize = 16;
+const PARALLEL_FROM: usize = 8;
 /// From that many on a thread of their own pays, beside the look at nftables and the host.
 const BESIDE_FROM: usize = 4;
 /// More threads than that only wait for the kernel's lock.
