@@ -299,16 +299,20 @@ fn topology_name(name: &str) -> Result<String, String> {
     if plain { Ok(name.to_owned()) } else { Err(rule.into()) }
 }
 
+/// Whether a command is given that writes. What it wants to know can be asked for before all else is understood.
+fn writes(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1).filter(|it| !it.to_string_lossy().starts_with('-'));
+    let asks = arguments.iter().any(|it| it == "-h" || it == "--help" || it == "-V" || it == "--version");
+    words.next().is_some_and(|command| command == "apply" || command == "destroy") && !asks
+}
+
 /// Runs the program; the result is its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // Arguments that cannot be understood may still say for whom the answer is.
     let json = arguments.iter().any(|it| it == "--format=json")
         || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
-    // Before it is understood what else is wanted: who writes wants to know that.
-    let command = arguments.iter().skip(1).find(|it| !it.to_string_lossy().starts_with('-'));
-    let writes = command.is_some_and(|it| it == "apply" || it == "destroy");
-    let around = if writes { Surroundings::begin() } else { Arc::default() };
+    let around = if writes(&arguments) { Surroundings::begin() } else { Arc::default() };
     let arguments = match Arguments::read(&arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {

@@ -5,9 +5,9 @@
 //! starter sends it to another one. That takes no longer than to wake it there as long as it has not begun; one that runs is
 //! moved by a thread of the kernel's own (`affine_move_task`).
 
-use std::io;
-use std::os::unix::thread::{JoinHandleExt as _, RawPthread};
+use std::os::unix::thread::JoinHandleExt as _;
 use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
@@ -32,13 +32,17 @@ impl Way {
     }
 
     /// Sends a thread there. Then Linux may put it anywhere again; of itself it does so only later.
-    fn send(&self, thread: RawPthread) {
+    fn send<T>(&self, thread: &JoinHandle<T>) {
+        // Of one that has ended the C library says the calling one, which would be sent away itself, and come back.
+        if thread.is_finished() {
+            return;
+        }
         for set in [&self.others, &self.all] {
             #[expect(unsafe_code, reason = "pthread_setaffinity_np(3), which nix does not have")]
-            // SAFETY: the thread has not been waited for; `CpuSet` is a transparent cpu_set_t. Of a thread that has ended
-            // already the C library says the calling one, which ends up where it may be as well.
+            // SAFETY: nobody has waited for the thread, so it is known; `CpuSet` is a transparent cpu_set_t.
             unsafe {
-                libc::pthread_setaffinity_np(thread, size_of::<CpuSet>(), std::ptr::from_ref(set).cast());
+                let set = std::ptr::from_ref(set).cast();
+                libc::pthread_setaffinity_np(thread.as_pthread_t() as libc::pthread_t, size_of::<CpuSet>(), set);
             }
         }
     }
@@ -55,42 +59,61 @@ pub(super) fn processors() -> usize {
     sched_getaffinity(MYSELF).map_or_else(|_| CpuSet::count(), |all| count(&all))
 }
 
-/// Starts a short-lived thread beside the calling one.
+/// Starts a short-lived thread beside the calling one, which it gives something.
 ///
 /// # Errors
 ///
-/// When there may be no more threads (cgroups(7), `pids.max`).
-pub(super) fn spawn<T: Send + 'static>(
+/// When there may be no more threads (cgroups(7), `pids.max`): what was to be given.
+pub(super) fn spawn<G: Send + 'static, T: Send + 'static>(
     name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
-    #[expect(unsafe_code, reason = "one function for threads that borrow and for those that do not")]
-    // SAFETY: nothing is borrowed.
-    unsafe {
-        start(Builder::new().name(name.into()), true, work)
+    given: G,
+    work: impl FnOnce(G) -> T + Send + 'static,
+) -> Result<JoinHandle<T>, G> {
+    let given = Arc::new(Mutex::new(Some(given)));
+    let take = |given: &Mutex<Option<G>>| given.lock().ok().and_then(|mut given| given.take());
+    let taken = Arc::clone(&given);
+    let work = move || work(take(&taken).expect("only a thread that was not started leaves it"));
+    match Builder::new().name(name.into()).spawn(work) {
+        Ok(thread) => {
+            send_elsewhere(&thread);
+            Ok(thread)
+        }
+        Err(_) => Err(take(&given).expect("no thread was started that takes it")),
+    }
+}
+
+fn send_elsewhere<T>(thread: &JoinHandle<T>) {
+    if let Some(way) = Way::find() {
+        way.send(thread);
     }
 }
 
 /// Waits for what another thread does, on the processor that the calling one is on. Woken where that thread runs, as a kernel
 /// does that packs, it would wait for the end of all that is done there.
 pub(super) fn wait<T>(wait: impl FnOnce() -> T) -> T {
-    let all = sched_getaffinity(MYSELF);
     let stays = || {
-        let mut here = CpuSet::new();
+        let (all, mut here) = (sched_getaffinity(MYSELF)?, CpuSet::new());
         here.set(sched_getcpu()?)?;
-        sched_setaffinity(MYSELF, &here)
+        sched_setaffinity(MYSELF, &here).map(|()| Stays { all })
     };
-    let stays = all.is_ok() && stays().is_ok();
-    let awaited = wait();
-    if let (true, Ok(all)) = (stays, all) {
-        let _ = sched_setaffinity(MYSELF, &all);
+    let _stays: Result<Stays, nix::Error> = stays();
+    wait()
+}
+
+/// Until then the calling thread stays where it is.
+struct Stays {
+    all: CpuSet,
+}
+
+impl Drop for Stays {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(MYSELF, &self.all);
     }
-    awaited
 }
 
 /// Has some work done on up to so many threads, as many as there may be, and something else by the calling one, that is told
-/// how many there are. Returns when all are done. More than there are other processors would share one while that of the
-/// calling thread may be idle.
+/// how many there are. Returns when all are done. One for each other processor is sent there; what is more begins where Linux
+/// puts it, as one of the calling thread may be idle while it waits.
 ///
 /// # Panics
 ///
@@ -101,14 +124,15 @@ pub(super) fn scoped<T: Send, R>(
     beside: impl FnOnce(usize) -> R,
 ) -> (Vec<T>, R) {
     let mut started = Started(Vec::with_capacity(threads));
-    let others = processors() - 1;
+    let others = if threads == 0 { 0 } else { processors().saturating_sub(1) };
     for at in 0..threads {
         #[expect(unsafe_code, reason = "std's own scope does not tell which threads are its")]
-        // SAFETY: this function is not left, by no way, before all that was started was waited for.
-        match unsafe { start(Builder::new(), at < others, &work) } {
+        // SAFETY: what is started is waited for before this function is left, by whatever way: `Started`.
+        match unsafe { Builder::new().spawn_unchecked(&work) } {
             Ok(thread) => started.0.push(thread),
             Err(_) => break,
         }
+        started.0.get(at).filter(|_| at < others).into_iter().for_each(send_elsewhere);
     }
     let beside = beside(started.0.len());
     let mut all = Vec::with_capacity(threads);
@@ -127,23 +151,6 @@ impl<T> Drop for Started<T> {
             let _ = thread.join();
         }
     }
-}
-
-/// # Safety
-///
-/// The thread is to be waited for before what its work borrows goes ([`Builder::spawn_unchecked`]).
-#[expect(unsafe_code, reason = "threads that borrow")]
-unsafe fn start<T: Send>(
-    builder: Builder,
-    elsewhere: bool,
-    work: impl FnOnce() -> T + Send,
-) -> io::Result<JoinHandle<T>> {
-    // SAFETY: as the caller says.
-    let thread = unsafe { builder.spawn_unchecked(work) }?;
-    if let (true, Some(way)) = (elsewhere, Way::find()) {
-        way.send(thread.as_pthread_t());
-    }
-    Ok(thread)
 }
 
 #[cfg(test)]
@@ -187,7 +194,7 @@ mod tests {
         let one = || {
             let (go, gone) = mpsc::channel();
             let starter = sched_getcpu().unwrap();
-            let thread = spawn("one", move || begun(starter, gone)).unwrap();
+            let thread = spawn("one", (starter, gone), move |(starter, gone)| begun(starter, gone)).ok().unwrap();
             go.send(()).unwrap();
             thread.join().unwrap()
         };
@@ -207,6 +214,35 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_is_sent_to_where_it_is_to_be_and_may_be_anywhere_then() {
+        let all = may_run_on();
+        let [first, second, ..] = *all else { return };
+        let only = |processor| {
+            let mut set = CpuSet::new();
+            set.set(processor).unwrap();
+            set
+        };
+        // One that runs does not move by itself to where it is not allowed.
+        let sent = || {
+            let (here, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+            let (tell, go) = (Arc::clone(&here), Arc::clone(&sent));
+            let thread = std::thread::spawn(move || {
+                sched_setaffinity(MYSELF, &only(first)).unwrap();
+                tell.store(true, Ordering::Relaxed);
+                while !go.load(Ordering::Relaxed) {}
+                (sched_getcpu().unwrap(), may_run_on())
+            });
+            while !here.load(Ordering::Relaxed) {}
+            Way { others: only(second), all: sched_getaffinity(MYSELF).unwrap() }.send(&thread);
+            sent.store(true, Ordering::Relaxed);
+            thread.join().unwrap()
+        };
+        let sent: Vec<_> = (0..20).map(|_| sent()).collect();
+        assert!(sent.iter().any(|(on, _)| *on == second), "{sent:?}");
+        assert!(sent.iter().all(|(_, may)| *may == all), "{sent:?}");
+    }
+
+    #[test]
     fn who_waits_stays_where_it_is_until_then() {
         let all = may_run_on();
         let (may, is) = wait(|| (may_run_on(), sched_getcpu().unwrap()));
@@ -216,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_is_started_is_done() {
-        assert_eq!(spawn("seven", || 7).unwrap().join().unwrap(), 7);
+        assert_eq!(spawn("seven", 7, |seven| seven).ok().unwrap().join().unwrap(), 7);
         let seven = 7;
         let (done, beside) = scoped(3, || seven, |threads| (threads, seven));
         assert_eq!((&*done, beside), ([7; 3].as_slice(), (3, 7)));

@@ -4,7 +4,6 @@ mod few;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -78,12 +77,8 @@ impl Forgetting {
         let walk = |(mut socket, flows, addresses): (Socket, Flows, Addresses)| {
             forget_stale(&mut socket, &flows.on(&addresses)).map(|_| socket)
         };
-        // Taken by whoever does it: there may be no more threads (cgroups(7), `pids.max`).
-        let all = Arc::new(Mutex::new(Some((socket, flows, addresses))));
-        let take = |all: &Mutex<Option<_>>| all.lock().ok()?.take();
-        let given = Arc::clone(&all);
-        let thread = beside::spawn("flows", move || walk(take(&given).expect("it was not taken")));
-        Ok(thread.map_or_else(|_| Self::Over(walk(take(&all).expect("nobody else is there"))), Self::Under))
+        let thread = beside::spawn("flows", (socket, flows, addresses), walk);
+        Ok(thread.map_or_else(|given| Self::Over(walk(given)), Self::Under))
     }
 
     /// Waits until it is done: its socket.

@@ -34,10 +34,22 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Begins to forget flows, to note that they are in the end.
-    pub(super) fn begin_forgetting(&mut self, flows: Flows, note: Vec<NftMessage>) -> Result<(), KernelError> {
-        self.forgetting = Some((Forgetting::begin(self.conntrack.take(), flows)?, note));
-        Ok(())
+    /// Begins to forget flows, to note that they are in the end. Where that is at once: the note.
+    pub(super) fn begin_forgetting(
+        &mut self,
+        flows: Flows,
+        note: Vec<NftMessage>,
+    ) -> Result<Option<Vec<NftMessage>>, KernelError> {
+        match Forgetting::begin(self.conntrack.take(), flows)? {
+            Forgetting::Over(Ok(socket)) => {
+                self.conntrack = Some(socket);
+                Ok(Some(note))
+            }
+            forgetting => {
+                self.forgetting = Some((forgetting, note));
+                Ok(None)
+            }
+        }
     }
 
     /// Waits until flows are forgotten, and notes that they are.

@@ -175,12 +175,11 @@ impl<'a> Lane<'a> {
     /// that is another thread. The group of links that all went by themselves meanwhile is none.
     fn delete(&mut self, links: LinkMessage, mut indexes: &[u32]) -> Result<(), KernelError> {
         let request = [(RouteNetlinkMessage::DelLink(links), 0)];
-        let delete = {
-            let request = request.clone();
-            move || requested(&mut Socket::open(Protocol::Route)?, &request)
-        };
-        let Ok(thread) = beside::spawn("delete", delete) else {
-            return requested(&mut self.socket, &request); // there may be no more threads (cgroups(7), `pids.max`)
+        let delete = |request: [_; 1]| requested(&mut Socket::open(Protocol::Route)?, &request);
+        let thread = match beside::spawn("delete", request, delete) {
+            Ok(thread) => thread,
+            // There may be no more threads (cgroups(7), `pids.max`).
+            Err(request) => return requested(&mut self.socket, &request),
         };
         let mut pause = PAUSE;
         while !thread.is_finished() {

@@ -77,7 +77,7 @@ fn is_run(unit: &str) -> bool {
     if is_there(&Path::new("/run/systemd/units").join(format!("invocation:{unit}"))) {
         return true;
     }
-    // In a folder of what another unit wants or requires (systemd.unit(5)).
+    // In a folder of what another unit wants, requires or upholds (systemd.unit(5)).
     let depends = |entry: &DirEntry| {
         Path::new(&entry.file_name()).extension().is_some_and(|it| it == "wants" || it == "requires" || it == "upholds")
     };

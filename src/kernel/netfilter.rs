@@ -43,10 +43,15 @@ pub(super) struct Written {
 pub(super) struct Ahead(JoinHandle<Result<(Nft, Netfilter), KernelError>>);
 
 impl Ahead {
-    /// Begins it, where there can be another thread.
-    pub(super) fn begin(mut nft: Nft, owner: Owner) -> Option<Self> {
-        let look = move || Netfilter::look(&mut nft, None, None, &owner).map(|seen| (nft, seen));
-        beside::spawn("rules", look).ok().map(Self)
+    /// Begins it.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no other thread: its socket.
+    pub(super) fn begin(nft: Nft, owner: Owner) -> Result<Self, Nft> {
+        let look =
+            |(mut nft, owner): (Nft, Owner)| Netfilter::look(&mut nft, None, None, &owner).map(|seen| (nft, seen));
+        beside::spawn("rules", (nft, owner), look).map(Self).map_err(|(nft, _)| nft)
     }
 
     /// Waits for its end. Where it failed, whoever looks again finds out why.

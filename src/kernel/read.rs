@@ -27,6 +27,8 @@ mod host;
 
 /// Below that many namespaces one thread is as quick.
 const PARALLEL_FROM: usize = 8;
+/// That many more are looked at together with all that is known.
+const MANY: usize = 16;
 /// From that many on a thread of their own pays, beside the look at nftables and the host.
 const BESIDE_FROM: usize = 4;
 /// More threads than that only wait for the kernel's lock.
@@ -118,7 +120,7 @@ impl<'a> Look<'a> {
             |(name, netns): (&'a Text, &'a NetnsRef)| Some((name, Job::Container(name, netns), forgotten.get(netns)?));
         let jobs: Vec<_> = self.scope.found_by(forgotten.keys()).into_iter().filter_map(job).collect();
         let new = jobs.iter().filter(|(.., before)| before.is_none()).count();
-        if jobs.len() != forgotten.len() || new >= PARALLEL_FROM {
+        if jobs.len() != forgotten.len() || new >= MANY {
             return Ok(None);
         }
         let seen = netns::visit(&jobs, others(jobs.len(), false), |visitor, (_, job, _)| self.visit(visitor, job));

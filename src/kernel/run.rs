@@ -93,9 +93,14 @@ impl<'a> Run<'a> {
     fn look_ahead(&mut self, stage: usize) {
         let mut parts = self.steps.iter().flat_map(|step| &step.parts);
         let complete = !parts.any(|(of, place)| *of > stage && *place == Place::Netfilter);
-        if complete && self.kept.forgetting.is_none() && beside::processors() > 1 {
-            let owner = self.linux.owner.clone().expect("steps are planned from a look");
-            self.kept.ahead = self.kept.nft.take().and_then(|nft| Ahead::begin(nft, owner));
+        if !complete || self.kept.forgetting.is_some() || beside::processors() == 1 {
+            return;
+        }
+        let owner = self.linux.owner.clone().expect("steps are planned from a look");
+        match self.kept.nft.take().map(|nft| Ahead::begin(nft, owner)) {
+            Some(Ok(ahead)) => self.kept.ahead = Some(ahead),
+            Some(Err(nft)) => self.kept.nft = Some(nft),
+            None => {}
         }
     }
 
@@ -287,7 +292,10 @@ impl<'a> Run<'a> {
                     let forgotten = conntrack::forget(&mut self.kept.conntrack, &flows);
                     forgotten.and_then(|_| self.follow_up(&note, &mut generation))
                 }
-                Body::Forget(flows, note) => self.kept.begin_forgetting(flows, note),
+                Body::Forget(flows, note) => match self.kept.begin_forgetting(flows, note) {
+                    Ok(Some(note)) => self.follow_up(&note, &mut generation),
+                    begun => begun.map(drop),
+                },
                 _ => unreachable!("only nftables and conntrack are said there: Wire::places"),
             };
         }

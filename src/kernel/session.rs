@@ -82,7 +82,7 @@ fn sockets_of(pid: u32) -> Vec<u64> {
     let Ok(mut folder) = Dir::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) else {
         return Vec::new();
     };
-    let names: Vec<CString> = folder.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+    let names: Vec<CString> = folder.iter().map_while(Result::ok).map(|entry| entry.file_name().to_owned()).collect();
     let socket = |name: CString| {
         // From its folder: on the way there the kernel asks each time whether we may look into that process.
         let target = readlinkat(&folder, &*name).ok()?;

@@ -1,7 +1,7 @@
 //! What is around a run and no step of it changes: who listens, files of rules, and the connections it is run through.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{KernelError, beside, listeners, neighbours, session};
@@ -11,64 +11,62 @@ use crate::model::wire::{Facts, ListenerFacts, RulesetFacts};
 /// How long what others do is taken for unchanged.
 pub(super) const MOMENT: Duration = Duration::from_secs(1);
 
-type Beside = (Vec<ListenerFacts>, Vec<RulesetFacts>);
+type Others = Result<(Vec<ListenerFacts>, Vec<RulesetFacts>), KernelError>;
 
 /// An answer, and when it was asked for.
-type Asked<T> = LazyLock<(Instant, T)>;
+type Asked<T> = OnceLock<(Instant, T)>;
 
 /// Asked when somebody wants to know, and believed until a moment later; from then on it is asked each time. Who comes while
 /// another thread asks waits for that.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Surroundings {
-    beside: Asked<Result<Beside, KernelError>>,
+    /// By another thread.
+    begun: bool,
+    others: Asked<Others>,
     sockets: Asked<BTreeSet<u64>>,
-}
-
-impl Default for Surroundings {
-    fn default() -> Self {
-        Self {
-            beside: LazyLock::new(|| (Instant::now(), beside())),
-            sockets: LazyLock::new(|| (Instant::now(), session::sockets())),
-        }
-    }
 }
 
 impl Surroundings {
     /// Asked for from now on, by another thread; where none is to be had, by who wants to know.
     pub fn begin() -> Arc<Self> {
-        let around = Arc::new(Self::default());
-        let asks = Arc::clone(&around);
-        let _ = beside::spawn("around", move || asks.ask());
-        around
+        let around = Arc::new(Self { begun: true, ..Self::default() });
+        let ask = |around: Arc<Self>| around.ask();
+        if beside::spawn("around", Arc::clone(&around), ask).is_ok() { around } else { Arc::default() }
     }
 
     /// Asks what every run wants to know, in that order.
     fn ask(&self) {
-        LazyLock::force(&self.beside);
-        LazyLock::force(&self.sockets);
+        self.others.get_or_init(|| (Instant::now(), others()));
+        self.sockets.get_or_init(|| (Instant::now(), session::sockets()));
     }
 
     /// The connections that netrec is run through.
     pub fn sessions(&self) -> Vec<Session> {
-        recent(&self.sockets).map_or_else(|| session::of(&session::sockets()), session::of)
+        let known = self.recent(&self.sockets, session::sockets);
+        known.map_or_else(|| session::of(&session::sockets()), session::of)
     }
 
     /// Fills in who listens, and files of rules, of now or of a moment ago.
     pub(super) fn fill(&self, facts: &mut Facts, now: bool) -> Result<(), KernelError> {
-        let known = if now { None } else { recent(&self.beside).and_then(|known| known.as_ref().ok()) };
-        (facts.listeners, facts.rulesets) = known.map_or_else(beside, |known| Ok(known.clone()))?;
+        let known = if now { None } else { self.recent(&self.others, others).and_then(|known| known.as_ref().ok()) };
+        (facts.listeners, facts.rulesets) = known.map_or_else(others, |known| Ok(known.clone()))?;
         Ok(())
+    }
+
+    /// What is not older than a moment; it is asked for if nobody has.
+    fn recent<'a, T>(&self, asked: &'a Asked<T>, ask: fn() -> T) -> Option<&'a T> {
+        let now = || (Instant::now(), ask());
+        let (at, answer) = match asked.get() {
+            Some(known) => known,
+            None if self.begun => beside::wait(|| asked.get_or_init(now)),
+            None => asked.get_or_init(now),
+        };
+        (at.elapsed() < MOMENT).then_some(answer)
     }
 }
 
-fn beside() -> Result<Beside, KernelError> {
+fn others() -> Others {
     Ok((listeners::all()?, neighbours::rulesets()))
-}
-
-/// What is not older than a moment; it is asked for if nobody has.
-fn recent<T>(asked: &Asked<T>) -> Option<&T> {
-    let (at, answer) = beside::wait(|| LazyLock::force(asked));
-    (at.elapsed() < MOMENT).then_some(answer)
 }
 
 #[cfg(test)]

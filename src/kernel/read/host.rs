@@ -24,7 +24,7 @@ pub(in crate::kernel) struct Ahead(JoinHandle<Result<NetnsFacts, KernelError>>);
 impl Ahead {
     /// Begins it, where there can be another thread.
     pub(in crate::kernel) fn begin() -> Option<Self> {
-        beside::spawn("look", look).ok().map(Self)
+        beside::spawn("look", (), |()| look()).ok().map(Self)
     }
 
     /// Waits for its end.
