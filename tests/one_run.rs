@@ -193,3 +193,30 @@ fn rules_that_others_change_while_links_are_made_are_seen() {
         assert_eq!((report.rounds, left(&text)), (2, 0));
     });
 }
+
+#[test]
+fn rules_are_looked_at_while_links_are_made() {
+    alone(|| {
+        let text = on_lan("", &[("db", "netns = \"db\"")]) + "publish = [\"9001:80\"]\n";
+        let topology = parse(&[Source::new("w.toml", text.as_str())]).unwrap();
+        let heard_afterwards = || {
+            let (mut kernel, target) = (Linux::for_one_run(), Target::Topology(&topology));
+            let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+            let mut heard = 0;
+            let mut look = |_, _| {
+                std::thread::sleep(Duration::from_millis(100));
+                heard = counters().rules;
+            };
+            let report = execute(&mut kernel, target, prepared, &mut look).unwrap();
+            assert_eq!((report.is_converged(), report.rounds), (true, 1));
+            counters().rules - heard
+        };
+        let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+        // All rules are some ten thousand bytes. The second time, the table for rules of users is there.
+        for time in ["first", "second"] {
+            let heard = heard_afterwards();
+            assert!(heard < 1_000 || alone, "{time}: {heard}");
+            carry_out(Target::Nothing("w", None), || ());
+        }
+    });
+}

@@ -83,6 +83,16 @@ fn a_service_that_flushes_the_ruleset_is_told_of() {
         let unit = "/etc/systemd/system/sysinit.target.wants/nftables.service";
         run(&format!("ln -s /lib/systemd/system/nftables.service {unit}"));
         assert_eq!((warns("plan --exit-code").0, warns("status --exit-code").0), (0, 0));
+        for (folder, enables) in [("b.service.requires", true), ("c.target.upholds", true), ("d.service.d", false)] {
+            let folder = format!("/etc/systemd/system/{folder}");
+            run(&format!("mkdir {folder}; mv {unit} {folder}"));
+            if enables {
+                assert_eq!(warns("plan --exit-code").0, 0, "{folder}");
+            } else {
+                silent(&folder);
+            }
+            run(&format!("mv {folder}/nftables.service {unit}"));
+        }
         run("ln -s /dev/null /etc/systemd/system/nftables.service");
         silent("it is masked");
         run(&format!(
