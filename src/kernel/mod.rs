@@ -199,7 +199,7 @@ impl From<nft::NftError> for KernelError {
             },
             nft::NftError::Timeout => Self::Lost(Errno::EAGAIN),
             nft::NftError::Stale => Self::Changed("the nftables ruleset".into()),
-            nft::NftError::Restless => Self::Interrupted(0),
+            nft::NftError::Restless => Self::Interrupted(nft::LOOKS),
         }
     }
 }

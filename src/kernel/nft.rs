@@ -19,7 +19,7 @@ use crate::model::wire::{ChainFacts, NftMessage, Owner, TableFacts};
 /// How long one answer may take, in seconds.
 const PATIENCE_S: i64 = 5;
 /// How often a view that somebody spoils is taken again.
-const LOOKS: usize = 20;
+pub(super) const LOOKS: u32 = 20;
 /// Room for answers, in bytes.
 const BUFFER: usize = 4 << 20;
 /// Room for what is asked, in bytes.

@@ -40,9 +40,9 @@ pub enum Event {
         /// How long it took from the announcement of the change on, in milliseconds.
         took_ms: u64,
     },
-    /// The firewall's table, or a rule of it, was gone and stands again.
+    /// The firewall's table, or a rule of it, was gone or altered, and stands again.
     Unguarded {
-        /// How long it was gone, in milliseconds.
+        /// How long that was so, in milliseconds.
         took_ms: u64,
     },
     /// An object cannot be put right.
@@ -110,7 +110,7 @@ impl fmt::Display for Event {
                 let word = if *intentional == 0 { "healed" } else { "changed" };
                 write!(f, "{word}: {}{more} ({took_ms} ms)", objects.join(", "))
             }
-            Self::Unguarded { took_ms } => write!(f, "unguarded: the firewall was gone for {took_ms} ms"),
+            Self::Unguarded { took_ms } => write!(f, "unguarded: the firewall was gone or altered for {took_ms} ms"),
             Self::Failed { id, error } => write!(f, "failed: {id}: {error}"),
             Self::Contested { id, by } => {
                 let by = by.as_deref().unwrap_or("somebody");
