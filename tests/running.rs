@@ -7,7 +7,7 @@ mod lab;
 #[path = "../benches/workload/mod.rs"]
 mod workload;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -107,8 +107,21 @@ fn writes(trace: &str) -> Vec<String> {
     let mut writes = Vec::new();
     // Sockets that only questions about sockets go to, by descriptor: their type has the number of `RTM_NEWADDR`.
     let mut asking = BTreeSet::new();
+    // What is begun by a thread while another one goes on is told in two lines.
+    let mut begun = BTreeMap::new();
     for line in trace.lines() {
-        let call = line.split_once(' ').map_or(line, |(_, call)| call.trim_start());
+        let (thread, call) = line.split_once(' ').map_or(("", line), |(thread, call)| (thread, call.trim_start()));
+        let call = match call.strip_prefix("<... socket resumed>") {
+            Some(end) => format!("{}{end}", begun.remove(thread).unwrap_or("socket(")),
+            None => call.to_owned(),
+        };
+        if let Some(first) =
+            line.strip_suffix(" <unfinished ...>").and_then(|line| line.find("socket(").map(|at| &line[at..]))
+        {
+            begun.insert(thread, first);
+            continue;
+        }
+        let call = call.as_str();
         let writing = match call.split('(').next().unwrap_or_default() {
             "socket" => {
                 let descriptor = call.rsplit("= ").next().unwrap_or_default().to_owned();
