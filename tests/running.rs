@@ -107,22 +107,14 @@ fn writes(trace: &str) -> Vec<String> {
     let mut writes = Vec::new();
     // Sockets that only questions about sockets go to, by descriptor: their type has the number of `RTM_NEWADDR`.
     let mut asking = BTreeSet::new();
-    // What is begun by a thread while another one goes on is told in two lines.
-    let mut begun = BTreeMap::new();
+    let mut begun = BTreeMap::new(); // by a thread while another one goes on, which is told in two lines
     for line in trace.lines() {
         let (thread, call) = line.split_once(' ').map_or(("", line), |(thread, call)| (thread, call.trim_start()));
-        let call = match call.strip_prefix("<... socket resumed>") {
-            Some(end) => format!("{}{end}", begun.remove(thread).unwrap_or("socket(")),
-            None => call.to_owned(),
-        };
-        if let Some(first) =
-            line.strip_suffix(" <unfinished ...>").and_then(|line| line.find("socket(").map(|at| &line[at..]))
-        {
-            begun.insert(thread, first);
-            continue;
-        }
-        let call = call.as_str();
+        let end = call.strip_prefix("<... socket resumed>");
+        let whole = end.and_then(|end| Some(format!("{}{end}", begun.remove(thread)?)));
+        let call = whole.as_deref().unwrap_or(call);
         let writing = match call.split('(').next().unwrap_or_default() {
+            "socket" if call.ends_with("<unfinished ...>") => begun.insert(thread, call.to_owned()).is_some(),
             "socket" => {
                 let descriptor = call.rsplit("= ").next().unwrap_or_default().to_owned();
                 asking.remove(&descriptor);
