@@ -82,6 +82,15 @@ pub(super) fn spawn<G: Send + 'static, T: Send + 'static>(
     }
 }
 
+/// What came of a thread's work, when that is done.
+///
+/// # Panics
+///
+/// If it did.
+pub(super) fn join<T>(thread: JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 fn send_elsewhere<T>(thread: &JoinHandle<T>) {
     if let Some(way) = Way::find() {
         way.send(thread);
@@ -128,16 +137,16 @@ pub(super) fn scoped<T: Send, R>(
     for at in 0..threads {
         #[expect(unsafe_code, reason = "std's own scope does not tell which threads are its")]
         // SAFETY: what is started is waited for before this function is left, by whatever way: `Started`.
-        match unsafe { Builder::new().spawn_unchecked(&work) } {
-            Ok(thread) => started.0.push(thread),
-            Err(_) => break,
+        let Ok(thread) = (unsafe { Builder::new().spawn_unchecked(&work) }) else { break };
+        started.0.push(thread);
+        if let (true, Some(thread)) = (at < others, started.0.last()) {
+            send_elsewhere(thread);
         }
-        started.0.get(at).filter(|_| at < others).into_iter().for_each(send_elsewhere);
     }
     let beside = beside(started.0.len());
     let mut all = Vec::with_capacity(threads);
     while let Some(thread) = started.0.pop() {
-        all.push(thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        all.push(join(thread));
     }
     (all, beside)
 }
@@ -156,7 +165,7 @@ impl<T> Drop for Started<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Mutex, mpsc};
+    use std::sync::mpsc;
     use std::time::Duration;
 
     use super::*;

@@ -84,7 +84,7 @@ impl Forgetting {
     /// Waits until it is done: its socket.
     pub(super) fn end(self) -> Result<Socket, KernelError> {
         match self {
-            Self::Under(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Self::Under(thread) => beside::join(thread),
             Self::Over(ended) => ended,
         }
     }

@@ -192,7 +192,7 @@ impl<'a> Lane<'a> {
             std::thread::sleep(pause);
             pause *= 2;
         }
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        beside::join(thread)
     }
 
     fn delete_one_by_one(&mut self, indexes: &[u32]) -> Vec<Result<(), KernelError>> {

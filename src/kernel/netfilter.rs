@@ -56,7 +56,7 @@ impl Ahead {
 
     /// Waits for its end. Where it failed, whoever looks again finds out why.
     pub(super) fn end(self) -> Option<(Nft, Netfilter)> {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).ok()
+        beside::join(self.0).ok()
     }
 }
 

@@ -53,10 +53,15 @@ pub(super) fn text(topology: &str, standing: &Standing) -> String {
     family("announcements_total", "counter", "Announcements of the kernel.", &one(counters.announcements as usize));
     family("overflows_total", "counter", "Times that announcements were lost.", &one(counters.overflows as usize));
     let unguarded = &standing.unguarded;
-    family("unguarded_total", "counter", "Times that the firewall was gone.", &one(unguarded.times as usize));
+    family(
+        "unguarded_total",
+        "counter",
+        "Times that the firewall was gone or altered.",
+        &one(unguarded.times as usize),
+    );
     let time = Duration::from_millis(unguarded.total_ms);
     let seconds = [(String::new(), format!("{}.{:03}", time.as_secs(), time.subsec_millis()))];
-    family("unguarded_seconds_total", "counter", "Time that the firewall was gone.", &seconds);
+    family("unguarded_seconds_total", "counter", "Time that the firewall was gone or altered.", &seconds);
     text
 }
 

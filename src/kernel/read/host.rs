@@ -29,7 +29,7 @@ impl Ahead {
 
     /// Waits for its end.
     pub(super) fn end(self) -> Result<NetnsFacts, KernelError> {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        beside::join(self.0)
     }
 }
 
