@@ -271,10 +271,11 @@ mod tests {
     fn what_was_started_is_waited_for_though_something_panics() {
         let done = AtomicBool::new(false);
         let work = || {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(100));
             done.store(true, Ordering::Relaxed);
         };
-        let all = || scoped(1, work, |_| panic!("on purpose"));
+        // Without a word, which takes longer than the thread.
+        let all = || scoped(1, work, |_| resume_unwind(Box::new("on purpose")));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).is_err());
         assert!(done.load(Ordering::Relaxed));
     }
