@@ -340,3 +340,27 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         _ => exit as i32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_for_a_command_that_writes_something_begins_before_arguments_are_understood() {
+        let given = |line: &str| writes(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for writes in ["netrec apply a.toml", "netrec -v apply --yes a.toml", "netrec destroy --topology shop"] {
+            assert!(given(writes), "{writes}");
+        }
+        let others = [
+            "netrec",
+            "netrec plan apply",
+            "netrec apply --help",
+            "netrec destroy -h",
+            "netrec --version",
+            "netrec help apply",
+        ];
+        for other in others {
+            assert!(!given(other), "{other}");
+        }
+    }
+}
