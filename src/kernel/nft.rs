@@ -3,18 +3,19 @@
 //! A transaction may say which generation of the ruleset it was made for; if somebody else changed it meanwhile the
 //! kernel refuses the whole. Reading is bracketed by generation numbers for the same reason.
 
+mod outline;
+
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt};
 use nix::sys::time::TimeVal;
 
+pub use self::outline::Outline;
 use super::netlink;
-use crate::model::attribute::{self, number, text};
-use crate::model::kinds::docker_user::DockerUser;
+use crate::model::attribute::{Put as _, number, text};
 use crate::model::kinds::firewall::Firewall;
-use crate::model::kinds::user_rules::UserRules;
-use crate::model::wire::{ChainFacts, NftMessage, Owner, TableFacts};
+use crate::model::wire::{NftMessage, Owner, TableFacts};
 
 /// How long one answer may take, in seconds.
 const PATIENCE_S: i64 = 5;
@@ -36,6 +37,10 @@ const BATCH_END: u16 = 0x11;
 const NFTABLES: u16 = 10;
 const HEADER: usize = 16;
 const GENMSG: usize = 4;
+
+/// `NFTA_*_TABLE`, and `NFTA_RULE_CHAIN` and `NFTA_SET_NAME`.
+const TABLE: u16 = 1;
+const IN_TABLE: u16 = 2;
 
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
@@ -128,56 +133,12 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// The tables and chains of all families, as dumped.
-#[derive(Debug)]
-pub struct Outline {
-    tables: Vec<Vec<u8>>,
-    chains: Vec<Vec<u8>>,
-}
-
-impl Outline {
-    /// Base chains of all tables but the topology's and that for rules of users, at hooks where they could drop what it
-    /// accepts.
-    pub fn chains(&self, owner: &Owner) -> Vec<ChainFacts> {
-        let name = Firewall::table_name(&owner.topology);
-        let all = self.chains.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?));
-        let mut chains: Vec<_> = all.filter(|it| it.table != name && it.table != UserRules::TABLE).collect();
-        chains.sort_unstable();
-        chains
-    }
-
-    /// Whether the table for rules of users is there.
-    pub(super) fn has_user_rules(&self) -> bool {
-        self.table(INET, UserRules::TABLE).is_some()
-    }
-
-    /// Whether docker's chain for rules of users is there, in `ip` or `ip6`.
-    pub(super) fn has_docker_user(&self, ipv6: bool) -> bool {
-        let family = if ipv6 { 10 } else { 2 };
-        self.chains_of(family, DockerUser::TABLE).any(|it| text(it, 3) == DockerUser::CHAIN)
-    }
-
-    fn table(&self, family: u8, name: &str) -> Option<&[u8]> {
-        of(&self.tables, family, name).next()
-    }
-
-    fn chains_of(&self, family: u8, table: &str) -> impl Iterator<Item = &[u8]> {
-        of(&self.chains, family, table)
-    }
-}
-
 /// Answers without their `struct nfgenmsg`.
 fn attributes(listed: Vec<Vec<u8>>) -> impl Iterator<Item = Vec<u8>> {
     listed.into_iter().filter(|it| it.len() >= GENMSG).map(|mut it| {
         it.drain(..GENMSG);
         it
     })
-}
-
-/// Attributes of what is in a table, or is that.
-fn of<'a>(listed: &'a [Vec<u8>], family: u8, table: &str) -> impl Iterator<Item = &'a [u8]> {
-    let here = listed.iter().filter(move |it| it.first() == Some(&family)).filter_map(|it| it.get(GENMSG..));
-    here.filter(move |it| text(it, 1) == table)
 }
 
 impl Nft {
@@ -260,14 +221,15 @@ impl Nft {
 
     /// What others have of a sort, as attributes; nothing where it is not there.
     pub(super) fn listed(&mut self, what: Question<'_>) -> Result<Vec<Vec<u8>>, NftError> {
-        let name = |kind, name: &str| nla(kind, &[name.as_bytes(), &[0]].concat());
-        let (kind, family, filter) = match what {
+        let (kind, family, (table, name)) = match what {
             Question::Rules { family, table, chain } => {
                 let family = FAMILIES.into_iter().find(|(_, word)| *word == family).map_or(0, |(number, _)| number);
-                (GET_RULE, family, [name(1, table), name(2, chain)].concat())
+                (GET_RULE, family, (table, chain))
             }
-            Question::Elements { table, set } => (GET_ELEMENTS, INET, [name(1, table), name(2, set)].concat()),
+            Question::Elements { table, set } => (GET_ELEMENTS, INET, (table, set)),
         };
+        let mut filter = Vec::new();
+        filter.put_text(TABLE, table).put_text(IN_TABLE, name);
         let listed = self.one((kind, NLM_F_DUMP), family, &filter)?.unwrap_or_default();
         Ok(match what {
             Question::Rules { table, chain, .. } => {
@@ -301,7 +263,9 @@ impl Nft {
 
     /// Asks for an element by its key: the list that it comes in, if it is there.
     pub fn element(&mut self, asked: &NftMessage) -> Result<Option<Vec<u8>>, NftError> {
-        let found = self.one((asked.message, 0), asked.family, &asked.attributes)?;
+        let mut all = Vec::new();
+        all.put_text(TABLE, &asked.table).extend_from_slice(&asked.attributes);
+        let found = self.one((asked.message, 0), asked.family, &all)?;
         Ok(found.and_then(|answers| Some(answers.first()?.get(GENMSG..)?.to_vec())))
     }
 
@@ -317,7 +281,8 @@ impl Nft {
         let Some(own) = outline.table(family, name) else { return Ok(None) };
         let flags = number(own, 2).unwrap_or_default();
         let chains = outline.chains_of(family, name).map(<[u8]>::to_vec).collect();
-        let by_name = nla(1, &[name.as_bytes(), &[0]].concat());
+        let mut by_name = Vec::new();
+        by_name.put_text(TABLE, name);
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
             let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
             Ok(attributes(listed).filter(|it| text(it, 1) == name).collect())
@@ -325,8 +290,9 @@ impl Nft {
         let (rules, sets) = (dump(GET_RULE, &by_name)?, dump(GET_SET, &by_name)?);
         let mut elements = Vec::new();
         for set in sets.iter().filter(|set| may_hold(set)) {
-            let set = nla(2, &[text(set, 2).as_bytes(), &[0]].concat());
-            elements.extend(dump(GET_ELEMENTS, &[by_name.as_slice(), &set].concat())?);
+            let mut filter = by_name.clone();
+            filter.put_text(IN_TABLE, text(set, 2));
+            elements.extend(dump(GET_ELEMENTS, &filter)?);
         }
         Ok(Some(TableFacts { family, name: name.to_owned(), flags, chains, rules, sets, elements }))
     }
@@ -336,7 +302,8 @@ impl Nft {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let mut out = Vec::new();
-        push(&mut out, (NFTABLES << 8 | what, NLM_F_REQUEST | flags, sequence), (family, 0), filter);
+        let all = |out: &mut Vec<u8>| out.extend_from_slice(filter);
+        push(&mut out, (NFTABLES << 8 | what, NLM_F_REQUEST | flags, sequence), (family, 0), all);
         self.send(&out)?;
         let (mut answers, mut interrupted) = (Vec::new(), false);
         loop {
@@ -431,38 +398,42 @@ fn refusal(answer: &Answer, message: Option<usize>) -> Option<NftError> {
 /// A transaction as it goes over the wire, of a generation if one is given: its messages are numbered from `first` on, and
 /// the last is acknowledged.
 pub fn transaction(batch: &[NftMessage], generation: Option<u32>, first: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(batch.iter().map(|it| it.attributes.len() + 32).sum::<usize>() + 64);
-    let begin = generation.map(|id| nla(1, &id.to_be_bytes())).unwrap_or_default();
-    push(&mut out, (BATCH_BEGIN, NLM_F_REQUEST, first.wrapping_sub(1)), (0, NFTABLES), &begin);
+    let room = |it: &NftMessage| HEADER + GENMSG + HEADER + it.table.len() + it.attributes.len() + 8;
+    let mut out = Vec::with_capacity(batch.iter().map(room).sum::<usize>() + 64);
+    let begin = |out: &mut Vec<u8>| {
+        if let Some(id) = generation {
+            out.put_number(1, id);
+        }
+    };
+    push(&mut out, (BATCH_BEGIN, NLM_F_REQUEST, first.wrapping_sub(1)), (0, NFTABLES), begin);
     for (at, it) in batch.iter().enumerate() {
         let flags = it.flags | NLM_F_REQUEST | if at + 1 == batch.len() { NLM_F_ACK } else { 0 };
         let sequence = first.wrapping_add(at as u32);
-        push(&mut out, (NFTABLES << 8 | it.message, flags, sequence), (it.family, 0), &it.attributes);
+        let all = |out: &mut Vec<u8>| out.put_text(TABLE, &it.table).extend_from_slice(&it.attributes);
+        push(&mut out, (NFTABLES << 8 | it.message, flags, sequence), (it.family, 0), all);
     }
-    push(&mut out, (BATCH_END, NLM_F_REQUEST, first.wrapping_add(batch.len() as u32)), (0, NFTABLES), &[]);
+    push(&mut out, (BATCH_END, NLM_F_REQUEST, first.wrapping_add(batch.len() as u32)), (0, NFTABLES), |_| {});
     out
 }
 
-fn push(out: &mut Vec<u8>, (kind, flags, sequence): (u16, u16, u32), (family, resource): (u8, u16), attributes: &[u8]) {
-    let length = (HEADER + GENMSG + attributes.len()) as u32;
-    out.extend(length.to_ne_bytes());
+fn push(
+    out: &mut Vec<u8>,
+    (kind, flags, sequence): (u16, u16, u32),
+    (family, resource): (u8, u16),
+    attributes: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    out.extend([0; 4]);
     out.extend(kind.to_ne_bytes());
     out.extend(flags.to_ne_bytes());
     out.extend(sequence.to_ne_bytes());
     out.extend([0; 4]);
     out.extend([family, 0]);
     out.extend(resource.to_be_bytes());
-    out.extend(attributes);
+    attributes(out);
+    let length = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     out.resize(out.len().next_multiple_of(4), 0);
-}
-
-fn nla(kind: u16, content: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(content.len() + 8);
-    out.extend((content.len() as u16 + 4).to_ne_bytes());
-    out.extend(kind.to_ne_bytes());
-    out.extend(content);
-    out.resize(out.len().next_multiple_of(4), 0);
-    out
 }
 
 /// Whether it is worth asking for a set's elements: a newer kernel says how many there are (`NFTA_SET_COUNT`, exact but for
@@ -474,22 +445,4 @@ fn may_hold(set: &[u8]) -> bool {
     let flags = number(set, 3).unwrap_or(0);
     let halves = flags & (INTERVAL | CONCAT) == INTERVAL;
     flags & FILLED_BY_PACKETS == 0 && (halves || number(set, 20) != Some(0))
-}
-
-fn base_chain(family: u8, attributes: &[u8]) -> Option<ChainFacts> {
-    const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
-    let (_, family) = FAMILIES.into_iter().find(|(number, _)| *number == family)?;
-    let hook = attribute::get(attributes, 4)?;
-    // An arp chain has two hooks, numbered from 0: input and output.
-    let at = number(hook, 1)? as usize;
-    Some(ChainFacts {
-        family: family.to_owned(),
-        table: text(attributes, 1).to_owned(),
-        chain: text(attributes, 3).to_owned(),
-        hook: (*if family == "arp" { ["input", "output"].get(at) } else { HOOKS.get(at) }?).to_owned(),
-        priority: number(hook, 2)?.cast_signed(),
-        drops: number(attributes, 5) == Some(0),
-        maps: text(attributes, 7) == "nat",
-        rules: Vec::new(),
-    })
 }

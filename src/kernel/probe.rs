@@ -151,7 +151,12 @@ mod tests {
         let probe: Probe = format!("tcp:{}", listener.local_addr().unwrap()).parse().unwrap();
         assert!(probe.run().is_ok());
         drop(listener);
-        assert!(probe.run_within(Duration::ZERO).is_err());
+        // Whoever starts a program meanwhile has it as well until that begins.
+        let refused = |_| {
+            std::thread::sleep(Duration::from_millis(10));
+            probe.run_within(Duration::ZERO).is_err()
+        };
+        assert!((0..200).any(refused));
     }
 
     #[test]

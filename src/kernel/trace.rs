@@ -63,7 +63,7 @@ pub fn trace(packet: &Packet, from: Option<BorrowedFd<'_>>) -> Result<Vec<Event>
     let mut heard = Socket::open(Netlink::Netfilter)?;
     heard.join(GROUP)?;
     let mut nft = Nft::open()?;
-    let table = format!("trace-netrec-{}", std::process::id());
+    let table = format!("trace-netrec-{}", std::process::id()).into();
     nft.commit(&tracing(&table, packet), None)?;
     let sent = match from {
         Some(netns) => netns::inside(netns, || send(packet))?,
@@ -81,7 +81,7 @@ pub fn trace(packet: &Packet, from: Option<BorrowedFd<'_>>) -> Result<Vec<Event>
     }
     drop(sent);
     let events = raw.iter().filter_map(|payload| read(payload));
-    events.filter(|(_, event)| event.table != table).map(|(handle, event)| placed(&mut nft, handle, event)).collect()
+    events.filter(|(_, event)| *event.table != *table).map(|(handle, event)| placed(&mut nft, handle, event)).collect()
 }
 
 /// The rule's place instead of its handle.

@@ -8,10 +8,10 @@ const KIND_MASK: u16 = 0x3fff;
 const NESTED: u16 = 0x8000;
 
 /// `NFTA_LIST_ELEM` (`linux/netfilter/nf_tables.h`): what lists are nests of.
-pub(super) const LIST_ELEM: u16 = 1;
+pub const LIST_ELEM: u16 = 1;
 
 /// Attributes to be sent, one behind the other.
-pub(super) trait Put {
+pub trait Put {
     /// Raw content.
     fn put(&mut self, kind: u16, content: &[u8]) -> &mut Self;
     /// A number in network order, as everywhere in nfnetlink.
@@ -84,11 +84,16 @@ fn flagged(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// The first attribute, its kind with flags, and what stands behind it.
 fn first(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let (length, kind) = head(bytes)?;
+    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, &bytes[HEADER..length], behind))
+}
+
+/// Length, header included, and kind with flags of the first attribute, if all of it is there.
+fn head(bytes: &[u8]) -> Option<(usize, u16)> {
     let [a, b, c, d] = *bytes.first_chunk::<HEADER>()?;
     let length = usize::from(u16::from_ne_bytes([a, b]));
-    let content = bytes.get(HEADER..length)?;
-    let behind = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((u16::from_ne_bytes([c, d]), content, behind))
+    (HEADER..=bytes.len()).contains(&length).then_some((length, u16::from_ne_bytes([c, d])))
 }
 
 /// Content of the first attribute of that kind.
@@ -144,9 +149,31 @@ pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
     walk(rest).all(|it| added(it) || get(sent, it.0).is_some())
 }
 
+/// Whether attributes were dumped just as they were sent, as they mostly are, but for the flags of nests. What is in a nest
+/// stands right behind its header.
+fn alike(sent: &[u8], dumped: &[u8]) -> bool {
+    let mut at = 0;
+    while at < sent.len() && sent.len() == dumped.len() {
+        let (Some(own), Some(found)) = (head(&sent[at..]), head(&dumped[at..])) else { return false };
+        let ((length, kind), (found, kind_found)) = (own, found);
+        if (length, kind & KIND_MASK) != (found, kind_found & KIND_MASK) {
+            return false;
+        }
+        let end = if kind & NESTED == 0 { sent.len().min(at + length.next_multiple_of(4)) } else { at + HEADER };
+        if sent[at + HEADER..end] != dumped[at + HEADER..end] {
+            return false;
+        }
+        at = end;
+    }
+    sent.len() == dumped.len()
+}
+
 fn same((kind, sent): (u16, &[u8]), dumped: &[u8]) -> bool {
     if kind & NESTED == 0 {
         return sent == dumped;
+    }
+    if alike(sent, dumped) {
+        return true;
     }
     let mut inner = flagged(sent).peekable();
     if inner.peek().is_none_or(|(kind, _)| *kind != LIST_ELEM | NESTED) {

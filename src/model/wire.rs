@@ -2,6 +2,7 @@
 //!
 //! The kinds read the one and write the other; sockets, sequence numbers and time limits are the kernel room's.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::fd::RawFd;
@@ -237,8 +238,10 @@ pub struct NftMessage {
     pub family: u8,
     /// Flags beyond `NLM_F_REQUEST`.
     pub flags: u16,
-    /// Encoded attributes.
-    pub attributes: Vec<u8>,
+    /// The table that it is about: the first attribute of all messages.
+    pub table: Text,
+    /// The others, encoded.
+    pub attributes: Cow<'static, [u8]>,
 }
 
 /// Lookups that only the kernel can answer at the time of sending.

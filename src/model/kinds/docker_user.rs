@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::firewall::{APPEND, CREATE, NEW_RULE};
+use super::firewall::compile::NEW_RULE;
+use super::firewall::numbers::{IPV4, IPV6};
+use super::firewall::{APPEND, CREATE};
 use smallvec::smallvec;
 
 use crate::model::attribute::{self, LIST_ELEM, Put as _, number};
@@ -70,15 +72,16 @@ impl DockerUser {
         })
     }
 
-    /// Attributes that say where: more is to follow.
+    /// Attributes that say where in the table: more is to follow.
     fn place() -> Vec<u8> {
         let mut out = Vec::new();
-        out.put_text(1, Self::TABLE).put_text(2, Self::CHAIN);
+        out.put_text(2, Self::CHAIN);
         out
     }
 
     fn message(&self, message: u16, flags: u16, attributes: Vec<u8>) -> NftMessage {
-        NftMessage { message, family: if self.ipv6 { 10 } else { 2 }, flags, attributes }
+        let family = if self.ipv6 { IPV6 } else { IPV4 };
+        NftMessage { message, family, flags, table: Self::TABLE.into(), attributes: attributes.into() }
     }
 
     fn delete(&self, handle: u64) -> NftMessage {

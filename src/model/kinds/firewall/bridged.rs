@@ -9,13 +9,11 @@ use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase,
 use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use super::Firewall;
-use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
+use super::rules::{ACCEPT, DROP, Expr, Groups, Matching, SHUT, Said, Skeleton};
 use super::rules::{
     any, assign, concat, goto, iifname, ip, ip6, is, is_not, jump, meta, neighbour_discovery, passage, payload, range,
     update,
 };
-use crate::model::wire::{DOOMED, Owner};
 
 /// Before all that others do, as nft names the priorities of bridge chains (nft(8)).
 const DSTNAT: i32 = -300;
@@ -31,7 +29,7 @@ fn reports() -> [[Said; 2]; 2] {
 
 impl Skeleton {
     /// What the inet family never sees.
-    pub(super) fn bridge(table: &str) -> Self {
+    pub(super) fn bridge(table: &str, groups: Groups) -> Self {
         let mut it = Self::new(NfFamily::Bridge, table);
         it.set("loose", &[Ifname], Matching::Exact);
         it.set("macs", &[Ifname, EtherAddr], Matching::Exact);
@@ -47,17 +45,17 @@ impl Skeleton {
         for chain in ["port", "port_arp", "port_ip", "port_ip6", "forward_ip", "forward_ip6", "joining"] {
             it.chain(chain);
         }
-        it.honesty(table);
+        it.honesty(groups);
         it.within();
-        it.joining(table);
+        it.joining(groups);
         it
     }
 
     /// Endpoints send as themselves, and play neither router nor DHCP server. Their ports are known by the group that they
     /// have from birth, or right before they die, so that none is ever without its guard.
-    fn honesty(&mut self, table: &str) {
+    fn honesty(&mut self, groups: Groups) {
         let at = |what| concat(vec![iifname(), what]);
-        for ours in from_ports(table) {
+        for ours in from_ports(groups) {
             self.rule("prerouting", [ours, is_not(iifname(), "@loose"), goto("port")]);
         }
         self.rule("port", [is_not(at(payload("ether", "saddr")), "@macs"), DROP]);
@@ -98,15 +96,15 @@ impl Skeleton {
     /// A listener report without a source address is for bridges only: routers must discard it (RFC 3590, 4). Ours has heard it
     /// when it comes here, and behind a guarded port there is no other. Without a querier it would go to every port: among
     /// a thousand containers a million packets, each through all rules below and through the receiver's own stack.
-    fn joining(&mut self, table: &str) {
-        let guarded = [in_group(MetaKey::Oifgroup, own(table)), is_not(meta(MetaKey::Oifname), "@loose")];
+    fn joining(&mut self, [own, _]: Groups) {
+        let guarded = [in_group(MetaKey::Oifgroup, own), is_not(meta(MetaKey::Oifname), "@loose")];
         self.rule("joining", guarded.into_iter().chain([DROP]).collect::<Vec<_>>());
     }
 
     /// Nothing goes from a port of ours to another one.
-    pub(super) fn shut_ports(&mut self, table: &str) {
+    pub(super) fn shut_ports(&mut self, groups: Groups) {
         self.base(SHUT, NfChainType::Filter, (NfHook::Forward, FILTER));
-        for ours in from_ports(table) {
+        for ours in from_ports(groups) {
             self.rule(SHUT, [ours, DROP]);
         }
     }
@@ -155,13 +153,8 @@ impl Skeleton {
 }
 
 /// What comes from a port of ours, one of them that is about to die included.
-fn from_ports(table: &str) -> [Said; 2] {
-    [own(table), DOOMED].map(|group| in_group(MetaKey::Iifgroup, group))
-}
-
-/// The group of the links of the topology that a table is of.
-fn own(table: &str) -> u32 {
-    Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group
+fn from_ports(groups: Groups) -> [Said; 2] {
+    groups.map(|group| in_group(MetaKey::Iifgroup, group))
 }
 
 fn in_group(key: MetaKey, group: u32) -> Said {

@@ -1,27 +1,19 @@
 //! From the types of the `nftables` crate to what nfnetlink takes, as nft 1.0.6 itself compiles them: only the part of
 //! the language that [`super::rules`] speaks. Numbers are those of `linux/netfilter/nf_tables.h`.
 
-use nftables::expr::{Expression, FibFlag, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, Prefix};
+use std::borrow::Cow;
+
+use nftables::expr::{Expression, FibFlag, MetaKey, NamedExpression, Payload, PayloadField, Prefix};
 use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::stmt::{self, Mangle, Match, NAT, NATFamily, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::definition::{fields, map, set};
-use super::rules::Skeleton;
+use super::numbers::{
+    ETH_ARP, ETH_IPV4, ETH_IPV6, ETHER_TYPE, ICMP, ICMPV6, IPV4, IPV6, TCP, UDP, bit, meta_number, place, value, words,
+};
+use super::rules::{Groups, Skeleton};
 use crate::model::attribute::{LIST_ELEM, Put as _};
-
-pub(in crate::model::kinds) const IPV4: u8 = 2;
-pub(in crate::model::kinds) const IPV6: u8 = 10;
-
-/// Ether types (`linux/if_ether.h`).
-const ETH_ARP: [u8; 2] = [0x08, 0x06];
-const ETH_IPV4: [u8; 2] = [0x08, 0x00];
-const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
-
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 
 /// `NFTA_FIB_F_SADDR` and `NFTA_FIB_F_DADDR`.
 pub(super) const FIB_SADDR: u32 = 1;
@@ -30,24 +22,56 @@ const FIB_DADDR: u32 = 2;
 /// Registers in steps of four bytes from `NFT_REG32_00`.
 const FIRST: u32 = 0;
 
+/// `NFPROTO_INET` and `NFPROTO_BRIDGE` (`linux/netfilter.h`).
+pub(in crate::model::kinds) const INET: u8 = 1;
+pub(super) const BRIDGE: u8 = 7;
+
 /// `nfgen_family` of a table.
 pub(super) fn family(family: NfFamily) -> u8 {
     match family {
-        NfFamily::INet => 1,
-        NfFamily::Bridge => 7,
+        NfFamily::INet => INET,
+        NfFamily::Bridge => BRIDGE,
         other => unreachable!("the skeleton has no table of family {other:?}"),
     }
 }
 
-/// Attributes of an object of the skeleton other than the table itself.
-pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>, out: &mut Vec<u8>) {
+/// What stands for the groups of ports until it is known which topology it is.
+pub(super) const UNKNOWN: Groups = [0x6e3f_3f3f, 0x6e3f_3f21];
+
+/// Beside the number of a message whose attributes hold some of them.
+pub(super) const HOLDS_GROUP: u16 = 0x100;
+
+/// `NFT_MSG_NEWCHAIN`.
+pub(in crate::model::kinds) const NEW_CHAIN: u16 = 3;
+/// `NFT_MSG_NEWRULE`.
+pub(in crate::model::kinds) const NEW_RULE: u16 = 6;
+/// `NFT_MSG_NEWSET`.
+pub(super) const NEW_SET: u16 = 9;
+
+/// What is in a table: the message that makes an object, and its attributes but for the table.
+pub(super) fn objects(skeleton: &Skeleton) -> impl Iterator<Item = (u16, Cow<'static, [u8]>)> {
+    skeleton.objects[1..].iter().map(|object| (message(object), self::object(skeleton, object).into()))
+}
+
+fn message(object: &NfListObject<'_>) -> u16 {
     match object {
-        NfListObject::Chain(it) => chain(it, out),
-        NfListObject::Rule(it) => rule(it, skeleton, out),
-        NfListObject::Set(it) => set(it, out),
-        NfListObject::Map(it) => map(it, out),
+        NfListObject::Chain(_) => NEW_CHAIN,
+        NfListObject::Rule(_) => NEW_RULE,
+        _ => NEW_SET,
+    }
+}
+
+/// Attributes of an object, but for the table that it is in.
+pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match object {
+        NfListObject::Chain(it) => chain(it, &mut out),
+        NfListObject::Rule(it) => rule(it, skeleton, &mut out),
+        NfListObject::Set(it) => set(it, &mut out),
+        NfListObject::Map(it) => map(it, &mut out),
         other => unreachable!("the skeleton has no such object: {other:?}"),
     }
+    out
 }
 
 /// `NFT_CHAIN_BASE` (`linux/netfilter/nf_tables.h`).
@@ -55,7 +79,7 @@ pub(in crate::model::kinds) const BASE_CHAIN: u32 = 1;
 
 /// Attributes of a chain.
 fn chain(chain: &Chain<'_>, out: &mut Vec<u8>) {
-    out.put_text(1, &chain.table).put_text(3, &chain.name);
+    out.put_text(3, &chain.name);
     if let (Some(kind), Some(hook), Some(priority)) = (chain._type, chain.hook, chain.prio) {
         let accept = u32::from(chain.policy != Some(NfChainPolicy::Drop));
         let kind = match kind {
@@ -81,7 +105,7 @@ fn hook_number(hook: NfHook) -> u32 {
 
 /// Attributes of a rule; maps are looked up in the skeleton for what they give.
 fn rule(rule: &Rule<'_>, skeleton: &Skeleton, out: &mut Vec<u8>) {
-    out.put_text(1, &rule.table).put_text(2, &rule.chain);
+    out.put_text(2, &rule.chain);
     out.put_nest(4, |out| {
         let mut code = Code { skeleton, out: &mut *out, network: None, transport: None };
         rule.expr.iter().for_each(|statement| code.statement(statement));
@@ -340,126 +364,4 @@ impl Code<'_> {
 /// As the kernel dumps registers: by the old 16-byte numbers where they begin there (`nft_dump_register`).
 fn register(word: u32) -> u32 {
     if word.is_multiple_of(4) { 1 + word / 4 } else { 8 + word }
-}
-
-/// How many registers of four bytes a value fills.
-fn words(of: &Expression<'_>) -> u32 {
-    match of {
-        Expression::Named(NamedExpression::Meta(meta)) if meta.key == MetaKey::L4proto => 1,
-        Expression::Named(NamedExpression::Meta(_)) => 4,
-        payload => place(payload).2.div_ceil(4),
-    }
-}
-
-fn meta_number(key: MetaKey) -> u32 {
-    match key {
-        MetaKey::Protocol => 1,
-        MetaKey::Iifname => 6,
-        MetaKey::Oifname => 7,
-        MetaKey::Nftrace => 12,
-        MetaKey::Nfproto => 15,
-        MetaKey::L4proto => 16,
-        MetaKey::Iifgroup => 21,
-        MetaKey::Oifgroup => 22,
-        other => unreachable!("the skeleton asks for no {other:?}"),
-    }
-}
-
-/// Base, offset and length of the ether type.
-const ETHER_TYPE: (u32, u32, u32) = (0, 12, 2);
-
-/// Header (0 link, 1 network, 2 transport), offset and length of a field in bytes.
-fn place(of: &Expression<'_>) -> (u32, u32, u32) {
-    let field = match of {
-        Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) => field,
-        Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))) if raw.base == PayloadBase::TH => {
-            return (2, raw.offset / 8, raw.len / 8);
-        }
-        _ => unreachable!("no field of a header: {of:?}"),
-    };
-    match (&*field.protocol, &*field.field) {
-        ("ether", "saddr") => (0, 6, 6),
-        ("ether", "type") => ETHER_TYPE,
-        ("arp", "operation") => (1, 6, 2),
-        ("arp", "saddr ether") => (1, 8, 6),
-        ("arp", "saddr ip") => (1, 14, 4),
-        ("ip", "saddr") => (1, 12, 4),
-        ("ip", "daddr") => (1, 16, 4),
-        ("ip6", "saddr") => (1, 8, 16),
-        ("ip6", "daddr") => (1, 24, 16),
-        ("th", "sport") => (2, 0, 2),
-        ("th" | "tcp" | "udp", "dport") => (2, 2, 2),
-        ("tcp", "flags") => (2, 13, 1),
-        ("icmp" | "icmpv6", "type") => (2, 0, 1),
-        other => unreachable!("the skeleton looks at no {other:?}"),
-    }
-}
-
-/// A word as the bytes that the left side has in its register.
-fn value(of: &Expression<'_>, word: &str) -> Vec<u8> {
-    if let Ok(address) = word.parse::<std::net::Ipv4Addr>() {
-        return address.octets().to_vec();
-    }
-    if let Ok(address) = word.parse::<std::net::Ipv6Addr>() {
-        return address.octets().to_vec();
-    }
-    let icmp = matches!(of, Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) if field.protocol == "icmp");
-    match (of, word) {
-        (Expression::Named(NamedExpression::Meta(meta)), group)
-            if matches!(meta.key, MetaKey::Iifgroup | MetaKey::Oifgroup) =>
-        {
-            group.parse::<u32>().unwrap_or_default().to_ne_bytes().to_vec()
-        }
-        (_, "ipv4") => vec![IPV4],
-        (_, "ipv6") => vec![IPV6],
-        (_, "local") => 2u32.to_ne_bytes().to_vec(), // RTN_LOCAL
-        (_, "sctp") => vec![132],
-        (_, "arp") => ETH_ARP.to_vec(),
-        (_, "ip") => ETH_IPV4.to_vec(),
-        (_, "ip6") => ETH_IPV6.to_vec(),
-        (_, "request") => vec![0, 1], // ARPOP_REQUEST
-        (_, "echo-reply") if icmp => vec![0],
-        (_, "destination-unreachable") if icmp => vec![3],
-        (_, "redirect") if icmp => vec![5],
-        (_, "echo-request") if icmp => vec![8],
-        (_, "time-exceeded") if icmp => vec![11],
-        (_, "parameter-problem") if icmp => vec![12],
-        (_, "destination-unreachable") => vec![1],
-        (_, "packet-too-big") => vec![2],
-        (_, "time-exceeded") => vec![3],
-        (_, "parameter-problem") => vec![4],
-        (_, "echo-request") => vec![128],
-        (_, "echo-reply") => vec![129],
-        (_, "nd-router-advert") => vec![134],
-        (_, "nd-neighbor-advert") => vec![136],
-        (_, "nd-redirect") => vec![137],
-        (_, "mld2-listener-report") => vec![143],
-        (Expression::Named(NamedExpression::Payload(_)), number) if number.parse::<u16>().is_ok() => {
-            let number = number.parse::<u16>().unwrap_or_default().to_be_bytes();
-            number[number.len() - place(of).2 as usize..].to_vec()
-        }
-        (Expression::Named(NamedExpression::Meta(_)), name) => interface(name).to_vec(),
-        other => unreachable!("the skeleton compares with no {other:?}"),
-    }
-}
-
-/// An interface name as it stands in a register: filled up with NUL.
-pub(in crate::model::kinds) fn interface(name: &str) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    let length = name.len().min(15);
-    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
-    bytes
-}
-
-/// Bits of conntrack's state (`NF_CT_STATE_BIT`) and status (`enum ip_conntrack_status`), and TCP's flags (RFC 9293).
-fn bit(of: &Expression<'_>, word: &str) -> u32 {
-    match word {
-        "invalid" => 1,
-        "established" | "syn" => 1 << 1,
-        "related" | "rst" => 1 << 2,
-        "new" => 1 << 3,
-        "dnat" => 1 << 5,
-        "ack" => 1 << 4,
-        other => unreachable!("the skeleton asks {of:?} for no {other}"),
-    }
 }

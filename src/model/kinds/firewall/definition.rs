@@ -5,28 +5,30 @@ use nftables::schema::{Map, Set, SetFlag, SetType, SetTypeValue};
 
 use crate::model::attribute::{LIST_ELEM, Put as _};
 
-/// Attributes of a set's definition, but for its number within the transaction.
+/// Attributes of a set's definition.
 pub(super) fn set(set: &Set<'_>, out: &mut Vec<u8>) {
     let has = |flag, bit| if set.flags.as_ref().is_some_and(|flags| flags.contains(&flag)) { bit } else { 0 };
     let flags =
         has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
-    let concatenated = key(&set.table, &set.name, flags, &set.set_type, out);
+    let concatenated = key(&set.name, flags, &set.set_type, out);
     if let Some(seconds) = set.timeout {
-        out.put(11, &(u64::from(seconds) * 1000).to_be_bytes());
+        out.put(EXPIRES, &(u64::from(seconds) * 1000).to_be_bytes());
     }
     out.put(13, &byte_orders(&set.set_type, None));
     describe(set.size, concatenated, out);
+    numbered(out);
 }
 
 /// Attributes of a map's definition.
 pub(super) fn map(map: &Map<'_>, out: &mut Vec<u8>) {
     const MAP: u32 = 0x8;
     let flags = MAP | if map.flags.is_some() { INTERVAL } else { 0 };
-    let concatenated = key(&map.table, &map.name, flags, &map.set_type, out);
+    let concatenated = key(&map.name, flags, &map.set_type, out);
     out.put_number(6, type_number(&map.map)); // NFTA_SET_DATA_TYPE
     out.put_number(7, width(&map.map)); // NFTA_SET_DATA_LEN
     out.put(13, &byte_orders(&map.set_type, Some(&map.map)));
     describe(None, concatenated, out);
+    numbered(out);
 }
 
 /// `NFT_SET_INTERVAL`.
@@ -36,25 +38,36 @@ const TIMEOUT: u32 = 0x10;
 const FILLED_BY_PACKETS: u32 = 0x20;
 const CONCAT: u32 = 0x80;
 
+/// `NFTA_SET_ID`, by which others refer to it within the transaction: none does, all know it by its name, but Linux insists.
+fn numbered(out: &mut Vec<u8>) {
+    out.put_number(10, 0);
+}
+
 /// What names it, its flags and its key; and the fields of the key that have to be [described](describe). All in the
 /// order in which the kernel dumps it (`nf_tables_fill_set`).
-fn key<'a>(table: &str, name: &str, flags: u32, key: &'a SetTypeValue<'_>, out: &mut Vec<u8>) -> &'a [SetType] {
+fn key<'a>(name: &str, flags: u32, key: &'a SetTypeValue<'_>, out: &mut Vec<u8>) -> &'a [SetType] {
     // Only sets of intervals need to know the fields; to others a concatenation is one key.
     let concatenated = if flags & INTERVAL == 0 { &[] } else { fields(key) };
     let (flags, concatenated) = if concatenated.len() > 1 { (flags | CONCAT, concatenated) } else { (flags, &[][..]) };
-    out.put_text(1, table).put_text(2, name).put_number(3, flags);
+    out.put_text(2, name).put_number(3, flags);
     out.put_number(4, type_number(key)).put_number(5, width(key));
     concatenated
 }
 
-/// `NFTA_SET_DESC`, where there is anything to describe: `NFTA_SET_DESC_SIZE`, and `NFTA_SET_DESC_CONCAT` with
+/// `NFTA_SET_DESC`.
+pub(super) const DESCRIPTION: u16 = 9;
+
+/// `NFTA_SET_TIMEOUT`, in milliseconds.
+pub(super) const EXPIRES: u16 = 11;
+
+/// The [description](DESCRIPTION), where there is anything to describe: `NFTA_SET_DESC_SIZE`, and `NFTA_SET_DESC_CONCAT` with
 /// `NFTA_SET_FIELD_LEN` of each `NFTA_LIST_ELEM`.
 fn describe(size: Option<u32>, fields: &[SetType], out: &mut Vec<u8>) {
     if size.is_none() && fields.is_empty() {
         return;
     }
     let length = |field: &SetType| type_of(*field).1;
-    out.put_nest(9, |out| {
+    out.put_nest(DESCRIPTION, |out| {
         if let Some(size) = size {
             out.put_number(1, size);
         }

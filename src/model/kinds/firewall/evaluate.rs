@@ -10,6 +10,7 @@ use nftables::schema::NfListObject;
 use super::elements::Element;
 use super::expression::Expression;
 use super::lookup::Set;
+use super::numbers::interface;
 use super::packet::{Does, Packet, Service};
 use super::rules::Skeleton;
 use super::{Firewall, compile, text};
@@ -83,7 +84,8 @@ struct Chain {
 impl Ruleset {
     /// The rules of a firewall.
     pub fn new(firewall: &Firewall) -> Self {
-        Self { tables: Skeleton::of(&firewall.table).each_ref().map(|skeleton| Table::new(skeleton, firewall)) }
+        let skeletons = Skeleton::both(&firewall.table, super::groups(&firewall.table));
+        Self { tables: skeletons.map(|skeleton| Table::new(&skeleton, firewall)) }
     }
 
     /// The rules of a chain as nft lists them, in order.
@@ -129,7 +131,8 @@ impl Table {
         for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
             elements.entry(element.set()).or_default().push(element);
         }
-        for (object, bytes) in skeleton.compiled() {
+        for object in &skeleton.objects[1..] {
+            let bytes = &compile::object(skeleton, object);
             match object {
                 NfListObject::Chain(_) => chains.push(Chain::new(bytes)),
                 NfListObject::Rule(rule) => {
@@ -274,8 +277,8 @@ impl<'a> Walk<'a> {
         let to = data.number(1);
         match data.number(2) {
             1 => self.store(to, if self.packet.is_ipv6() { &[0x86, 0xdd] } else { &[0x08, 0x00] }),
-            6 => self.store(to, &compile::interface(&self.packet.iif)),
-            7 => self.store(to, &compile::interface(&self.packet.oif)),
+            6 => self.store(to, &interface(&self.packet.iif)),
+            7 => self.store(to, &interface(&self.packet.oif)),
             15 => self.store(to, &[if self.packet.is_ipv6() { 10 } else { 2 }]),
             16 => self.store(to, &[self.packet.protocol()]),
             21 => self.store(to, &self.packet.iif_group?.to_ne_bytes()),

@@ -1,7 +1,7 @@
 //! The packet filter of a topology: two nftables tables of its name, `inet` for routing, NAT and filter, `bridge` for
 //! what the former never sees. One resource, because they stand and fall in one transaction.
 //!
-//! The rules are a fixed skeleton (`rules`, compiled by `compile`); all that the topology says is in the elements
+//! The rules are a fixed skeleton (`rules`, compiled by `compile` when netrec is built); all that the topology says is in the elements
 //! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
 mod asked;
@@ -9,12 +9,14 @@ mod begin;
 mod bridged;
 mod compare;
 pub(super) mod compile;
+mod compiled;
 mod definition;
 mod elements;
 mod evaluate;
 mod expression;
 mod flows;
 mod lookup;
+pub(super) mod numbers;
 mod packet;
 mod policies;
 mod rules;
@@ -23,7 +25,7 @@ mod tracing;
 mod wanted;
 mod wire;
 
-use nftables::schema::{NfListObject, Set};
+use std::borrow::Cow;
 
 pub use self::asked::Asked;
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
@@ -31,14 +33,14 @@ pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
 pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
-use self::rules::Skeleton;
+use self::rules::{Groups, Skeleton};
 pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use smallvec::smallvec;
 
 use crate::model::attribute::{self, Put as _};
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
-use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
+use crate::model::wire::{Body, DOOMED, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
 
 /// The two tables of a topology.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,17 +96,16 @@ impl Firewall {
     pub(in crate::model) fn observed(tables: &[TableFacts]) -> Option<Self> {
         let name = tables.first()?.name.clone();
         let (mut altered, mut found) = (None, Vec::new());
-        for skeleton in Skeleton::of(&name).iter() {
-            let family = compile::family(skeleton.family);
+        for (family, skeleton) in compiled::tables(groups(&name)) {
             let Some(table) = tables.iter().find(|table| table.family == family) else {
-                let gone = if family == 1 { "table inet is gone" } else { "table bridge is gone" };
+                let gone = if family == compile::INET { "table inet is gone" } else { "table bridge is gone" };
                 altered.get_or_insert_with(|| gone.to_owned());
                 continue;
             };
-            if let Some(difference) = compare::difference(skeleton, table) {
+            if let Some(difference) = compare::difference(&skeleton, table) {
                 altered.get_or_insert(difference);
             }
-            for set in compare::sets(skeleton) {
+            for set in compare::sets(&skeleton) {
                 let lists = table.elements.iter().filter(|list| attribute::is_text(list, 2, set));
                 match wire::decode(set, lists.map(Vec::as_slice)) {
                     Some(elements) => found.extend(elements),
@@ -134,11 +135,12 @@ impl Firewall {
                 from.delete(&mut rules);
                 with_notes().create(CREATE, &mut rules);
                 if to.elements.iter().any(Element::closes) {
-                    for skeleton in Skeleton::shut(&to.table) {
-                        rules.extend(objects(&skeleton));
+                    for skeleton in Skeleton::shut(&to.table, groups(&to.table)) {
+                        let family = compile::family(skeleton.family);
+                        rules.extend(compile::objects(&skeleton).map(|object| made(&to.table, family, object)));
                         let mut chain = Vec::new();
-                        chain.put_text(1, &to.table).put_text(3, rules::SHUT);
-                        open.push(message(&skeleton, DELETE_CHAIN, 0, chain));
+                        chain.put_text(3, rules::SHUT);
+                        open.push(said(&to.table, family, (DELETE_CHAIN, 0), chain));
                     }
                 }
             }
@@ -161,20 +163,25 @@ impl Firewall {
     }
 
     fn delete(&self, out: &mut Vec<NftMessage>) {
-        for skeleton in Skeleton::of(&self.table).iter() {
+        for family in [compile::INET, compile::BRIDGE] {
             // Adding what may be there makes the deletion sure to find something.
-            out.push(table(skeleton, NEW_TABLE, CREATE));
-            out.push(table(skeleton, DELETE_TABLE, 0));
+            out.push(new_table(&self.table, family, CREATE));
+            out.push(said(&self.table, family, (DELETE_TABLE, 0), Vec::new()));
         }
     }
 
     fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
-        for skeleton in Skeleton::of(&self.table).iter() {
-            out.push(table(skeleton, NEW_TABLE, flags));
-            out.extend(objects(skeleton));
+        for (family, objects) in compiled::tables(groups(&self.table)) {
+            out.push(new_table(&self.table, family, flags));
+            out.extend(objects.into_iter().map(|object| made(&self.table, family, object)));
         }
         out.extend(wire::messages(&self.table, wire::NEW_ELEMENTS, CREATE, self.elements.iter()));
     }
+}
+
+/// The groups that ports of the topology of a table are in.
+fn groups(table: &str) -> Groups {
+    [Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group, DOOMED]
 }
 
 /// `NLM_F_CREATE`.
@@ -186,50 +193,41 @@ pub(super) const APPEND: u16 = 0x800;
 
 pub(super) const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
-pub(super) const NEW_CHAIN: u16 = 3;
-pub(super) const NEW_RULE: u16 = 6;
 const DELETE_CHAIN: u16 = 5;
-const NEW_SET: u16 = 9;
 
-fn table(skeleton: &Skeleton, message: u16, flags: u16) -> NftMessage {
+/// No flags: dormant would mean that nothing is filtered.
+fn new_table(table: &Text, family: u8, flags: u16) -> NftMessage {
     let mut attributes = Vec::new();
-    attributes.put_text(1, &skeleton.table);
-    if message == NEW_TABLE {
-        attributes.put_number(2, 0); // no flags: dormant would mean that nothing is filtered
-    }
-    self::message(skeleton, message, flags, attributes)
+    attributes.put_number(2, 0);
+    said(table, family, (NEW_TABLE, flags), attributes)
 }
 
-fn message(skeleton: &Skeleton, message: u16, flags: u16, attributes: Vec<u8>) -> NftMessage {
-    NftMessage { message, family: compile::family(skeleton.family), flags, attributes }
-}
-
-/// The messages that make what is in a table; the table itself is made before.
-fn objects(skeleton: &Skeleton) -> impl Iterator<Item = NftMessage> {
-    skeleton.compiled().enumerate().map(|(at, (it, sent))| object(skeleton, (it, sent), 1 + at as u32))
-}
-
-/// The message that makes an object of the skeleton.
-fn object(skeleton: &Skeleton, (object, sent): (&NfListObject<'_>, &[u8]), id: u32) -> NftMessage {
-    let (message, flags, id) = match object {
-        NfListObject::Chain(_) => (NEW_CHAIN, CREATE, None),
-        NfListObject::Rule(_) => (NEW_RULE, CREATE | APPEND, None),
-        _ => (NEW_SET, CREATE, Some(id)), // for this transaction only
-    };
-    let mut attributes = match object {
+/// The message that makes what is in a table; the table itself is made before.
+fn made(table: &Text, family: u8, (message, attributes): compiled::Object) -> NftMessage {
+    match message {
+        compile::NEW_RULE => said(table, family, (message, CREATE | APPEND), attributes),
         // Told a size, the kernel makes room for as many at once, a mebibyte. Not told, it makes room as packets fill the
         // set, up to just that many (`nft_dynset_init`), which is what is read back.
-        NfListObject::Set(it) if it.size == Some(rules::FLOWS) => {
-            let mut attributes = Vec::new();
-            definition::set(&Set { size: None, ..(**it).clone() }, &mut attributes);
-            attributes
+        compile::NEW_SET if compare::remembers(&attributes) => {
+            let mut untold = Vec::with_capacity(attributes.len());
+            attribute::walk(&attributes).filter(|(kind, _)| *kind != definition::DESCRIPTION).for_each(
+                |(kind, content)| {
+                    untold.put(kind, content);
+                },
+            );
+            said(table, family, (message, CREATE), untold)
         }
-        _ => sent.to_owned(),
-    };
-    if let Some(id) = id {
-        attributes.put_number(10, id); // NFTA_SET_ID
+        _ => said(table, family, (message, CREATE), attributes),
     }
-    self::message(skeleton, message, flags, attributes)
+}
+
+fn said(
+    table: &Text,
+    family: u8,
+    (message, flags): (u16, u16),
+    attributes: impl Into<Cow<'static, [u8]>>,
+) -> NftMessage {
+    NftMessage { message, family, flags, table: table.clone(), attributes: attributes.into() }
 }
 
 impl Kind for Firewall {

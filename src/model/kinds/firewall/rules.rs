@@ -1,18 +1,17 @@
-//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name. All that
-//! differs between topologies is in the elements ([`super::elements`]), so the number of rules never grows.
+//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name and the groups of
+//! its ports. All else that differs between topologies is in the elements (`elements`), so the number of rules never grows.
+//!
+//! The build script takes this module as well (`compiled`), so it knows the language of rules and nothing of netrec.
 //!
 //! Base chains accept by policy and judge only what comes from, goes to or is mapped to a bridge of the topology.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
 use nftables::expr::{Payload, PayloadField, Prefix, Range};
 use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
 use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, SetOp, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
-
-use super::compile;
 
 /// Priorities as nft names them (nft(8), standard priority names); bridge chains have their own (`bridged`).
 const RAW: i32 = -300;
@@ -34,53 +33,46 @@ pub(super) struct Skeleton {
     pub(super) family: NfFamily,
     /// Its name, the same in both families.
     pub(super) table: String,
-    /// Sets and maps, chains and rules in the order in which they are made.
+    /// The table itself, and what is in it as the kernel lists it: sets and maps, chains, and rules chain by chain.
     pub(super) objects: Vec<Object>,
-    /// Their attributes, once somebody asked for them.
-    compiled: OnceLock<Vec<Box<[u8]>>>,
 }
 
+/// The groups that ports of a topology are in: as long as they are to be there, and when they are about to die.
+pub(super) type Groups = [u32; 2];
+
 impl Skeleton {
-    /// Both tables of a topology. Those that were asked for last are kept: what is made is compared with what is looked at.
-    pub(super) fn of(table: &str) -> Arc<[Self; 2]> {
-        static LAST: Mutex<Option<Arc<[Skeleton; 2]>>> = Mutex::new(None);
-        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = last.as_ref().filter(|kept| kept[0].table == table) {
-            return Arc::clone(kept);
-        }
-        Arc::clone(last.insert(Arc::new([Self::inet(table), Self::bridge(table)])))
+    /// Both tables of a topology.
+    pub(super) fn both(table: &str, groups: Groups) -> [Self; 2] {
+        [Self::inet(table), Self::bridge(table, groups)].map(Self::in_order)
     }
 
-    /// All objects but the table itself, each with the attributes that it is made of.
-    pub(super) fn compiled(&self) -> impl Iterator<Item = (&Object, &[u8])> {
-        let all = || {
-            // Kept for as long as the program runs, by the hundred: none longer than it is.
-            let mut out = Vec::with_capacity(1024);
-            let one = |object| {
-                out.clear();
-                compile::object(self, object, &mut out);
-                Box::from(out.as_slice())
-            };
-            self.objects[1..].iter().map(one).collect()
-        };
-        self.objects[1..].iter().zip(self.compiled.get_or_init(all)).map(|(object, sent)| (object, &**sent))
+    fn in_order(mut self) -> Self {
+        let chains =
+            self.objects.iter().filter_map(|it| if let NfListObject::Chain(it) = it { Some(&it.name) } else { None });
+        let chains: Vec<Cow<'static, str>> = chains.cloned().collect();
+        self.objects.sort_by_key(|object| match object {
+            NfListObject::Rule(it) => 2 + chains.iter().position(|chain| *chain == it.chain).unwrap_or_default(),
+            NfListObject::Chain(_) => 1,
+            _ => 0,
+        });
+        self
     }
 
     /// What is laid over both tables while they are replaced. Linux puts new rules in force before it fills their sets of
     /// intervals (`nft_set_commit_update`, after `gencursor` has moved on): for that time, milliseconds on a busy host, what
     /// only such an element forbids would pass. So nothing is forwarded until the transaction is over.
-    pub(super) fn shut(table: &str) -> [Self; 2] {
+    pub(super) fn shut(table: &str, groups: Groups) -> [Self; 2] {
         let [mut inet, mut bridge] = [NfFamily::INet, NfFamily::Bridge].map(|family| Self::new(family, table));
         inet.base(SHUT, NfChainType::Filter, (NfHook::Forward, FILTER));
         inet.rule(SHUT, [is(iifname(), "@bridges"), DROP]);
         inet.rule(SHUT, [is(oifname(), "@bridges"), DROP]);
-        bridge.shut_ports(table);
+        bridge.shut_ports(groups);
         [inet, bridge]
     }
 
     pub(super) fn new(family: NfFamily, table: &str) -> Self {
         let own = Table { family, name: table.to_owned().into(), handle: None };
-        Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)], compiled: OnceLock::new() }
+        Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)] }
     }
 
     /// Routing, NAT and filter.

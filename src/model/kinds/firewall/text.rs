@@ -14,7 +14,7 @@ use super::rules::Skeleton;
 /// Both tables with their elements.
 pub(super) fn tables(table: &str, elements: &Elements) -> String {
     let mut out = String::new();
-    for skeleton in Skeleton::of(table).iter() {
+    for skeleton in Skeleton::both(table, super::groups(table)) {
         let family = if skeleton.family == NfFamily::INet { "inet" } else { "bridge" };
         line(&mut out, format_args!("table {family} {table} {{"));
         for object in &skeleton.objects {
@@ -35,7 +35,7 @@ pub(super) fn tables(table: &str, elements: &Elements) -> String {
                     let more = if it.flags.is_some() { INTERVAL } else { "" };
                     set(&mut out, ("map", &it.name, &(kind + more)), elements);
                 }
-                NfListObject::Chain(it) => chain(&mut out, it, skeleton),
+                NfListObject::Chain(it) => chain(&mut out, it, &skeleton),
                 _ => {}
             }
         }

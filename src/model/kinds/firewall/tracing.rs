@@ -6,8 +6,9 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use super::packet::{Packet, Service};
 use super::rules::{Expr, Said, Skeleton, any, assign, is, meta, payload};
-use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, objects};
+use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, made, said};
 use crate::model::attribute::Put as _;
+use crate::model::resource::Text;
 use crate::model::values::Protocol;
 use crate::model::wire::NftMessage;
 
@@ -18,7 +19,7 @@ const FIRST: i32 = -450;
 const OWNED: u32 = 2;
 
 /// The messages that make tables of that name, in which packets like this one are marked.
-pub fn tracing(table: &str, packet: &Packet) -> Vec<NftMessage> {
+pub fn tracing(table: &Text, packet: &Packet) -> Vec<NftMessage> {
     let mut messages = Vec::new();
     for (family, hooks) in [
         (NfFamily::INet, &[("prerouting", NfHook::Prerouting), ("output", NfHook::Output)][..]),
@@ -29,15 +30,10 @@ pub fn tracing(table: &str, packet: &Packet) -> Vec<NftMessage> {
             skeleton.base(chain, NfChainType::Filter, (*hook, FIRST));
             skeleton.rule(chain, like(packet));
         }
-        let mut attributes = Vec::new();
-        attributes.put_text(1, table).put_number(2, OWNED);
-        messages.push(NftMessage {
-            message: NEW_TABLE,
-            family: compile::family(family),
-            flags: CREATE | EXCLUSIVE,
-            attributes,
-        });
-        messages.extend(objects(&skeleton));
+        let (family, mut owned) = (compile::family(family), Vec::new());
+        owned.put_number(2, OWNED);
+        messages.push(said(table, family, (NEW_TABLE, CREATE | EXCLUSIVE), owned));
+        messages.extend(compile::objects(&skeleton).map(|object| made(table, family, object)));
     }
     messages
 }

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use nftables::types::NfFamily;
 
-use super::compile::{self, interface};
+use super::compile;
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
 use super::flows::{Sent, Stale};
+use super::numbers::interface;
 use crate::model::attribute::{self, Put as _};
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
@@ -31,14 +31,14 @@ const INTERVAL_END: u32 = 1;
 
 /// The messages that add elements to their sets, delete them or ask for them, in the order of the sets' names.
 pub(super) fn messages<'a>(
-    table: &str,
+    table: &Text,
     message: u16,
     flags: u16,
     elements: impl Iterator<Item = &'a Element>,
 ) -> Vec<NftMessage> {
     let mut lists: BTreeMap<(&'static str, u8), Vec<Vec<u8>>> = BTreeMap::new();
     for element in elements {
-        let family = compile::family(if element.is_bridged() { NfFamily::Bridge } else { NfFamily::INet });
+        let family = if element.is_bridged() { compile::BRIDGE } else { compile::INET };
         let list = lists.entry((element.set(), family)).or_default();
         if list.last().is_none_or(|bytes| bytes.len() > LONGEST) {
             list.push(Vec::with_capacity(1024));
@@ -50,22 +50,22 @@ pub(super) fn messages<'a>(
     for ((set, family), list) in lists {
         for content in list {
             let mut attributes = Vec::with_capacity(content.len() + 128);
-            attributes.put_text(1, table).put_text(2, set);
+            attributes.put_text(2, set);
             attributes.put_nest(3, |out| {
                 out.extend(content);
                 out
             });
-            messages.push(NftMessage { message, family, flags, attributes });
+            messages.push(NftMessage { message, family, flags, table: table.clone(), attributes: attributes.into() });
         }
     }
     messages
 }
 
 /// The message that empties a set of the table `inet`, whatever is in it.
-pub(super) fn flush(table: &str, set: &str) -> NftMessage {
+pub(super) fn flush(table: &Text, set: &str) -> NftMessage {
     let mut attributes = Vec::new();
-    attributes.put_text(1, table).put_text(2, set);
-    NftMessage { message: DELETE_ELEMENTS, family: compile::family(NfFamily::INet), flags: 0, attributes }
+    attributes.put_text(2, set);
+    super::said(table, compile::INET, (DELETE_ELEMENTS, 0), attributes)
 }
 
 /// The nodes of one element, one attribute each.

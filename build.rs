@@ -1,0 +1,59 @@
+//! Compiles the rules of every topology: their modules are taken as they are, so there is one place that says what they are,
+//! and what a run would have to work out anew each time is a part of the program.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use model::kinds::firewall::tables;
+
+#[path = "src/model"]
+#[allow(dead_code, unreachable_pub, reason = "they are the program's, which uses more of them")]
+mod model {
+    pub mod attribute;
+    pub mod kinds {
+        pub mod firewall {
+            mod bridged;
+            mod compile;
+            mod definition;
+            mod numbers;
+            mod rules;
+
+            use compile::{HOLDS_GROUP, UNKNOWN};
+
+            use crate::model::attribute::Put as _;
+
+            /// Both tables of any topology by their family: under the number of the message that makes an object, its
+            /// attributes.
+            pub fn tables() -> impl Iterator<Item = (u8, Vec<u8>)> {
+                rules::Skeleton::both("", UNKNOWN).into_iter().map(|skeleton| {
+                    let mut out = Vec::new();
+                    for (message, attributes) in compile::objects(&skeleton) {
+                        let mut words = attributes.chunks(4);
+                        let holds = words.any(|word| UNKNOWN.iter().any(|group| word == group.to_ne_bytes()));
+                        out.put(if holds { message | HOLDS_GROUP } else { message }, &attributes);
+                    }
+                    (compile::family(skeleton.family), out)
+                })
+            }
+        }
+    }
+}
+
+fn main() {
+    // Lengths and kinds of attributes are in the byte order of the machine that they are for.
+    let native = if cfg!(target_endian = "big") { "big" } else { "little" };
+    let target = env::var("CARGO_CFG_TARGET_ENDIAN").expect("cargo says it");
+    assert_eq!(
+        native, target,
+        "rules are compiled in the byte order of the machine that builds: build on one like the target"
+    );
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says it"));
+    for (family, compiled) in tables() {
+        fs::write(out.join(format!("rules.{family}")), compiled).expect("the directory is there to be written to");
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/model/attribute.rs");
+    for module in ["bridged", "compile", "definition", "numbers", "rules"] {
+        println!("cargo::rerun-if-changed=src/model/kinds/firewall/{module}.rs");
+    }
+}
