@@ -103,7 +103,8 @@ fn hook_number(hook: NfHook) -> u32 {
     }
 }
 
-/// Attributes of a rule; maps are looked up in the skeleton for what they give.
+/// Attributes of a rule, with defaults that the kernel dumps, so that it mostly says what it was told; maps are looked up in
+/// the skeleton for what they give.
 fn rule(rule: &Rule<'_>, skeleton: &Skeleton, out: &mut Vec<u8>) {
     out.put_text(2, &rule.chain);
     out.put_nest(4, |out| {
@@ -186,6 +187,7 @@ impl Code<'_> {
     }
 
     fn any_of(&mut self, left: &Expression<'_>, words: &[Expression<'_>]) {
+        const MASK_AND_XOR: u32 = 0; // NFT_BITWISE_MASK_XOR, as where NFTA_BITWISE_OP is left out
         let bits = words.iter().fold(0, |bits, word| match word {
             Expression::String(word) => bits | bit(left, word),
             other => unreachable!("bits have names: {other:?}"),
@@ -196,7 +198,9 @@ impl Code<'_> {
         let bits = if width == 4 { bits.to_ne_bytes() } else { [bits as u8, 0, 0, 0] };
         self.say("bitwise", |out| {
             out.put_number(1, register(FIRST)).put_number(2, register(FIRST)).put_number(3, width as u32);
-            out.put_nest(4, |out| out.put(1, &bits[..width])).put_nest(5, |out| out.put(1, &[0; 4][..width]))
+            out.put_number(6, MASK_AND_XOR)
+                .put_nest(4, |out| out.put(1, &bits[..width]))
+                .put_nest(5, |out| out.put(1, &[0; 4][..width]))
         });
         self.compare(Operator::NEQ, &[0; 4][..width]);
     }
@@ -216,10 +220,10 @@ impl Code<'_> {
         const INVERTED: u32 = 1;
         self.say("lookup", |out| {
             out.put_text(1, set).put_number(2, register(FIRST));
-            if absent {
-                out.put_number(5, INVERTED);
+            if gives {
+                out.put_number(3, register(FIRST));
             }
-            if gives { out.put_number(3, register(FIRST)) } else { out }
+            out.put_number(5, if absent { INVERTED } else { 0 })
         });
     }
 
