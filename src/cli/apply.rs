@@ -209,7 +209,9 @@ impl Errand<'_> {
         record.result = result(&report, settled.as_ref());
         History::default().add(&record);
         self.tell(plan, &report, settled.as_ref());
-        Ok(settled_exit(&report, settled.as_ref()))
+        let exit = settled_exit(&report, settled.as_ref());
+        output::leave((report, kernel));
+        Ok(exit)
     }
 
     /// The right to write. What was asked before somebody else gave it away is of another time.

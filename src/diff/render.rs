@@ -59,13 +59,13 @@ impl std::fmt::Display for Summary {
 /// The whole difference as text: lines `symbol id  what  reason`, the host first, then namespace by namespace; empty if
 /// there is none.
 pub fn text(diff: &Diff) -> String {
-    let all: Vec<(String, &Change)> =
-        in_display_order(diff).into_iter().map(|(id, change)| (id.to_string(), change)).collect();
-    let width = all.iter().map(|(id, _)| id.chars().count()).max().unwrap_or(0).min(ID_WIDTH);
-    let (mut text, mut line) = (String::new(), String::new());
-    for (id, change) in &all {
+    let all = in_display_order(diff);
+    let width = all.iter().map(|(id, _)| id.width()).max().unwrap_or(0).min(ID_WIDTH);
+    let (mut text, mut line) = (String::with_capacity(all.len() * WIDTH), String::with_capacity(2 * WIDTH));
+    for (id, change) in all {
         line.clear();
-        let _ = write!(line, "{} {id:<width$}  ", symbol(change));
+        let _ = write!(line, "{} {id}", symbol(change));
+        line.extend(std::iter::repeat_n(' ', width.saturating_sub(id.width()) + 2));
         let head = line.len();
         let what = what(change, (WIDTH - width - 4).min(LINE_WIDTH));
         for more in what.iter().take(LINES) {

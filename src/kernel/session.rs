@@ -82,7 +82,9 @@ fn sockets_of(pid: u32) -> Vec<u64> {
     let Ok(mut folder) = Dir::open(&path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) else {
         return Vec::new();
     };
-    let names: Vec<CString> = folder.iter().map_while(Result::ok).map(|entry| entry.file_name().to_owned()).collect();
+    let names = folder.iter().map_while(Result::ok).map(|entry| entry.file_name().to_owned());
+    // But for `.` and `..`.
+    let names: Vec<CString> = names.filter(|name| name.to_bytes().first().is_some_and(u8::is_ascii_digit)).collect();
     let socket = |name: CString| {
         // From its folder: on the way there the kernel asks each time whether we may look into that process.
         let target = readlinkat(&folder, &*name).ok()?;

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -20,6 +20,9 @@ use crate::model::wire::Body;
 /// A value written in one go is shorter, in bytes; with its end mark it is a page in the kernel (`proc_sys_call_handler`).
 const VALUE_BYTES: usize = 4095;
 
+/// Where all settings are.
+const ROOT: &str = "/proc/sys/";
+
 /// The file of a setting.
 ///
 /// # Errors
@@ -32,12 +35,15 @@ pub fn path(name: &str) -> Result<PathBuf, KernelError> {
         '/' => '.',
         other => other,
     };
-    let path: String = if dotted { name.chars().map(swapped).collect() } else { name.to_owned() };
+    let mut path = String::with_capacity(ROOT.len() + name.len());
+    path.push_str(ROOT);
+    path.extend(name.chars().map(|letter| if dotted { swapped(letter) } else { letter }));
+    let within = &path[ROOT.len()..];
     let sound = |component: &str| !matches!(component, "" | "." | "..") && !component.contains('\0');
-    if !path.starts_with("net/") || !path.split('/').all(sound) {
+    if !within.starts_with("net/") || !within.split('/').all(sound) {
         return Err(KernelError::BadName(format!("`{name}` is not a setting under net")));
     }
-    Ok(Path::new("/proc/sys").join(path))
+    Ok(path.into())
 }
 
 /// The value of a setting, several numbers separated by one space each; none if it does not exist, or has no value

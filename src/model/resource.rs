@@ -47,6 +47,11 @@ impl ResourceId {
     pub fn new(netns: &Text, kind: KindName, name: impl Into<Text>) -> Self {
         Self { netns: netns.clone(), kind, name: name.into() }
     }
+
+    /// In so many characters it is written.
+    pub fn width(&self) -> usize {
+        self.netns.chars().count() + self.kind.word().len() + self.name.chars().count() + 2
+    }
 }
 
 /// By namespace, kind and name. Ids in one namespace mostly hold one text of its name, which is not read then.
@@ -74,7 +79,10 @@ impl PartialOrd for ResourceId {
 
 impl fmt::Display for ResourceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.netns, self.kind, self.name)
+        for part in [&self.netns, "/", self.kind.word(), "/"] {
+            f.write_str(part)?;
+        }
+        f.write_str(&self.name)
     }
 }
 

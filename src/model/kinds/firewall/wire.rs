@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::compile;
 use super::elements::{Element, Listen, Mapping, Passage, Role, Verdict};
@@ -131,7 +132,7 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
 /// The key of a note that is of no mapping: no protocol and no port, where no flow was sent to, and an address of such bytes.
 fn at_no_port(ipv6: bool, to: u8) -> Key {
     let address = if ipv6 { 16 } else { 4 };
-    Key([vec![0; address + 12], vec![to; address]].concat())
+    Key([vec![0; address + 12], vec![to; address]].concat().into())
 }
 
 fn node(out: &mut Vec<u8>, key: &Key, last: Option<Key>, gives: Option<Key>) {
@@ -156,13 +157,13 @@ fn after(net: &IpNet) -> Option<IpAddr> {
     }
 }
 
-/// Bytes of a key or of data, field after field.
+/// Bytes of a key or of data, field after field: two addresses and what else is asked of a packet at most.
 #[derive(Clone, Default)]
-struct Key(Vec<u8>);
+struct Key(SmallVec<[u8; 64]>);
 
 impl Key {
     fn add(mut self, field: &[u8]) -> Self {
-        self.0.extend(field);
+        self.0.extend_from_slice(field);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
     }
@@ -254,7 +255,7 @@ impl<'a> Node<'a> {
         if set.starts_with("stale") {
             let ipv6 = !ipv4;
             let of_all = [(0, Stale::Begun { ipv6 }), (0xff, Stale::Forgotten { ipv6 })];
-            if let Some((_, note)) = of_all.into_iter().find(|(to, _)| at_no_port(ipv6, *to).0 == self.key) {
+            if let Some((_, note)) = of_all.into_iter().find(|(to, _)| *at_no_port(ipv6, *to).0 == *self.key) {
                 return Some(Element::Stale(note));
             }
             let (at, protocol) = (key.address(ipv4)?, key.protocol()?);
