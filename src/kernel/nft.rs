@@ -398,7 +398,7 @@ fn refusal(answer: &Answer, message: Option<usize>) -> Option<NftError> {
 /// A transaction as it goes over the wire, of a generation if one is given: its messages are numbered from `first` on, and
 /// the last is acknowledged.
 pub fn transaction(batch: &[NftMessage], generation: Option<u32>, first: u32) -> Vec<u8> {
-    let room = |it: &NftMessage| HEADER + GENMSG + HEADER + it.table.len() + it.attributes.len() + 8;
+    let room = |it: &NftMessage| HEADER + GENMSG + it.table.len() + 8 + it.attributes.len();
     let mut out = Vec::with_capacity(batch.iter().map(room).sum::<usize>() + 64);
     let begin = |out: &mut Vec<u8>| {
         if let Some(id) = generation {

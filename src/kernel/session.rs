@@ -83,7 +83,7 @@ fn sockets_of(pid: u32) -> Vec<u64> {
         return Vec::new();
     };
     let names = folder.iter().map_while(Result::ok).map(|entry| entry.file_name().to_owned());
-    // But for `.` and `..`.
+    // Descriptors are numbers; `.` and `..` are none.
     let names: Vec<CString> = names.filter(|name| name.to_bytes().first().is_some_and(u8::is_ascii_digit)).collect();
     let socket = |name: CString| {
         // From its folder: on the way there the kernel asks each time whether we may look into that process.

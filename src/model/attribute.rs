@@ -152,20 +152,23 @@ pub(super) fn agrees(sent: &[u8], dumped: &[u8], ignored: &[u16]) -> bool {
 /// Whether attributes were dumped just as they were sent, as they mostly are, but for the flags of nests. What is in a nest
 /// stands right behind its header.
 fn alike(sent: &[u8], dumped: &[u8]) -> bool {
+    if sent.len() != dumped.len() {
+        return false;
+    }
     let mut at = 0;
-    while at < sent.len() && sent.len() == dumped.len() {
-        let (Some(own), Some(found)) = (head(&sent[at..]), head(&dumped[at..])) else { return false };
-        let ((length, kind), (found, kind_found)) = (own, found);
-        if (length, kind & KIND_MASK) != (found, kind_found & KIND_MASK) {
+    while at < sent.len() {
+        let (Some((length, kind)), Some((dumped_length, dumped_kind))) = (head(&sent[at..]), head(&dumped[at..]))
+        else {
             return false;
-        }
+        };
         let end = if kind & NESTED == 0 { sent.len().min(at + length.next_multiple_of(4)) } else { at + HEADER };
-        if sent[at + HEADER..end] != dumped[at + HEADER..end] {
+        let same_head = length == dumped_length && kind & KIND_MASK == dumped_kind & KIND_MASK;
+        if !same_head || sent[at + HEADER..end] != dumped[at + HEADER..end] {
             return false;
         }
         at = end;
     }
-    sent.len() == dumped.len()
+    true
 }
 
 fn same((kind, sent): (u16, &[u8]), dumped: &[u8]) -> bool {
@@ -252,6 +255,16 @@ mod tests {
         })
     }
 
+    /// As Linux dumps rules: nests have no flag.
+    fn unflagged(mut bytes: Vec<u8>) -> Vec<u8> {
+        let mut at = 0;
+        while let Some((length, kind)) = head(&bytes[at..]) {
+            bytes[at + 2..at + HEADER].copy_from_slice(&(kind & KIND_MASK).to_ne_bytes());
+            at += if kind & NESTED == 0 { length.next_multiple_of(4) } else { HEADER };
+        }
+        bytes
+    }
+
     fn written(entries: &[Entry]) -> Vec<u8> {
         let mut out = Vec::new();
         for (kind, content) in entries {
@@ -302,8 +315,22 @@ mod tests {
             for ignored in [&[][..], &[2]] {
                 let expected = by_definition(&sent, &dumped, ignored);
                 prop_assert_eq!(agrees(&written(&sent), &written(&dumped), ignored), expected);
+                prop_assert_eq!(agrees(&written(&sent), &unflagged(written(&dumped)), ignored), expected);
             }
         }
+    }
+
+    #[test]
+    fn what_is_dumped_as_it_was_sent_is_seen_at_a_glance() {
+        let sent = sample(&[7, 8]);
+        let dumped = unflagged(sent.clone());
+        assert!(sent != dumped && alike(&sent, &dumped) && alike(&sent, &sent));
+        for at in 0..dumped.len() {
+            let mut other = dumped.clone();
+            other[at] ^= 1;
+            assert!(!alike(&sent, &other), "byte {at}");
+        }
+        assert!(!alike(&sent, &dumped[..dumped.len() - 4]) && !alike(&sent[..4], &dumped[..8]));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl ResourceId {
         Self { netns: netns.clone(), kind, name: name.into() }
     }
 
-    /// In so many characters it is written.
+    /// How many characters its text has.
     pub fn width(&self) -> usize {
         self.netns.chars().count() + self.kind.word().len() + self.name.chars().count() + 2
     }
@@ -310,4 +310,18 @@ pub trait Wire: Kind {
 
     /// All of this kind that bear the owner's mark.
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_as_wide_as_it_is_written() {
+        for (netns, name) in [(HOST, "netrec-shop"), ("c0", "eth0:fd00::2/64"), ("müller", "br–größe"), ("", "")] {
+            let id = ResourceId::new(&netns.into(), KindName::Address, name);
+            assert_eq!(id.to_string(), format!("{netns}/address/{name}"));
+            assert_eq!(id.width(), id.to_string().chars().count());
+        }
+    }
 }

@@ -15,14 +15,12 @@ pub use super::facts::{
 };
 use super::hash;
 use super::kinds::firewall::Flows;
+pub use super::kinds::firewall::numbers::DOOMED;
 use super::resource::{ResourceId, Text};
 use super::shared::Shared;
 
 /// Route, rule and address protocol of everything netrec makes: free in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 78;
-
-/// The link group that links are put into right before they are deleted in one request.
-pub const DOOMED: u32 = 0x6e72_646d;
 
 /// Whose things we look after: the topology, and the number that its links carry in `IFLA_GROUP` from birth on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

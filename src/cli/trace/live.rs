@@ -69,7 +69,7 @@ impl Live {
             let Some(at) = event.rule else { return "policy".to_owned() };
             let rules =
                 if event.table == own { world.rules(event.family == "bridge", &event.chain) } else { Vec::new() };
-            rules.get(at).map_or_else(|| format!("rule {}", at + 1), |rule| (*rule).to_owned())
+            rules.get(at).cloned().unwrap_or_else(|| format!("rule {}", at + 1))
         };
         // What goes on is of interest only where it remembers something; what is accepted by policy was not judged.
         let decides = |event: &&Event| match event.verdict {

@@ -66,7 +66,7 @@ impl<'a> World<'a> {
     }
 
     /// The rules of a chain of the topology's as nft lists them, in order.
-    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<&str> {
+    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<String> {
         self.firewall.iter().flat_map(|(_, rules)| rules.rules(bridge, chain)).collect()
     }
 
@@ -295,7 +295,7 @@ impl Walk<'_> {
             let (decisions, passes) = rules.hook(bridge, hook, &mut self.packet, &|address| world.is_local(address));
             let at = format!("{} {}", if bridge { "bridge" } else { "inet" }, hook.word());
             for decision in decisions {
-                let step = self.step(&at, decision);
+                let step = self.step(&at, bridge, decision);
                 self.steps.push(step);
             }
             if let (false, Some(last)) = (passes, self.steps.last()) {
@@ -305,7 +305,7 @@ impl Walk<'_> {
         if hook == Hook::Forward { self.others(bridge) } else { Ok(()) }
     }
 
-    fn step(&self, at: &str, Decision { chain, rule, elements, does }: Decision) -> Step {
+    fn step(&self, at: &str, bridge: bool, Decision { chain, rule, elements, does }: Decision) -> Step {
         // What is remembered is the way back, which says nothing about this one.
         let known = elements.iter().filter(|_| does != Does::Remember);
         let mut keys: Vec<Key> = Vec::new();
@@ -315,6 +315,7 @@ impl Walk<'_> {
             }
         }
         let elements = elements.iter().map(Element::nft).collect();
+        let rule = self.world.rules(bridge, &chain).swap_remove(rule);
         Step { at: at.into(), chain, rule, elements, verdict: does.to_string(), keys }
     }
 

@@ -9,7 +9,8 @@ use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase,
 use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use super::rules::{ACCEPT, DROP, Expr, Groups, Matching, SHUT, Said, Skeleton};
+use super::numbers::DOOMED;
+use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
 use super::rules::{
     any, assign, concat, goto, iifname, ip, ip6, is, is_not, jump, meta, neighbour_discovery, passage, payload, range,
     update,
@@ -29,8 +30,8 @@ fn reports() -> [[Said; 2]; 2] {
 
 impl Skeleton {
     /// What the inet family never sees.
-    pub(super) fn bridge(table: &str, groups: Groups) -> Self {
-        let mut it = Self::new(NfFamily::Bridge, table);
+    pub(super) fn bridge(group: u32) -> Self {
+        let mut it = Self::new(NfFamily::Bridge);
         it.set("loose", &[Ifname], Matching::Exact);
         it.set("macs", &[Ifname, EtherAddr], Matching::Exact);
         it.set("sources4", &[Ifname, Ipv4Addr], Matching::Exact);
@@ -45,17 +46,17 @@ impl Skeleton {
         for chain in ["port", "port_arp", "port_ip", "port_ip6", "forward_ip", "forward_ip6", "joining"] {
             it.chain(chain);
         }
-        it.honesty(groups);
+        it.honesty(group);
         it.within();
-        it.joining(groups);
+        it.joining(group);
         it
     }
 
     /// Endpoints send as themselves, and play neither router nor DHCP server. Their ports are known by the group that they
     /// have from birth, or right before they die, so that none is ever without its guard.
-    fn honesty(&mut self, groups: Groups) {
+    fn honesty(&mut self, group: u32) {
         let at = |what| concat(vec![iifname(), what]);
-        for ours in from_ports(groups) {
+        for ours in from_ports(group) {
             self.rule("prerouting", [ours, is_not(iifname(), "@loose"), goto("port")]);
         }
         self.rule("port", [is_not(at(payload("ether", "saddr")), "@macs"), DROP]);
@@ -96,15 +97,15 @@ impl Skeleton {
     /// A listener report without a source address is for bridges only: routers must discard it (RFC 3590, 4). Ours has heard it
     /// when it comes here, and behind a guarded port there is no other. Without a querier it would go to every port: among
     /// a thousand containers a million packets, each through all rules below and through the receiver's own stack.
-    fn joining(&mut self, [own, _]: Groups) {
-        let guarded = [in_group(MetaKey::Oifgroup, own), is_not(meta(MetaKey::Oifname), "@loose")];
+    fn joining(&mut self, group: u32) {
+        let guarded = [in_group(MetaKey::Oifgroup, group), is_not(meta(MetaKey::Oifname), "@loose")];
         self.rule("joining", guarded.into_iter().chain([DROP]).collect::<Vec<_>>());
     }
 
     /// Nothing goes from a port of ours to another one.
-    pub(super) fn shut_ports(&mut self, groups: Groups) {
+    pub(super) fn shut_ports(&mut self, group: u32) {
         self.base(SHUT, NfChainType::Filter, (NfHook::Forward, FILTER));
-        for ours in from_ports(groups) {
+        for ours in from_ports(group) {
             self.rule(SHUT, [ours, DROP]);
         }
     }
@@ -153,8 +154,8 @@ impl Skeleton {
 }
 
 /// What comes from a port of ours, one of them that is about to die included.
-fn from_ports(groups: Groups) -> [Said; 2] {
-    groups.map(|group| in_group(MetaKey::Iifgroup, group))
+fn from_ports(own: u32) -> [Said; 2] {
+    [own, DOOMED].map(|group| in_group(MetaKey::Iifgroup, group))
 }
 
 fn in_group(key: MetaKey, group: u32) -> Said {

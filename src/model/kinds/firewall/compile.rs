@@ -12,7 +12,7 @@ use super::definition::{fields, map, set};
 use super::numbers::{
     ETH_ARP, ETH_IPV4, ETH_IPV6, ETHER_TYPE, ICMP, ICMPV6, IPV4, IPV6, TCP, UDP, bit, meta_number, place, value, words,
 };
-use super::rules::{Groups, Skeleton};
+use super::rules::Skeleton;
 use crate::model::attribute::{LIST_ELEM, Put as _};
 
 /// `NFTA_FIB_F_SADDR` and `NFTA_FIB_F_DADDR`.
@@ -35,10 +35,10 @@ pub(super) fn family(family: NfFamily) -> u8 {
     }
 }
 
-/// What stands for the groups of ports until it is known which topology it is.
-pub(super) const UNKNOWN: Groups = [0x6e3f_3f3f, 0x6e3f_3f21];
+/// What stands for the group of ports until it is known which topology it is.
+pub(super) const UNKNOWN: u32 = 0x6e3f_3f3f;
 
-/// Beside the number of a message whose attributes hold some of them.
+/// Beside the number of a message whose attributes hold it.
 pub(super) const HOLDS_GROUP: u16 = 0x100;
 
 /// `NFT_MSG_NEWCHAIN`.
@@ -50,7 +50,7 @@ pub(super) const NEW_SET: u16 = 9;
 
 /// What is in a table: the message that makes an object, and its attributes but for the table.
 pub(super) fn objects(skeleton: &Skeleton) -> impl Iterator<Item = (u16, Cow<'static, [u8]>)> {
-    skeleton.objects[1..].iter().map(|object| (message(object), self::object(skeleton, object).into()))
+    skeleton.objects.iter().map(|object| (message(object), self::object(skeleton, object).into()))
 }
 
 fn message(object: &NfListObject<'_>) -> u16 {

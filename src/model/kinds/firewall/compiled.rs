@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 
 use super::compile::{self, HOLDS_GROUP, UNKNOWN};
-use super::rules::Groups;
 use crate::model::attribute;
 
 const TABLES: [(u8, &[u8]); 2] = [
@@ -15,23 +14,22 @@ const TABLES: [(u8, &[u8]); 2] = [
 /// The message that makes an object, and its attributes but for the table that it is in.
 pub(super) type Object = (u16, Cow<'static, [u8]>);
 
-/// Both tables of a topology by their family, each with what is in it in the order in which the kernel lists it.
-pub(super) fn tables(groups: Groups) -> impl Iterator<Item = (u8, Vec<Object>)> {
+/// Both tables of a topology whose ports are in that group, by their family: each with what is in it in the order in which
+/// the kernel lists it.
+pub(super) fn tables(group: u32) -> impl Iterator<Item = (u8, Vec<Object>)> {
     TABLES.into_iter().map(move |(family, objects)| {
         let object = |(message, attributes)| match message & HOLDS_GROUP {
             0 => (message, Cow::Borrowed(attributes)),
-            _ => (message & !HOLDS_GROUP, filled_in(attributes, groups).into()),
+            _ => (message & !HOLDS_GROUP, filled_in(attributes, group).into()),
         };
         (family, attribute::walk(objects).map(object).collect())
     })
 }
 
-fn filled_in(attributes: &[u8], groups: Groups) -> Vec<u8> {
+fn filled_in(attributes: &[u8], group: u32) -> Vec<u8> {
     let mut attributes = attributes.to_vec();
-    for (unknown, group) in UNKNOWN.into_iter().zip(groups) {
-        for word in attributes.chunks_exact_mut(4).filter(|word| **word == unknown.to_ne_bytes()) {
-            word.copy_from_slice(&group.to_ne_bytes());
-        }
+    for word in attributes.chunks_exact_mut(4).filter(|word| **word == UNKNOWN.to_ne_bytes()) {
+        word.copy_from_slice(&group.to_ne_bytes());
     }
     attributes
 }
@@ -43,8 +41,8 @@ mod tests {
 
     #[test]
     fn what_was_compiled_before_is_what_would_be_compiled_now() {
-        for groups in [[0x6e00_0001, 0x6e72_646d], UNKNOWN] {
-            for (skeleton, (family, objects)) in Skeleton::both("any", groups).iter().zip(tables(groups)) {
+        for group in [0x6e00_0001, 0x6e00_0000, 0x6eff_ffff, UNKNOWN, UNKNOWN ^ 1] {
+            for (skeleton, (family, objects)) in Skeleton::both(group).iter().zip(tables(group)) {
                 assert_eq!(compile::family(skeleton.family), family);
                 assert_eq!(compile::objects(skeleton).collect::<Vec<_>>(), objects);
             }

@@ -12,11 +12,11 @@ pub(super) fn set(set: &Set<'_>, out: &mut Vec<u8>) {
         has(SetFlag::Interval, INTERVAL) | has(SetFlag::Timeout, TIMEOUT) | has(SetFlag::Dynamic, FILLED_BY_PACKETS);
     let concatenated = key(&set.name, flags, &set.set_type, out);
     if let Some(seconds) = set.timeout {
-        out.put(EXPIRES, &(u64::from(seconds) * 1000).to_be_bytes());
+        out.put(11, &(u64::from(seconds) * 1000).to_be_bytes()); // NFTA_SET_TIMEOUT
     }
     out.put(13, &byte_orders(&set.set_type, None));
     describe(set.size, concatenated, out);
-    numbered(out);
+    out.put_number(ID, 0);
 }
 
 /// Attributes of a map's definition.
@@ -28,20 +28,22 @@ pub(super) fn map(map: &Map<'_>, out: &mut Vec<u8>) {
     out.put_number(7, width(&map.map)); // NFTA_SET_DATA_LEN
     out.put(13, &byte_orders(&map.set_type, Some(&map.map)));
     describe(None, concatenated, out);
-    numbered(out);
+    out.put_number(ID, 0);
 }
+
+/// `NFTA_SET_FLAGS`.
+pub(super) const FLAGS: u16 = 3;
+/// `NFTA_SET_DESC`.
+pub(super) const DESCRIPTION: u16 = 9;
+/// `NFTA_SET_ID`, by which others refer to it within the transaction: none does, all know it by its name, but Linux insists.
+const ID: u16 = 10;
 
 /// `NFT_SET_INTERVAL`.
 pub(super) const INTERVAL: u32 = 0x4;
 const TIMEOUT: u32 = 0x10;
 /// `NFT_SET_EVAL`.
-const FILLED_BY_PACKETS: u32 = 0x20;
+pub(super) const FILLED_BY_PACKETS: u32 = 0x20;
 const CONCAT: u32 = 0x80;
-
-/// `NFTA_SET_ID`, by which others refer to it within the transaction: none does, all know it by its name, but Linux insists.
-fn numbered(out: &mut Vec<u8>) {
-    out.put_number(10, 0);
-}
 
 /// What names it, its flags and its key; and the fields of the key that have to be [described](describe). All in the
 /// order in which the kernel dumps it (`nf_tables_fill_set`).
@@ -49,16 +51,10 @@ fn key<'a>(name: &str, flags: u32, key: &'a SetTypeValue<'_>, out: &mut Vec<u8>)
     // Only sets of intervals need to know the fields; to others a concatenation is one key.
     let concatenated = if flags & INTERVAL == 0 { &[] } else { fields(key) };
     let (flags, concatenated) = if concatenated.len() > 1 { (flags | CONCAT, concatenated) } else { (flags, &[][..]) };
-    out.put_text(2, name).put_number(3, flags);
+    out.put_text(2, name).put_number(FLAGS, flags);
     out.put_number(4, type_number(key)).put_number(5, width(key));
     concatenated
 }
-
-/// `NFTA_SET_DESC`.
-pub(super) const DESCRIPTION: u16 = 9;
-
-/// `NFTA_SET_TIMEOUT`, in milliseconds.
-pub(super) const EXPIRES: u16 = 11;
 
 /// The [description](DESCRIPTION), where there is anything to describe: `NFTA_SET_DESC_SIZE`, and `NFTA_SET_DESC_CONCAT` with
 /// `NFTA_SET_FIELD_LEN` of each `NFTA_LIST_ELEM`.

@@ -5,15 +5,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use nftables::schema::NfListObject;
-
 use super::elements::Element;
 use super::expression::Expression;
 use super::lookup::Set;
 use super::numbers::interface;
 use super::packet::{Does, Packet, Service};
-use super::rules::Skeleton;
-use super::{Firewall, compile, text};
+use super::{Firewall, compile, compiled, text};
 use crate::model::attribute::{self, number};
 
 /// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
@@ -50,8 +47,8 @@ impl Hook {
 pub struct Decision {
     /// The chain it stands in.
     pub chain: String,
-    /// As nft lists it.
-    pub rule: String,
+    /// Which of its [rules](Ruleset::rules), from zero.
+    pub rule: usize,
     /// Elements that it found in its sets.
     pub elements: Vec<Element>,
     /// What it did.
@@ -61,7 +58,8 @@ pub struct Decision {
 /// The rules of both tables, compiled.
 #[derive(Debug)]
 pub struct Ruleset {
-    tables: [Table; 2],
+    group: u32,
+    tables: Vec<Table>,
 }
 
 #[derive(Debug)]
@@ -77,22 +75,20 @@ struct Chain {
     name: String,
     /// Where it is called: hook, priority, and whether of type `nat`; none if only rules do.
     base: Option<(u32, i32, bool)>,
-    /// What nft says, and what the kernel does.
-    rules: Vec<(String, Vec<Expression>)>,
+    /// What the kernel does.
+    rules: Vec<Vec<Expression>>,
 }
 
 impl Ruleset {
     /// The rules of a firewall.
     pub fn new(firewall: &Firewall) -> Self {
-        let skeletons = Skeleton::both(&firewall.table, super::groups(&firewall.table));
-        Self { tables: skeletons.map(|skeleton| Table::new(&skeleton, firewall)) }
+        let group = super::group(&firewall.table);
+        Self { group, tables: compiled::tables(group).map(|sent| Table::new(sent, firewall)).collect() }
     }
 
     /// The rules of a chain as nft lists them, in order.
-    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<&str> {
-        let table = self.tables.iter().find(|table| table.bridge == bridge);
-        let chain = table.and_then(|table| table.chains.iter().find(|it| it.name == chain));
-        chain.into_iter().flat_map(|chain| &chain.rules).map(|(text, _)| text.as_str()).collect()
+    pub fn rules(&self, bridge: bool, chain: &str) -> Vec<String> {
+        text::rules(self.group, bridge, chain)
     }
 
     /// Leads a packet through a hook of the host, or of its bridges: what was decided on the way, and whether it goes on.
@@ -124,20 +120,21 @@ impl Ruleset {
 }
 
 impl Table {
-    fn new(skeleton: &Skeleton, firewall: &Firewall) -> Self {
-        let bridge = compile::family(skeleton.family) == 7;
+    /// As it is sent.
+    fn new((family, objects): (u8, Vec<compiled::Object>), firewall: &Firewall) -> Self {
+        let bridge = family == compile::BRIDGE;
         let (mut chains, mut sets) = (Vec::new(), BTreeMap::new());
         let mut elements: BTreeMap<&str, Vec<&Element>> = BTreeMap::new();
         for element in firewall.elements.iter().filter(|element| element.is_bridged() == bridge) {
             elements.entry(element.set()).or_default().push(element);
         }
-        for object in &skeleton.objects[1..] {
-            let bytes = &compile::object(skeleton, object);
-            match object {
-                NfListObject::Chain(_) => chains.push(Chain::new(bytes)),
-                NfListObject::Rule(rule) => {
-                    if let Some(chain) = chains.iter_mut().find(|chain: &&mut Chain| chain.name == rule.chain) {
-                        chain.rules.push((text::rule(rule), Expression::all(bytes)));
+        for (message, bytes) in &objects {
+            match *message {
+                compile::NEW_CHAIN => chains.push(Chain::new(bytes)),
+                compile::NEW_RULE => {
+                    let of = attribute::text(bytes, 2);
+                    if let Some(chain) = chains.iter_mut().find(|chain: &&mut Chain| chain.name == of) {
+                        chain.rules.push(Expression::all(bytes));
                     }
                 }
                 _ => {
@@ -201,7 +198,7 @@ impl<'a> Walk<'a> {
     /// What a chain decides, if it does: whether the packet passes.
     fn through(&mut self, chain: &'a Chain) -> Option<bool> {
         let named = |name: &str| self.table.chains.iter().find(|chain| chain.name == name);
-        for (text, rule) in &chain.rules {
+        for (at, rule) in chain.rules.iter().enumerate() {
             match self.rule(rule) {
                 End::Next => {}
                 End::Return => return None,
@@ -213,8 +210,8 @@ impl<'a> Walk<'a> {
                 }
                 End::Does(does) => {
                     let elements = std::mem::take(&mut self.found);
-                    let (chain, rule, goes_on) = (chain.name.clone(), text.clone(), does == Does::Remember);
-                    self.decisions.push(Decision { chain, rule, elements, does: does.clone() });
+                    let (chain, goes_on) = (chain.name.clone(), does == Does::Remember);
+                    self.decisions.push(Decision { chain, rule: at, elements, does: does.clone() });
                     if !goes_on {
                         return Some(does != Does::Drop);
                     }

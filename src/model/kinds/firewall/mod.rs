@@ -1,8 +1,8 @@
 //! The packet filter of a topology: two nftables tables of its name, `inet` for routing, NAT and filter, `bridge` for
 //! what the former never sees. One resource, because they stand and fall in one transaction.
 //!
-//! The rules are a fixed skeleton (`rules`, compiled by `compile` when netrec is built); all that the topology says is in the elements
-//! of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
+//! The rules are a fixed skeleton (`rules`, compiled by `compile` when netrec is built); all that the topology says is in
+//! the elements of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
 
 mod asked;
 mod begin;
@@ -16,7 +16,7 @@ mod evaluate;
 mod expression;
 mod flows;
 mod lookup;
-pub(super) mod numbers;
+pub(in crate::model) mod numbers;
 mod packet;
 mod policies;
 mod rules;
@@ -33,14 +33,14 @@ pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
 pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
-use self::rules::{Groups, Skeleton};
+use self::rules::Skeleton;
 pub use self::tracing::tracing;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use smallvec::smallvec;
 
 use crate::model::attribute::{self, Put as _};
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
-use crate::model::wire::{Body, DOOMED, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
+use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place, TableFacts};
 
 /// The two tables of a topology.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -96,7 +96,7 @@ impl Firewall {
     pub(in crate::model) fn observed(tables: &[TableFacts]) -> Option<Self> {
         let name = tables.first()?.name.clone();
         let (mut altered, mut found) = (None, Vec::new());
-        for (family, skeleton) in compiled::tables(groups(&name)) {
+        for (family, skeleton) in compiled::tables(group(&name)) {
             let Some(table) = tables.iter().find(|table| table.family == family) else {
                 let gone = if family == compile::INET { "table inet is gone" } else { "table bridge is gone" };
                 altered.get_or_insert_with(|| gone.to_owned());
@@ -135,7 +135,7 @@ impl Firewall {
                 from.delete(&mut rules);
                 with_notes().create(CREATE, &mut rules);
                 if to.elements.iter().any(Element::closes) {
-                    for skeleton in Skeleton::shut(&to.table, groups(&to.table)) {
+                    for skeleton in Skeleton::shut(group(&to.table)) {
                         let family = compile::family(skeleton.family);
                         rules.extend(compile::objects(&skeleton).map(|object| made(&to.table, family, object)));
                         let mut chain = Vec::new();
@@ -171,7 +171,7 @@ impl Firewall {
     }
 
     fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
-        for (family, objects) in compiled::tables(groups(&self.table)) {
+        for (family, objects) in compiled::tables(group(&self.table)) {
             out.push(new_table(&self.table, family, flags));
             out.extend(objects.into_iter().map(|object| made(&self.table, family, object)));
         }
@@ -179,9 +179,9 @@ impl Firewall {
     }
 }
 
-/// The groups that ports of the topology of a table are in.
-fn groups(table: &str) -> Groups {
-    [Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group, DOOMED]
+/// The group that ports of the topology of a table are in.
+fn group(table: &str) -> u32 {
+    Owner::new(table.strip_prefix(Firewall::PREFIX).unwrap_or(table)).group
 }
 
 /// `NLM_F_CREATE`.

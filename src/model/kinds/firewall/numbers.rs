@@ -1,7 +1,10 @@
-//! The numbers that words of the language of rules stand for (`linux/netfilter/nf_tables.h`, `linux/if_ether.h`), and where the
-//! fields of headers lie.
+//! The numbers that words of the language of rules stand for (`linux/netfilter/nf_tables.h`, `linux/if_ether.h`), and where
+//! the fields of headers lie.
 
 use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase};
+
+/// The link group that links are put into right before they are deleted in one request.
+pub const DOOMED: u32 = 0x6e72_646d;
 
 pub(in crate::model::kinds) const IPV4: u8 = 2;
 pub(in crate::model::kinds) const IPV6: u8 = 10;

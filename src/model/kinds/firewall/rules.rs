@@ -1,5 +1,5 @@
-//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name and the groups of
-//! its ports. All else that differs between topologies is in the elements (`elements`), so the number of rules never grows.
+//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name and the group of its
+//! ports. All else that differs between topologies is in the elements (`elements`), so the number of rules never grows.
 //!
 //! The build script takes this module as well (`compiled`), so it knows the language of rules and nothing of netrec.
 //!
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
 use nftables::expr::{Payload, PayloadField, Prefix, Range};
-use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table};
+use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue};
 use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, SetOp, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
@@ -31,19 +31,14 @@ type Object = NfListObject<'static>;
 pub(super) struct Skeleton {
     /// `inet` or `bridge`.
     pub(super) family: NfFamily,
-    /// Its name, the same in both families.
-    pub(super) table: String,
-    /// The table itself, and what is in it as the kernel lists it: sets and maps, chains, and rules chain by chain.
+    /// What is in it as the kernel lists it: sets and maps, chains, and rules chain by chain.
     pub(super) objects: Vec<Object>,
 }
 
-/// The groups that ports of a topology are in: as long as they are to be there, and when they are about to die.
-pub(super) type Groups = [u32; 2];
-
 impl Skeleton {
-    /// Both tables of a topology.
-    pub(super) fn both(table: &str, groups: Groups) -> [Self; 2] {
-        [Self::inet(table), Self::bridge(table, groups)].map(Self::in_order)
+    /// Both tables of a topology whose ports are in that group.
+    pub(super) fn both(group: u32) -> [Self; 2] {
+        [Self::inet(), Self::bridge(group)].map(Self::in_order)
     }
 
     fn in_order(mut self) -> Self {
@@ -61,23 +56,22 @@ impl Skeleton {
     /// What is laid over both tables while they are replaced. Linux puts new rules in force before it fills their sets of
     /// intervals (`nft_set_commit_update`, after `gencursor` has moved on): for that time, milliseconds on a busy host, what
     /// only such an element forbids would pass. So nothing is forwarded until the transaction is over.
-    pub(super) fn shut(table: &str, groups: Groups) -> [Self; 2] {
-        let [mut inet, mut bridge] = [NfFamily::INet, NfFamily::Bridge].map(|family| Self::new(family, table));
+    pub(super) fn shut(group: u32) -> [Self; 2] {
+        let [mut inet, mut bridge] = [NfFamily::INet, NfFamily::Bridge].map(Self::new);
         inet.base(SHUT, NfChainType::Filter, (NfHook::Forward, FILTER));
         inet.rule(SHUT, [is(iifname(), "@bridges"), DROP]);
         inet.rule(SHUT, [is(oifname(), "@bridges"), DROP]);
-        bridge.shut_ports(groups);
+        bridge.shut_ports(group);
         [inet, bridge]
     }
 
-    pub(super) fn new(family: NfFamily, table: &str) -> Self {
-        let own = Table { family, name: table.to_owned().into(), handle: None };
-        Self { family, table: table.to_owned(), objects: vec![NfListObject::Table(own)] }
+    pub(super) fn new(family: NfFamily) -> Self {
+        Self { family, objects: Vec::new() }
     }
 
     /// Routing, NAT and filter.
-    fn inet(table: &str) -> Self {
-        let mut it = Self::new(NfFamily::INet, table);
+    fn inet() -> Self {
+        let mut it = Self::new(NfFamily::INet);
         it.sets();
         it.base("raw", NfChainType::Filter, (NfHook::Prerouting, RAW));
         it.base("prerouting", NfChainType::NAT, (NfHook::Prerouting, DSTNAT));
@@ -271,8 +265,7 @@ impl Skeleton {
     }
 
     pub(super) fn set(&mut self, name: impl Into<Cow<'static, str>>, key: &[SetType], matching: Matching) {
-        let (family, table, set_type) = (self.family, self.table.clone().into(), types(key));
-        let mut set = Set { family, table, name: name.into(), set_type, ..Set::default() };
+        let mut set = Set { name: name.into(), set_type: types(key), ..Set::default() };
         match matching {
             Matching::Exact => {}
             Matching::Interval => set.flags = Some([SetFlag::Interval].into()),
@@ -286,20 +279,16 @@ impl Skeleton {
 
     pub(super) fn map(&mut self, name: String, key: &[SetType], data: &[SetType], matching: Matching) {
         let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
-        let (family, table, set_type, map) = (self.family, self.table.clone().into(), types(key), types(data));
-        let map = Map { family, table, name: name.into(), set_type, map, flags, ..Map::default() };
+        let map = Map { name: name.into(), set_type: types(key), map: types(data), flags, ..Map::default() };
         self.objects.push(NfListObject::Map(Box::new(map)));
     }
 
     pub(super) fn chain(&mut self, name: &'static str) {
-        let (family, table) = (self.family, self.table.clone().into());
-        self.objects.push(NfListObject::Chain(Chain { family, table, name: name.into(), ..Chain::default() }));
+        self.objects.push(NfListObject::Chain(Chain { name: name.into(), ..Chain::default() }));
     }
 
     pub(super) fn base(&mut self, name: &'static str, kind: NfChainType, (hook, priority): (NfHook, i32)) {
         self.objects.push(NfListObject::Chain(Chain {
-            family: self.family,
-            table: self.table.clone().into(),
             name: name.into(),
             _type: Some(kind),
             hook: Some(hook),
@@ -310,8 +299,8 @@ impl Skeleton {
     }
 
     pub(super) fn rule(&mut self, chain: &'static str, expr: impl Into<Vec<Said>>) {
-        let (family, table, expr) = (self.family, self.table.clone().into(), expr.into().into());
-        self.objects.push(NfListObject::Rule(Rule { family, table, chain: chain.into(), expr, ..Rule::default() }));
+        let expr = expr.into().into();
+        self.objects.push(NfListObject::Rule(Rule { chain: chain.into(), expr, ..Rule::default() }));
     }
 }
 

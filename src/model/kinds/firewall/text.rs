@@ -14,7 +14,7 @@ use super::rules::Skeleton;
 /// Both tables with their elements.
 pub(super) fn tables(table: &str, elements: &Elements) -> String {
     let mut out = String::new();
-    for skeleton in Skeleton::both(table, super::groups(table)) {
+    for skeleton in Skeleton::both(super::group(table)) {
         let family = if skeleton.family == NfFamily::INet { "inet" } else { "bridge" };
         line(&mut out, format_args!("table {family} {table} {{"));
         for object in &skeleton.objects {
@@ -86,8 +86,18 @@ fn chain(out: &mut String, chain: &Chain<'_>, skeleton: &Skeleton) {
 }
 
 /// A rule without its place.
-pub(super) fn rule(rule: &Rule<'_>) -> String {
+fn rule(rule: &Rule<'_>) -> String {
     rule.expr.iter().map(statement).collect::<Vec<_>>().join(" ")
+}
+
+/// The rules of a chain of the topology whose ports are in that group, in order.
+pub(super) fn rules(group: u32, bridge: bool, chain: &str) -> Vec<String> {
+    let [inet, bridged] = Skeleton::both(group);
+    let of_chain = |object: &NfListObject<'_>| match object {
+        NfListObject::Rule(it) if it.chain == chain => Some(rule(it)),
+        _ => None,
+    };
+    if bridge { bridged } else { inet }.objects.iter().filter_map(of_chain).collect()
 }
 
 /// nft has names for priorities at the hooks where they make sense.

@@ -25,7 +25,7 @@ pub fn tracing(table: &Text, packet: &Packet) -> Vec<NftMessage> {
         (NfFamily::INet, &[("prerouting", NfHook::Prerouting), ("output", NfHook::Output)][..]),
         (NfFamily::Bridge, &[("prerouting", NfHook::Prerouting)][..]),
     ] {
-        let mut skeleton = Skeleton::new(family, table);
+        let mut skeleton = Skeleton::new(family);
         for (chain, hook) in hooks {
             skeleton.base(chain, NfChainType::Filter, (*hook, FIRST));
             skeleton.rule(chain, like(packet));

@@ -132,7 +132,9 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
 /// The key of a note that is of no mapping: no protocol and no port, where no flow was sent to, and an address of such bytes.
 fn at_no_port(ipv6: bool, to: u8) -> Key {
     let address = if ipv6 { 16 } else { 4 };
-    Key([vec![0; address + 12], vec![to; address]].concat().into())
+    let mut key = SmallVec::from_elem(0, address + 12);
+    key.resize(2 * address + 12, to);
+    Key(key)
 }
 
 fn node(out: &mut Vec<u8>, key: &Key, last: Option<Key>, gives: Option<Key>) {
