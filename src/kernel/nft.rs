@@ -13,7 +13,7 @@ use nix::sys::time::TimeVal;
 
 pub use self::outline::Outline;
 use super::netlink;
-use crate::model::attribute::{Put as _, number, text};
+use crate::model::attribute::{LIST_ELEM, Put as _, number, text};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::wire::{NftMessage, Owner, TableFacts};
 
@@ -288,13 +288,49 @@ impl Nft {
             Ok(attributes(listed).filter(|it| text(it, 1) == name).collect())
         };
         let (rules, sets) = (dump(GET_RULE, &by_name)?, dump(GET_SET, &by_name)?);
+        let named = |set: &Vec<u8>| {
+            let mut named = by_name.clone();
+            named.put_text(IN_TABLE, text(set, IN_TABLE));
+            named
+        };
+        let (listed, others): (Vec<_>, Vec<_>) = sets.iter().partition(|set| may_hold(set));
         let mut elements = Vec::new();
-        for set in sets.iter().filter(|set| may_hold(set)) {
-            let mut filter = by_name.clone();
-            filter.put_text(IN_TABLE, text(set, 2));
-            elements.extend(dump(GET_ELEMENTS, &filter)?);
+        for set in listed {
+            elements.extend(dump(GET_ELEMENTS, &named(set))?);
         }
+        elements.extend(self.catch_alls(family, others.into_iter().map(named))?);
         Ok(Some(TableFacts { family, name: name.to_owned(), flags, chains, rules, sets, elements }))
+    }
+
+    /// The elements of some sets that stand for all others (`NFT_SET_ELEM_CATCHALL`), which Linux counts nowhere and which
+    /// let through whatever is looked up. All in one go.
+    fn catch_alls(&mut self, family: u8, sets: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Vec<u8>>, NftError> {
+        const CATCH_ALL: u32 = 2;
+        let (first, mut count, mut out) = (self.sequence.wrapping_add(1), 0_u32, Vec::new());
+        for set in sets {
+            let one = |out: &mut Vec<u8>| {
+                out.extend_from_slice(&set);
+                out.put_nest(3, |out| out.put_nest(LIST_ELEM, |out| out.put_number(3, CATCH_ALL)));
+            };
+            push(&mut out, (NFTABLES << 8 | GET_ELEMENTS, NLM_F_REQUEST, first.wrapping_add(count)), (family, 0), one);
+            count += 1;
+        }
+        self.sequence = self.sequence.wrapping_add(count);
+        if count > 0 {
+            self.send(&out)?;
+        }
+        let (mut found, mut answered) = (Vec::new(), 0);
+        while answered < count {
+            for it in self.receive()?.into_iter().filter(|it| it.sequence.wrapping_sub(first) < count) {
+                answered += 1;
+                match refusal(&it, None).filter(|_| it.kind == NLMSG_ERROR) {
+                    Some(NftError::Refused { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                    Some(error) => return Err(error),
+                    None => found.push(it.body),
+                }
+            }
+        }
+        Ok(attributes(found).collect())
     }
 
     /// Asks one question: the answers with their `struct nfgenmsg`. What is no dump has one, or is refused.

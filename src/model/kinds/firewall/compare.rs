@@ -31,10 +31,18 @@ pub(super) fn difference(skeleton: &[Object], table: &TableFacts) -> Option<Stri
     chain.map(|name| format!("chain {name}")).or_else(set).or_else(rules)
 }
 
-/// Names of the sets and maps that hold what netrec writes, and not what packets leave.
-pub(super) fn sets(skeleton: &[Object]) -> impl Iterator<Item = &str> {
-    let sets = objects(skeleton, NEW_SET).into_iter().filter(|set| !remembers(set));
-    sets.map(|set| attribute::text(set, SET_NAME))
+/// Names of sets and maps, and who fills them.
+pub(super) fn sets(skeleton: &[Object]) -> impl Iterator<Item = (&str, Fills)> {
+    let fills = |set: &[u8]| if remembers(set) { Fills::Packets } else { Fills::Netrec };
+    objects(skeleton, NEW_SET).into_iter().map(move |set| (attribute::text(set, SET_NAME), fills(set)))
+}
+
+/// Who fills a set.
+pub(super) enum Fills {
+    /// With what a topology says.
+    Netrec,
+    /// With what is remembered of them for a while.
+    Packets,
 }
 
 /// Whether packets fill a set.

@@ -28,6 +28,7 @@ mod wire;
 use std::borrow::Cow;
 
 pub use self::asked::Asked;
+use self::compare::Fills;
 pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verdict};
 pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
@@ -105,9 +106,15 @@ impl Firewall {
             if let Some(difference) = compare::difference(&skeleton, table) {
                 altered.get_or_insert(difference);
             }
-            for set in compare::sets(&skeleton) {
-                let lists = table.elements.iter().filter(|list| attribute::is_text(list, 2, set));
-                match wire::decode(set, lists.map(Vec::as_slice)) {
+            for (set, fills) in compare::sets(&skeleton) {
+                let mut lists =
+                    table.elements.iter().filter(|list| attribute::is_text(list, 2, set)).map(Vec::as_slice);
+                let elements = match fills {
+                    Fills::Netrec => wire::decode(set, lists),
+                    // What packets leave is not asked for: an element of such a set is somebody else's.
+                    Fills::Packets => lists.next().is_none().then(Vec::new),
+                };
+                match elements {
                     Some(elements) => found.extend(elements),
                     None => drop(altered.get_or_insert_with(|| format!("elements of {set}"))),
                 }
