@@ -316,7 +316,9 @@ fn an_element_that_stands_for_all_others_is_seen_in_every_set() {
 #[test]
 fn elements_change_in_place_and_the_rest_stays() {
     lab::in_private_namespaces(|| {
+        // The second bears the name of ours, but is of another family.
         lab::nft("table inet other { chain forward { type filter hook forward priority 5; policy drop; }\n}");
+        lab::nft("table ip netrec-shop { chain input { type filter hook input priority 6; policy drop; }\n}");
         let (mut nft, from) = (Nft::open().unwrap(), shop());
         lab::take(&Op::Create(&from), None).unwrap();
         let rules = || lab::run("nft -a list chain inet netrec-shop between");
@@ -354,14 +356,15 @@ fn elements_change_in_place_and_the_rest_stays() {
         assert_eq!(observe(&mut nft).as_ref(), Some(&to));
         let outline = nft.outline().unwrap();
         let chains = outline.chains(&Owner::new("shop"));
-        assert_eq!(chains.len(), 1);
+        assert_eq!(chains.len(), 2);
+        assert!(chains[1].family == "ip" && chains[1].table == "netrec-shop" && chains[1].drops);
         assert!(
             chains[0].table == "other" && chains[0].priority == 5 && chains[0].drops && chains[0].hook == "forward"
         );
-        assert_eq!(outline.chains(&Owner::new("none")).len(), 11);
+        assert_eq!(outline.chains(&Owner::new("none")).len(), 12);
 
         lab::take(&Op::Delete(&to), None).unwrap();
-        assert_eq!(lab::run("nft list tables"), "table inet other\n");
+        assert_eq!(lab::run("nft list tables"), "table inet other\ntable ip netrec-shop\n");
         assert_eq!(observe(&mut nft), None);
     });
 }

@@ -1,6 +1,6 @@
 //! What tables and chains there are, of whomever.
 
-use super::{FAMILIES, GENMSG, INET};
+use super::{BRIDGE, FAMILIES, GENMSG, INET};
 use crate::model::attribute::{self, number, text};
 use crate::model::kinds::docker_user::DockerUser;
 use crate::model::kinds::firewall::Firewall;
@@ -19,8 +19,14 @@ impl Outline {
     /// accepts.
     pub fn chains(&self, owner: &Owner) -> Vec<ChainFacts> {
         let name = Firewall::table_name(&owner.topology);
-        let all = self.chains.iter().filter_map(|it| base_chain(*it.first()?, it.get(GENMSG..)?));
-        let mut chains: Vec<_> = all.filter(|it| it.table != name && it.table != UserRules::TABLE).collect();
+        let is_ours = |family, table: &str| match family {
+            INET => table == name || table == UserRules::TABLE,
+            BRIDGE => table == name,
+            _ => false,
+        };
+        let all = self.chains.iter().filter_map(|it| Some((*it.first()?, it.get(GENMSG..)?)));
+        let others = all.filter(|(family, it)| !is_ours(*family, text(it, 1)));
+        let mut chains: Vec<_> = others.filter_map(|(family, it)| base_chain(family, it)).collect();
         chains.sort_unstable();
         chains
     }
