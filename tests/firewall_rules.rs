@@ -313,6 +313,15 @@ fn an_element_that_stands_for_all_others_is_seen_in_every_set() {
     });
 }
 
+/// More than there is room for answers at once.
+#[test]
+fn sets_of_others_in_our_table_do_not_keep_it_from_being_read() {
+    lab::in_private_namespaces(|| {
+        let many = "seq 20000 | sed 's/.*/add set inet netrec-shop more& { type ifname; }/' | nft -f -";
+        assert_eq!(after(many), Some(Rules::Altered("set more1".into())));
+    });
+}
+
 #[test]
 fn elements_change_in_place_and_the_rest_stays() {
     lab::in_private_namespaces(|| {

@@ -23,6 +23,8 @@ const PATIENCE_S: i64 = 5;
 pub(super) const LOOKS: u32 = 20;
 /// Room for answers, in bytes.
 const BUFFER: usize = 4 << 20;
+/// How many questions are asked in one go.
+const AT_ONCE: usize = 64;
 /// Room for what is asked, in bytes.
 const QUESTION: usize = 64 << 10;
 
@@ -233,7 +235,7 @@ impl Nft {
         let listed = self.one((kind, NLM_F_DUMP), family, &filter)?.unwrap_or_default();
         Ok(match what {
             Question::Rules { table, chain, .. } => {
-                attributes(listed).filter(|it| text(it, 1) == table && text(it, 2) == chain).collect()
+                attributes(listed).filter(|it| text(it, TABLE) == table && text(it, IN_TABLE) == chain).collect()
             }
             Question::Elements { .. } => attributes(listed).collect(),
         })
@@ -285,7 +287,7 @@ impl Nft {
         by_name.put_text(TABLE, name);
         let mut dump = |what, filter: &[u8]| -> Result<Vec<Vec<u8>>, NftError> {
             let listed = self.ask((what, NLM_F_DUMP), family, filter)?;
-            Ok(attributes(listed).filter(|it| text(it, 1) == name).collect())
+            Ok(attributes(listed).filter(|it| text(it, TABLE) == name).collect())
         };
         let (rules, sets) = (dump(GET_RULE, &by_name)?, dump(GET_SET, &by_name)?);
         let named = |set: &Vec<u8>| {
@@ -298,27 +300,29 @@ impl Nft {
         for set in listed {
             elements.extend(dump(GET_ELEMENTS, &named(set))?);
         }
-        elements.extend(self.catch_alls(family, others.into_iter().map(named))?);
+        let others: Vec<Vec<u8>> = others.into_iter().map(named).collect();
+        for some in others.chunks(AT_ONCE) {
+            elements.extend(self.catch_alls(family, some)?);
+        }
         Ok(Some(TableFacts { family, name: name.to_owned(), flags, chains, rules, sets, elements }))
     }
 
     /// The elements of some sets that stand for all others (`NFT_SET_ELEM_CATCHALL`), which Linux counts nowhere and which
-    /// let through whatever is looked up. All in one go.
-    fn catch_alls(&mut self, family: u8, sets: impl Iterator<Item = Vec<u8>>) -> Result<Vec<Vec<u8>>, NftError> {
+    /// let through whatever is looked up. All in one go: there has to be room for as many answers.
+    fn catch_alls(&mut self, family: u8, sets: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, NftError> {
         const CATCH_ALL: u32 = 2;
-        let (first, mut count, mut out) = (self.sequence.wrapping_add(1), 0_u32, Vec::new());
-        for set in sets {
+        let (first, count) = (self.sequence.wrapping_add(1), sets.len() as u32);
+        let mut out = Vec::new();
+        for (set, sequence) in sets.iter().zip(0..) {
             let one = |out: &mut Vec<u8>| {
-                out.extend_from_slice(&set);
+                out.extend_from_slice(set);
                 out.put_nest(3, |out| out.put_nest(LIST_ELEM, |out| out.put_number(3, CATCH_ALL)));
             };
-            push(&mut out, (NFTABLES << 8 | GET_ELEMENTS, NLM_F_REQUEST, first.wrapping_add(count)), (family, 0), one);
-            count += 1;
+            let header = (NFTABLES << 8 | GET_ELEMENTS, NLM_F_REQUEST, first.wrapping_add(sequence));
+            push(&mut out, header, (family, 0), one);
         }
         self.sequence = self.sequence.wrapping_add(count);
-        if count > 0 {
-            self.send(&out)?;
-        }
+        self.send(&out)?;
         let (mut found, mut answered) = (Vec::new(), 0);
         while answered < count {
             for it in self.receive()?.into_iter().filter(|it| it.sequence.wrapping_sub(first) < count) {
@@ -473,7 +477,8 @@ fn push(
 }
 
 /// Whether it is worth asking for a set's elements: a newer kernel says how many there are (`NFTA_SET_COUNT`, exact but for
-/// intervals of one field, which it counts by halves), and what packets left in a set is nothing that anybody wrote.
+/// intervals of one field, which it counts by halves, and for [some](Nft::catch_alls)), and what packets left in a set is
+/// nothing that anybody wrote.
 fn may_hold(set: &[u8]) -> bool {
     const INTERVAL: u32 = 0x4;
     const FILLED_BY_PACKETS: u32 = 0x20; // NFT_SET_EVAL

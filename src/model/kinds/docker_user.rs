@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::firewall::compile::NEW_RULE;
 use super::firewall::numbers::{IPV4, IPV6};
-use super::firewall::{APPEND, CREATE};
+use super::firewall::{APPEND, CREATE, said};
 use smallvec::smallvec;
 
 use crate::model::attribute::{self, LIST_ELEM, Put as _, number};
@@ -81,7 +81,7 @@ impl DockerUser {
 
     fn message(&self, message: u16, flags: u16, attributes: Vec<u8>) -> NftMessage {
         let family = if self.ipv6 { IPV6 } else { IPV4 };
-        NftMessage { message, family, flags, table: Self::TABLE.into(), attributes: attributes.into() }
+        said(&Self::TABLE.into(), family, (message, flags), attributes)
     }
 
     fn delete(&self, handle: u64) -> NftMessage {

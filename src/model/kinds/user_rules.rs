@@ -4,12 +4,12 @@
 //! the topologies' own tables. It bears no mark and stays when the topologies go: whatever stands in it is not ours.
 
 use super::firewall::compile::{BASE_CHAIN, INET, NEW_CHAIN};
-use super::firewall::{CREATE, NEW_TABLE};
+use super::firewall::{CREATE, new_table, said};
 use smallvec::smallvec;
 
 use crate::model::attribute::Put as _;
-use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, host};
-use crate::model::wire::{Body, Facts, Lookup, Message, Missing, NftMessage, Owner, Place};
+use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Thing, Wire, host};
+use crate::model::wire::{Body, Facts, Lookup, Message, Missing, Owner, Place};
 
 /// The table, where it is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,25 +57,16 @@ impl Wire for UserRules {
     }
 
     fn encode(op: &Op<&Self>, _: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
-        let own: Text = Self::TABLE.into();
-        let said = |message, attributes: Vec<u8>| NftMessage {
-            message,
-            family: INET,
-            flags: CREATE,
-            table: own.clone(),
-            attributes: attributes.into(),
-        };
+        let own = Self::TABLE.into();
         let chain = |(name, hook, priority): (&str, u32, i32)| {
             let mut out = Vec::new();
             out.put_text(3, name);
             out.put_nest(4, |out| out.put_number(1, hook).put_number(2, priority.cast_unsigned()));
             out.put_text(7, "filter").put_number(10, BASE_CHAIN);
-            said(NEW_CHAIN, out)
+            said(&own, INET, (NEW_CHAIN, CREATE), out)
         };
         let Op::Create(_) = op else { return Ok(Vec::new()) };
-        let mut table = Vec::new();
-        table.put_number(2, 0);
-        let table = said(NEW_TABLE, table);
+        let table = new_table(&own, INET, CREATE);
         let batch = std::iter::once(table).chain(Self::CHAINS.map(chain)).collect();
         Ok(vec![Message { place: Place::Netfilter, body: Body::Nft(batch) }])
     }

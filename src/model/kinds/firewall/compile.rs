@@ -62,7 +62,7 @@ fn message(object: &NfListObject<'_>) -> u16 {
 }
 
 /// Attributes of an object, but for the table that it is in.
-pub(super) fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<u8> {
+fn object(skeleton: &Skeleton, object: &NfListObject<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     match object {
         NfListObject::Chain(it) => chain(it, &mut out),

@@ -198,12 +198,12 @@ const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_APPEND`.
 pub(super) const APPEND: u16 = 0x800;
 
-pub(super) const NEW_TABLE: u16 = 0;
+const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const DELETE_CHAIN: u16 = 5;
 
 /// No flags: dormant would mean that nothing is filtered.
-fn new_table(table: &Text, family: u8, flags: u16) -> NftMessage {
+pub(super) fn new_table(table: &Text, family: u8, flags: u16) -> NftMessage {
     let mut attributes = Vec::new();
     attributes.put_number(2, 0);
     said(table, family, (NEW_TABLE, flags), attributes)
@@ -217,18 +217,17 @@ fn made(table: &Text, family: u8, (message, attributes): compiled::Object) -> Nf
         // set, up to just that many (`nft_dynset_init`), which is what is read back.
         compile::NEW_SET if compare::remembers(&attributes) => {
             let mut untold = Vec::with_capacity(attributes.len());
-            attribute::walk(&attributes).filter(|(kind, _)| *kind != definition::DESCRIPTION).for_each(
-                |(kind, content)| {
-                    untold.put(kind, content);
-                },
-            );
+            for (kind, content) in attribute::walk(&attributes).filter(|(kind, _)| *kind != definition::DESCRIPTION) {
+                untold.put(kind, content);
+            }
             said(table, family, (message, CREATE), untold)
         }
         _ => said(table, family, (message, CREATE), attributes),
     }
 }
 
-fn said(
+/// A message about a table, or what is in it.
+pub(super) fn said(
     table: &Text,
     family: u8,
     (message, flags): (u16, u16),

@@ -56,7 +56,7 @@ pub(super) fn messages<'a>(
                 out.extend(content);
                 out
             });
-            messages.push(NftMessage { message, family, flags, table: table.clone(), attributes: attributes.into() });
+            messages.push(super::said(table, family, (message, flags), attributes));
         }
     }
     messages
