@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde::de::DeserializeOwned;
 
+#[path = "compare/hold.rs"]
+mod hold;
 #[path = "compare/measure.rs"]
 mod measure;
 #[path = "compare/plot.rs"]
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         named => named.iter().map(|name| Tool::named(name).unwrap_or_else(|| panic!("no tool {name}"))).collect(),
     };
     tools::build_floor();
+    hold::in_memory(tools.iter().flat_map(|tool| tool.programs()));
     let mut results = arguments.results.as_deref().map(Results::read).unwrap_or_default();
     let first = results.rounds();
     for size in &arguments.sizes {
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
 /// Runs with and without samples, in turn.
 fn profiled(arguments: &Arguments) -> ExitCode {
     tools::build_floor();
+    hold::in_memory(profile::TOOLS.iter().flat_map(|tool| tool.programs()));
     let (mut results, mut samples) = (Results::default(), BTreeMap::<_, Samples>::new());
     for size in &arguments.sizes {
         for (round, tool) in (0..arguments.rounds).flat_map(|round| profile::TOOLS.map(|tool| (round, tool))) {

@@ -103,6 +103,25 @@ impl Tool {
         }
     }
 
+    /// What it runs, as far as it is installed.
+    pub(super) fn programs(self) -> Vec<PathBuf> {
+        let named: &[&str] = match self {
+            Self::Floor | Self::Whole => return vec![floor()],
+            Self::Netrec | Self::PairsNetrec => return vec![env!("CARGO_BIN_EXE_netrec").into()],
+            Self::Operator | Self::PairsOperator => &["sh", "ip", "nft"],
+            Self::Netavark => &["sh", "ip", "netavark", "nft"],
+            Self::Cni => &["sh", "ip", "nft", "iptables"],
+            Self::Docker => {
+                &["sh", "docker", "dockerd", "docker-proxy", "containerd", "containerd-shim-runc-v2", "runc"]
+            }
+            Self::PairsNmstate => &["nmstatectl"],
+        };
+        let plugins = plugins().filter(|_| self == Self::Cni).into_iter();
+        let plugins =
+            plugins.flat_map(|directory| ["bridge", "host-local", "portmap"].map(|name| directory.join(name)));
+        named.iter().filter_map(|name| on_path(name)).chain(plugins).collect()
+    }
+
     /// Whether a daemon does the work: what that takes is not seen in the figures of the processes that ask it.
     pub(super) fn is_daemon(self) -> bool {
         self == Self::Docker
