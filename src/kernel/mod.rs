@@ -51,6 +51,7 @@ pub mod surroundings;
 pub mod sysctl;
 pub mod throwaway;
 pub mod trace;
+mod waves;
 
 /// A kernel: Linux, or one that is simulated.
 pub trait Kernel {

@@ -13,12 +13,16 @@ use super::netfilter::{Ahead, Ours};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Visitor};
 use super::nft::{self, Nft, NftError};
-use super::{KernelError, ask, beside, conntrack, read, stop, sysctl};
+use super::{KernelError, ask, beside, conntrack, read, stop, sysctl, waves};
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Message, NftMessage, NoLookup, Owner, Place};
 
 /// How often a transaction is tried while others change theirs.
 const COMMITS: usize = 20;
+
+/// So many namespaces at a time are made and furnished: what the kernel made for one is read from memory again where too many
+/// others came in between, which is a quarter of the time of 5,000.
+const WAVE: usize = 500;
 
 /// One execution.
 pub(super) struct Run<'a> {
@@ -28,6 +32,8 @@ pub(super) struct Run<'a> {
     results: Vec<Result<(), KernelError>>,
     /// Messages of steps whose later parts wait for their stage, or for the end.
     rest: BTreeMap<usize, Vec<Message>>,
+    /// How much is still to be said to nftables.
+    rules_left: usize,
 }
 
 /// What a lane is to do: which step, and the messages it brings along if they were written in an earlier stage.
@@ -36,25 +42,32 @@ type Task = (usize, Option<Vec<Message>>);
 impl<'a> Run<'a> {
     /// Of steps planned from the last look.
     pub(super) fn new(linux: &'a Linux, kept: Kept, steps: &'a [Step]) -> Self {
-        Self { linux, kept, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new() }
+        let of_rules = |(_, place): &&(usize, Place)| *place == Place::Netfilter;
+        let rules_left = steps.iter().flat_map(|step| &step.parts).filter(of_rules).count();
+        Self { linux, kept, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new(), rules_left }
     }
 
     /// Takes all steps, and tells how each ended; after each stage how many have.
     pub(super) fn all(mut self, progress: &mut dyn FnMut(usize)) -> (Vec<Result<(), KernelError>>, Kept) {
-        let stages = self.steps.iter().flat_map(|step| &step.parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
-        for stage in 0..stages {
-            self.stage(stage);
-            let ended = |step: &&Step| step.parts.last().is_some_and(|(last, _)| *last <= stage);
-            progress(self.steps.iter().filter(ended).count());
+        let mut ended = 0;
+        for wave in waves::of(self.steps, WAVE) {
+            let parts = |at: &usize| &self.steps[*at].parts;
+            let stages = wave.iter().flat_map(parts).map(|(stage, _)| stage + 1).max().unwrap_or(0);
+            for stage in 0..stages {
+                self.stage(&wave, stage);
+                let ends = |at: &&usize| self.steps[**at].parts.last().is_some_and(|(last, _)| *last == stage);
+                ended += wave.iter().filter(ends).count();
+                progress(ended);
+            }
         }
         self.last();
         (self.results, self.kept)
     }
 
-    fn stage(&mut self, stage: usize) {
+    fn stage(&mut self, wave: &[usize], stage: usize) {
         let mut lanes: BTreeMap<Place, Vec<Task>> = BTreeMap::new();
         let stopped = stop::asked();
-        for (at, step) in self.steps.iter().enumerate() {
+        for (at, step) in wave.iter().map(|at| (*at, &self.steps[*at])) {
             for (part, (_, place)) in step.parts.iter().enumerate().filter(|(_, (of, _))| *of == stage) {
                 if part == 0 && self.skips(at) {
                     continue;
@@ -71,10 +84,11 @@ impl<'a> Run<'a> {
         }
         let names = lanes.remove(&Place::Namespaces).unwrap_or_default();
         let rules = lanes.remove(&Place::Netfilter).unwrap_or_default();
+        self.rules_left -= rules.len();
         let made = rules.iter().any(|(at, _)| matches!(self.steps[*at].op, Op::Create(_)));
         self.namespaces_and_rules(names, rules);
-        if made {
-            self.look_ahead(stage);
+        if made && self.rules_left == 0 {
+            self.look_ahead();
         }
         let mut containers = Vec::new();
         for (place, tasks) in lanes {
@@ -86,14 +100,12 @@ impl<'a> Run<'a> {
             }
         }
         self.containers(containers);
-        self.skip_in_vain();
+        self.skip_in_vain(wave);
     }
 
-    /// Has rules that are made anew looked at while links are made, if they are complete.
-    fn look_ahead(&mut self, stage: usize) {
-        let mut parts = self.steps.iter().flat_map(|step| &step.parts);
-        let complete = !parts.any(|(of, place)| *of > stage && *place == Place::Netfilter);
-        if !complete || self.kept.forgetting.is_some() || beside::processors() == 1 {
+    /// Has rules that are complete looked at while links are made.
+    fn look_ahead(&mut self) {
+        if self.kept.forgetting.is_some() || beside::processors() == 1 {
             return;
         }
         let owner = self.linux.owner.clone().expect("steps are planned from a look");
@@ -131,8 +143,8 @@ impl<'a> Run<'a> {
     }
 
     /// What was said in the same batch as something that failed, and waits for it, failed for that reason.
-    fn skip_in_vain(&mut self) {
-        for at in 0..self.steps.len() {
+    fn skip_in_vain(&mut self, wave: &[usize]) {
+        for at in wave.iter().copied() {
             let failed = self.steps[at].waits.iter().find(|wait| self.results[**wait as usize].is_err());
             if let (Some(failed), true) = (failed, self.results[at].is_err()) {
                 self.results[at] = Err(KernelError::Skipped(self.steps[*failed as usize].id.to_string()));
