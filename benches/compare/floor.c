@@ -33,7 +33,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PER_BRIDGE = 1000, BATCH = 64, GROUP = 77, FIRST_PORT = 20000, READERS = 4, MAKERS = 2, ELEMENTS = 800 };
+enum { PER_BRIDGE = 1000, WAVE = 500, BATCH = 64, GROUP = 77, FIRST_PORT = 20000, READERS = 4, MAKERS = 2, ELEMENTS = 800 };
 
 static void die(const char *what) {
   perror(what);
@@ -530,10 +530,10 @@ static void up(int containers) {
   // First, as long as there are no links to walk over.
   write_to("/proc/sys/net/ipv4/ip_forward", "1"), write_to("/proc/sys/net/ipv6/conf/all/forwarding", "1");
   for (int network = 0; network < networks; network++) add_bridge(s, network);
-  // A bridge at a time, as there are only so many descriptors.
+  // In waves: what the kernel made for one is still in caches when it is furnished.
   void (*beside)(int) = rules ? add_whole_firewall : add_firewall;
-  for (int from = 0; from < containers; from += PER_BRIDGE, beside = 0)
-    add_containers(s, from, from + PER_BRIDGE < containers ? from + PER_BRIDGE : containers, beside, containers);
+  for (int from = 0; from < containers; from += WAVE, beside = 0)
+    add_containers(s, from, from + WAVE < containers ? from + WAVE : containers, beside, containers);
   // Last: what containers announce while they are made would go to every port.
   for (int network = 0; network < networks; network++) {
     int index = index_of_bridge(network);
