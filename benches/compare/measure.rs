@@ -73,27 +73,27 @@ pub(super) fn inside(tool: Tool, size: usize) -> Run {
     let (mut run, idle) = (Run::new(), links());
     for phase in Phase::ALL {
         let Some(command) = tool.command(phase, size) else { continue };
-        let mut figures = timed(command, (phase == Phase::Down).then_some(idle));
+        let mut figures = timed(command, size, (phase == Phase::Down).then_some(idle));
         figures.packets = settle() as f64;
         run.insert(phase, figures);
     }
     // After all of it: where the tool began there was nothing either.
     for (phase, figures) in &mut run {
         if let Some(command) = tool.besides(*phase) {
-            figures.wall -= timed(command, None).wall;
+            figures.wall -= timed(command, size, None).wall;
         }
     }
     run
 }
 
 /// Runs a command; where a number of links is given, until no more are left.
-fn timed(mut command: Command, left: Option<usize>) -> Figures {
+fn timed(mut command: Command, size: usize, left: Option<usize>) -> Figures {
     let total = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("our own children");
         let [user, system] = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds() as f64 / 1e3);
         (user + system, user, usage.max_rss() as f64 / 1024.0)
     };
-    back_memory();
+    back_memory(size);
     let ((cpu, user, _), start) = (total(), Instant::now());
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("the tool starts");
     assert!(status.success(), "{command:?} ended with {status}");
@@ -107,14 +107,14 @@ fn timed(mut command: Command, left: Option<usize>) -> Figures {
 
 /// Has the host of a virtual machine back some memory again, which is what is handed out next: free memory is reported to it
 /// within seconds (`VIRTIO_BALLOON_F_REPORTING`), and whoever is given that page by page waits for each. By chance that
-/// doubled the time of short runs, of those most that touch most. In a file, as what this process has counts as the peak
-/// of those it starts.
-fn back_memory() {
-    const PIECES: usize = 4 << 10;
+/// doubled the time of short runs, of those most that touch most, and a quarter of that of 10,000 containers was it: a network of
+/// one takes the kernel some 0.2 MiB. In a file, as what this process has counts as the peak of those it starts.
+fn back_memory(size: usize) {
+    const PIECE: usize = 16 << 10;
     let path = "/run/bench/memory";
     let mut file = fs::File::create(path).expect("a private directory in memory");
-    for _ in 0..PIECES {
-        file.write_all(&[1; 16 << 10]).expect("there is as much memory");
+    for _ in 0..((64 << 20) + size * (320 << 10)) / PIECE {
+        file.write_all(&[1; PIECE]).expect("there is as much memory");
     }
     fs::remove_file(path).expect("it was made here");
 }
