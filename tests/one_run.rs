@@ -78,6 +78,21 @@ fn only_where_it_wrote_a_run_looks_again_and_nothing_escapes_it_there() {
     });
 }
 
+/// More containers than are made at a time. The name of one of the last is taken by others meanwhile: it is furnished as theirs,
+/// which takes a plan of its own.
+#[test]
+fn what_is_made_in_waves_is_all_there_and_a_later_one_stops_where_it_has_to() {
+    alone(|| {
+        let text = workload::topology(510);
+        for (between, rounds, theirs) in [("true", 1, ""), ("ip netns add c99", 2, "c99\n")] {
+            let (report, _) = run(&text, || drop(sh(between)));
+            assert_eq!((report.rounds, left(&text)), (rounds, 0));
+            carry_out(Target::Nothing("w", None), || ());
+            assert_eq!(sh("ls /run/netns"), theirs);
+        }
+    });
+}
+
 #[test]
 fn what_hindered_a_step_has_a_run_look_everywhere() {
     alone(|| {

@@ -3,8 +3,8 @@
 use crate::model::resource::{Op, Resource, Step};
 
 /// The steps of each wave, in the order of the plan. All stages of a wave come before those of the next one, and nothing waits for
-/// a later wave. A removal that waits for a namespace is in the last: requests that remove links wait for a grace
-/// period each, and would be as many as waves.
+/// a later wave. A removal that waits for a namespace is in the last: requests that remove links wait for a grace period each, and
+/// would be as many as waves.
 pub(super) fn of(steps: &[Step], names: usize) -> Vec<Vec<usize>> {
     let makes_name = |step: &Step| matches!(step.op, Op::Create(Resource::Netns(_)));
     let last = steps.iter().filter(|step| makes_name(step)).count().saturating_sub(1) / names;
@@ -68,7 +68,13 @@ mod tests {
         assert_eq!(of(&steps, 5), [(0..12).collect::<Vec<_>>()]);
         assert_eq!(of(&[], 2), [vec![0; 0]]);
         // A namespace that has to come later than its turn.
-        let late = [step(create(netns("a")), &[]), step(create(netns("b")), &[]), step(create(netns("c")), &[1])];
-        assert_eq!(of(&late, 1), [vec![0], vec![1], vec![2]]);
+        let late = [
+            step(create(netns("a")), &[]),
+            step(create(netns("b")), &[]),
+            step(delete(bridge("after-b")), &[1]),
+            step(create(netns("c")), &[2]),
+            step(create(netns("d")), &[]),
+        ];
+        assert_eq!(of(&late, 1), [vec![0], vec![1], vec![], vec![2, 3, 4]]);
     }
 }
