@@ -21,7 +21,7 @@ use crate::model::wire::{Body, Message, NftMessage, NoLookup, Owner, Place};
 const COMMITS: usize = 20;
 
 /// So many namespaces at a time are made and furnished: what the kernel made for one is read from memory again where too many
-/// others came in between, which is a quarter of the time of 5,000.
+/// others came in between, which is a fifth of the time of 5,000.
 const WAVE: usize = 500;
 
 /// One execution.
