@@ -230,6 +230,31 @@ fn killed_while_building() {
     BUILD.at_each_call(Fate::Killed);
 }
 
+/// More containers than are made at a time: those of the first wave are whole, and the rest is yet to come.
+#[test]
+fn killed_between_waves() {
+    let mut text =
+        String::from("topology = \"crash\"\n[networks.n]\ndriver = \"bridge\"\nsubnets = [\"10.1.0.0/16\"]\n");
+    for at in 0..510 {
+        let _ = write!(
+            text,
+            "[containers.c{at}]\nnetns = \"c{at}\"\n[endpoints.e{at}]\ncontainer = \"c{at}\"\nnetwork = \"n\"\n"
+        );
+    }
+    in_private_namespaces(|| {
+        fs::write("/run/many.toml", &text).unwrap();
+        let mut command = netrec("apply --yes /run/many.toml");
+        let interrupted = [("NETREC_ONLY", "unshare"), ("NETREC_CALL", "505")];
+        let output = command.env("LD_PRELOAD", &*INTERRUPT).envs(interrupted).output().unwrap();
+        assert_eq!(output.status.signal(), Some(SIGKILL), "{}", said(&output));
+        assert_eq!(run("ip -o link show type veth | wc -l").trim(), "500");
+        must("apply --yes /run/many.toml");
+        must("plan --exit-code /run/many.toml");
+        must("destroy --yes /run/many.toml");
+        assert_eq!(run("ls /run/netns; ip -o link show type veth; ip -o link show type bridge"), "");
+    });
+}
+
 #[test]
 fn killed_while_editing() {
     EDIT.at_each_call(Fate::Killed);

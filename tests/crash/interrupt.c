@@ -1,6 +1,6 @@
 /* Preloaded into netrec: counts the calls by which it can change anything, those of all threads together, and at the
  * one of number NETREC_CALL ends the process (the call was carried out, nobody saw its result) or lets the call fail
- * with NETREC_ERRNO. Strace can do either, but counts the calls of each thread by themselves, and so cannot name the
+ * with NETREC_ERRNO; where NETREC_ONLY names one of them, the others are not counted. Strace can do either, but counts the calls of each thread by themselves, and so cannot name the
  * calls that a later thread makes. The count is written to the file NETREC_COUNT at the end. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -21,6 +22,12 @@ static atomic_long calls;
 static long number(const char *name) {
     const char *value = getenv(name);
     return value ? atol(value) : 0;
+}
+
+/* Whether it is the one. */
+static int counts(const char *name) {
+    const char *only = getenv("NETREC_ONLY");
+    return (!only || !strcmp(only, name)) && atomic_fetch_add(&calls, 1) + 1 == number("NETREC_CALL");
 }
 
 __attribute__((destructor)) static void tell(void) {
@@ -35,7 +42,7 @@ __attribute__((destructor)) static void tell(void) {
 #define CALL(type, name, arguments, ...)                                 \
     type name arguments {                                                \
         type(*real) arguments = dlsym(RTLD_NEXT, #name);                 \
-        int hit = atomic_fetch_add(&calls, 1) + 1 == number("NETREC_CALL"); \
+        int hit = counts(#name);                                         \
         if (hit && number("NETREC_ERRNO")) {                             \
             errno = number("NETREC_ERRNO");                              \
             return -1;                                                   \
@@ -70,7 +77,7 @@ int open64(const char *path, int flags, ...) {
     va_end(rest);
     if ((flags & O_ACCMODE) == O_RDONLY)
         return real(path, flags, mode);
-    int hit = atomic_fetch_add(&calls, 1) + 1 == number("NETREC_CALL");
+    int hit = counts("open64");
     if (hit && number("NETREC_ERRNO")) {
         errno = number("NETREC_ERRNO");
         return -1;
