@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
 mod lab;
+#[path = "../benches/workload/mod.rs"]
+mod workload;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -233,16 +235,8 @@ fn killed_while_building() {
 /// More containers than are made at a time: those of the first wave are whole, and the rest is yet to come.
 #[test]
 fn killed_between_waves() {
-    let mut text =
-        String::from("topology = \"crash\"\n[networks.n]\ndriver = \"bridge\"\nsubnets = [\"10.1.0.0/16\"]\n");
-    for at in 0..510 {
-        let _ = write!(
-            text,
-            "[containers.c{at}]\nnetns = \"c{at}\"\n[endpoints.e{at}]\ncontainer = \"c{at}\"\nnetwork = \"n\"\n"
-        );
-    }
     in_private_namespaces(|| {
-        fs::write("/run/many.toml", &text).unwrap();
+        fs::write("/run/many.toml", workload::topology(510)).unwrap();
         let mut command = netrec("apply --yes /run/many.toml");
         let interrupted = [("NETREC_ONLY", "unshare"), ("NETREC_CALL", "505")];
         let output = command.env("LD_PRELOAD", &*INTERRUPT).envs(interrupted).output().unwrap();

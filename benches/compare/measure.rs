@@ -107,7 +107,8 @@ fn timed(mut command: Command, size: usize, left: Option<usize>) -> Figures {
 
 /// Has the host of a virtual machine back some memory again, which is what is handed out next: free memory is reported to it
 /// within seconds (`VIRTIO_BALLOON_F_REPORTING`), and whoever is given that page by page waits for each. By chance that
-/// doubled the time of short runs, of those most that touch most. A container's network takes the kernel some 0.2 MiB. In a file, as what this process has counts as the peak of those it starts.
+/// doubled the time of short runs, of those most that touch most. A container's network takes the kernel some 0.2 MiB. In a file,
+/// as what this process has counts as the peak of those it starts.
 fn back_memory(size: usize) {
     const PIECE: usize = 16 << 10;
     let path = "/run/bench/memory";

@@ -1,7 +1,7 @@
 /* Preloaded into netrec: counts the calls by which it can change anything, those of all threads together, and at the
  * one of number NETREC_CALL ends the process (the call was carried out, nobody saw its result) or lets the call fail
- * with NETREC_ERRNO; where NETREC_ONLY names one of them, the others are not counted. Strace can do either, but counts the calls of each thread by themselves, and so cannot name the
- * calls that a later thread makes. The count is written to the file NETREC_COUNT at the end. */
+ * with NETREC_ERRNO; where NETREC_ONLY names one of them, the others are not counted. Strace can do either, but counts
+ * the calls of each thread by themselves, and so cannot name the calls that a later thread makes. The count is written to the file NETREC_COUNT at the end. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,7 +24,7 @@ static long number(const char *name) {
     return value ? atol(value) : 0;
 }
 
-/* Whether it is the one. */
+/* Counts a call; whether it is the one of that number. */
 static int counts(const char *name) {
     const char *only = getenv("NETREC_ONLY");
     return (!only || !strcmp(only, name)) && atomic_fetch_add(&calls, 1) + 1 == number("NETREC_CALL");
