@@ -1,8 +1,9 @@
-//! What published ports cost: `cargo bench --bench firewall`, as root, in namespaces of its own.
+//! What rules cost packets: `cargo bench --bench firewall`, as root, in namespaces of its own.
 //!
 //! Connections and packets a second through a published port beside none, 99 and 9,999 others, against the layout with a
-//! rule a port (as netavark writes them, moby likewise) in the same run; and one port added to 20,000. Printed, not
-//! asserted; each number is the best of some rounds, as the machine does other things as well.
+//! rule a port (as netavark writes them, moby likewise) in the same run; packets between two containers of one network; and
+//! one port added to 20,000. Printed, not asserted; each number is the best of some rounds, as the machine does other things
+//! as well.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench may end at once and speaks for itself")]
 
@@ -34,7 +35,10 @@ const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 10);
 
 fn main() {
     lab::in_private_namespaces(|| {
+        // Frames within a bridge are to be seen by its rules only.
+        run("for f in /proc/sys/net/bridge/bridge-nf-call-*; do test ! -e $f || echo 0 > $f; done");
         through();
+        within();
         one_more();
     });
 }
@@ -88,9 +92,7 @@ fn batch(op: &Op<&Firewall>) -> Vec<NftMessage> {
 
 /// Connections and packets a second through the last of the published ports.
 fn through() {
-    run(
-        "sysctl -qw net.ipv4.ip_forward=1; for f in /proc/sys/net/bridge/bridge-nf-call-*; do test ! -e $f || echo 0 > $f; done",
-    );
+    run("sysctl -qw net.ipv4.ip_forward=1");
     wire("client", "up0", "192.0.2.2/24");
     run("ip addr add 192.0.2.1/24 dev up0; ip link add br-front up type bridge; ip addr add 10.10.0.1/24 dev br-front");
     wire("box", "vbox", "10.10.0.10/24");
@@ -160,6 +162,55 @@ fn measure(best: &mut (u32, u32), port: u16, received: &Arc<AtomicU64>) {
     });
     let packets = (received.load(Ordering::Relaxed) - before) as u32;
     *best = (best.0.max(connections), best.1.max(packets));
+}
+
+/// Packets a second from one container to another of the same network, which nobody there reads: what is measured is their
+/// way, and that of those who send.
+fn within() {
+    const TURNS: usize = 20;
+    const WAYS: [(&str, &str); 4] = [
+        ("no rules", ""),
+        ("netrec", ""),
+        ("netrec, a policy within another network", "from = { network = \"other\" }\nto = { network = \"other\" }"),
+        ("netrec, a policy within the network", "from = { endpoint = \"idle\" }\nto = { endpoint = \"sink\" }"),
+    ];
+    let topology = |policy: &str| {
+        let endpoints = ["sender", "sink", "idle"].into_iter().zip(11..).map(|(name, host)| {
+            format!(
+                "[containers.{name}]\nnetns = \"{name}\"\n[endpoints.{name}]\ncontainer = \"{name}\"\n\
+                 network = \"one\"\naddresses = [\"10.20.0.{host}\"]\n"
+            )
+        });
+        let policy =
+            if policy.is_empty() { String::new() } else { format!("[[policies]]\naction = \"deny\"\n{policy}\n") };
+        let networks = "[networks.one]\ndriver = \"bridge\"\nsubnets = [\"10.20.0.0/24\"]\n[networks.other]\ndriver = \"bridge\"\nsubnets = [\"10.21.0.0/24\"]\n";
+        format!("topology = \"within\"\n{networks}{}{policy}", endpoints.collect::<String>())
+    };
+    let mut best = [0; WAYS.len()];
+    for _ in 0..TURNS {
+        for (at, (name, policy)) in WAYS.into_iter().enumerate() {
+            lab::apply(&topology(policy));
+            if name == "no rules" {
+                run("nft flush ruleset");
+            }
+            let _sink = inside("sink", || UdpSocket::bind("0.0.0.0:9").unwrap());
+            let sent = inside("sender", || {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.connect("10.20.0.12:9").unwrap();
+                let (started, mut sent) = (Instant::now(), 0_u32);
+                while started.elapsed() < SECOND / 4 {
+                    sent += (0..64).filter(|_| socket.send(b"netrec").is_ok()).count() as u32;
+                }
+                4 * sent
+            });
+            best[at] = sent.max(best[at]);
+        }
+    }
+    println!("\nbetween two containers of one network                packets/s");
+    for ((name, _), packets) in WAYS.into_iter().zip(best) {
+        println!("{name:<46} {packets:>15} (×{:.2})", f64::from(packets) / f64::from(best[0]));
+    }
+    run("nft flush ruleset");
 }
 
 /// One port more beside 20,000: what is sent, and how long it takes beside a look at all of them.

@@ -34,7 +34,7 @@ impl<'a> World<'a> {
             Element::Trusted(_, bridge) => self.network_key(bridge, "trusted_interfaces", |it| {
                 it.trusted_interfaces.first().map(|value| it.span(value))
             }),
-            Element::Subnet(net) => self.topology.networks.iter().find_map(|(name, item)| {
+            Element::Subnet(net) | Element::Judged(net) => self.topology.networks.iter().find_map(|(name, item)| {
                 let own = item.subnets.iter().flatten().find(|own| own.get_ref().trunc() == *net)?;
                 Some(Key { path: format!("networks.{name}.subnets"), span: item.span(own) })
             }),

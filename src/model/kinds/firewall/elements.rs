@@ -133,6 +133,8 @@ pub enum Element {
     Trusted(Text, Text),
     /// What a policy says: behind a pointer, as a passage is twice as large as any other element.
     Policy(Verdict, Box<Passage>),
+    /// A subnet of a network within which a policy forbids something: what others send is not asked about.
+    Judged(IpNet),
     /// A port of a bridge that may send anything.
     Loose(Text),
     /// The hardware address that it has.
@@ -346,6 +348,7 @@ impl Element {
             },
             Self::Trusted(..) => "trusted",
             Self::Policy(verdict, passage) => verdict.set(passage),
+            Self::Judged(net) => family(&net.network(), "judged4", "judged6"),
             Self::Loose(_) => "loose",
             Self::Mac(..) => "macs",
             Self::Source(_, address) => family(address, "sources4", "sources6"),
@@ -362,7 +365,7 @@ impl Element {
     pub(super) fn has_key(&self) -> bool {
         match self {
             Self::Publish(mapping) => mapping.port.is_some(),
-            Self::Subnet(_) | Self::Limited(_) | Self::AllowFrom(..) | Self::Policy(..) => false,
+            Self::Subnet(_) | Self::Limited(_) | Self::AllowFrom(..) | Self::Policy(..) | Self::Judged(_) => false,
             _ => true,
         }
     }
@@ -371,7 +374,7 @@ impl Element {
     pub(super) fn is_bridged(&self) -> bool {
         let within = |verdict: &Verdict| *verdict == Verdict::DenyWithin;
         match self {
-            Self::Loose(_) | Self::Mac(..) | Self::Source(..) => true,
+            Self::Judged(_) | Self::Loose(_) | Self::Mac(..) | Self::Source(..) => true,
             Self::Policy(verdict, _) => within(verdict),
             _ => false,
         }
@@ -400,6 +403,7 @@ impl Element {
             Self::Policy(Verdict::Allow, _) => "allow",
             Self::Policy(Verdict::Deny, _) => "deny",
             Self::Policy(Verdict::DenyWithin, _) => "deny within",
+            Self::Judged(_) => "judged within",
             Self::Loose(_) => "loose",
             Self::Mac(..) | Self::Source(..) => "guard",
             Self::Stale(_) => "stale flows",
@@ -428,7 +432,7 @@ impl Element {
             Self::Link(Role::Icc | Role::NoIcc, link) => format!("\"{link}\" . \"{link}\""),
             Self::Link(_, link) | Self::Loose(link) => format!("\"{link}\""),
             Self::Snat(link, address) => format!("\"{link}\" : {address}"),
-            Self::Subnet(net) => net.to_string(),
+            Self::Subnet(net) | Self::Judged(net) => net.to_string(),
             Self::Limited(listen) => listen.to_string(),
             Self::AllowFrom(net, listen) => format!("{net} . {listen}"),
             Self::Trusted(link, bridge) => format!("\"{link}\" . \"{bridge}\""),
@@ -461,7 +465,7 @@ impl fmt::Display for Element {
             Self::Link(Role::Masquerade6, link) => write!(f, "{link} (IPv6)"),
             Self::Link(_, link) | Self::Loose(link) => f.write_str(link),
             Self::Snat(link, address) => write!(f, "{link} -> {address}"),
-            Self::Subnet(net) => net.fmt(f),
+            Self::Subnet(net) | Self::Judged(net) => net.fmt(f),
             Self::Limited(listen) => listen.fmt(f),
             Self::AllowFrom(net, listen) => write!(f, "{net} to {listen}"),
             Self::Trusted(link, bridge) => write!(f, "{link} to {bridge}"),

@@ -34,7 +34,7 @@ pub struct Policy {
 pub struct TooMany(pub usize);
 
 /// Elements of policies in order; `bridged` are the subnets of each network whose endpoints reach each other without
-/// the host.
+/// the host, none overlapping another.
 ///
 /// # Errors
 ///
@@ -47,13 +47,15 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
             let verdict = if *allow { Verdict::Allow } else { Verdict::Deny };
             elements.push(Element::Policy(verdict, cube.passage(ipv6).into()));
         }
-        for (cube, _) in said.iter().filter(|(_, allow)| !allow) {
-            for subnets in bridged {
-                let own = |net: &&IpNet| net.addr().is_ipv6() == ipv6;
-                let pairs =
-                    subnets.iter().filter(own).flat_map(|from| subnets.iter().filter(own).map(move |to| (from, to)));
-                let within = pairs.filter_map(|(from, to)| cube.within(&Cube::new(from, to, None)));
-                elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6).into())));
+        for subnets in bridged {
+            let own = || subnets.iter().filter(|net| net.addr().is_ipv6() == ipv6);
+            let pairs: Vec<Cube> = own().flat_map(|from| own().map(move |to| Cube::new(from, to, None))).collect();
+            let denied = said.iter().filter(|(_, allow)| !allow);
+            let within = denied.flat_map(|(cube, _)| pairs.iter().filter_map(|pair| cube.within(pair)));
+            let before = elements.len();
+            elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6).into())));
+            if elements.len() > before {
+                elements.extend(own().map(|net| Element::Judged(net.trunc())));
             }
         }
         if elements.len() > ELEMENTS {

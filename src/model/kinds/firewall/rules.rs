@@ -126,8 +126,9 @@ impl Skeleton {
     fn publishing(&mut self) {
         // With route_localnet on a bridge 127/8 must neither come in nor be answered to over it; and nobody on the
         // wire may reach what is published on the loopback by asking for 127.0.0.1 at our hardware address.
-        self.rule("raw", [is(iifname(), "@bridges"), is(ip("saddr"), loopback()), DROP]);
-        self.rule("raw", [is(iifname(), "@bridges"), is(ip("daddr"), loopback()), DROP]);
+        self.rule("raw", [is_not(iifname(), "@bridges"), RETURN]);
+        self.rule("raw", [is(ip("saddr"), loopback()), DROP]);
+        self.rule("raw", [is(ip("daddr"), loopback()), DROP]);
         self.rule("prerouting", [is(ip("daddr"), loopback()), RETURN]);
         self.limiting();
         self.rule("prerouting", [goto("publish")]);

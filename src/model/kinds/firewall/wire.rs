@@ -83,7 +83,7 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
         Element::Snat(link, address) => {
             node(out, &Key::default().link(link), None, with_data.then(|| Key::default().address(*address)));
         }
-        Element::Subnet(net) => {
+        Element::Subnet(net) | Element::Judged(net) => {
             node(out, &Key::default().address(net.network()), None, None);
             if let Some(end) = after(net) {
                 out.put_nest(1, |out| data(out, 1, &Key::default().address(end)).put_number(3, INTERVAL_END));
@@ -196,8 +196,10 @@ pub(super) fn decode<'a>(set: &str, lists: impl Iterator<Item = &'a [u8]>) -> Op
     let nodes = lists.flat_map(|list| {
         attribute::walk(attribute::get(list, 3).unwrap_or_default()).map(|(_, content)| Node::read(content))
     });
-    if let Some(family) = set.strip_prefix("subnets") {
-        return subnets(family == "4", nodes);
+    for (stem, element) in [("subnets", Element::Subnet as fn(IpNet) -> Element), ("judged", Element::Judged)] {
+        if let Some(family) = set.strip_prefix(stem) {
+            return nets(family == "4", nodes).map(|nets| nets.into_iter().map(element).collect());
+        }
     }
     for node in nodes {
         found.push(node?.element(set)?);
@@ -312,7 +314,7 @@ impl Node<'_> {
 }
 
 /// Begins and ends in order; an end that closes nothing is what nft puts at zero.
-fn subnets<'a>(ipv4: bool, nodes: impl Iterator<Item = Option<Node<'a>>>) -> Option<Vec<Element>> {
+fn nets<'a>(ipv4: bool, nodes: impl Iterator<Item = Option<Node<'a>>>) -> Option<Vec<IpNet>> {
     let mut points = Vec::new();
     for node in nodes {
         let node = node?;
@@ -322,13 +324,13 @@ fn subnets<'a>(ipv4: bool, nodes: impl Iterator<Item = Option<Node<'a>>>) -> Opt
     let (mut found, mut open) = (Vec::new(), None);
     for (point, begins) in points {
         if let Some(first) = open.take() {
-            found.push(Element::Subnet(net(first, before(point)?)?));
+            found.push(net(first, before(point)?)?);
         }
         open = begins.then_some(point);
     }
     if let Some(first) = open {
         let last = if ipv4 { Ipv4Addr::BROADCAST.into() } else { Ipv6Addr::from(u128::MAX).into() };
-        found.push(Element::Subnet(net(first, last)?));
+        found.push(net(first, last)?);
     }
     Some(found)
 }
