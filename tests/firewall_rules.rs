@@ -274,7 +274,7 @@ fn whatever_others_do_to_the_rules_is_seen_and_undone() {
         for elements in [
             "nft add element inet netrec-shop open '{ br-x }'",
             "nft flush set bridge netrec-shop macs",
-            "nft add element bridge netrec-shop sources4 '{ nr-one . 10.10.0.1 }'",
+            "nft add element bridge netrec-shop sources4 '{ nr-one . 02:00:00:00:00:01 . 10.10.0.1 }'",
             "nft flush set inet netrec-shop deny4",
             "nft add element inet netrec-shop allow_from4 '{ 0.0.0.0/1 . tcp . 8443 }' || :",
         ] {

@@ -6,7 +6,7 @@
 
 mod lab;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -134,19 +134,27 @@ fn forged() -> Vec<(&'static str, Frame)> {
     let hidden = ipv6(own6, six("ff02::1"), 60, &[&[58, 0, 1, 4, 0, 0, 0, 0][..], &inner].concat());
     let (arp_type, ip, ip6) = (0x0806, 0x0800, 0x86dd);
     let plain = ipv4(OWN4, everybody4, 17, &udp(7, 7));
+    let asks = ipv4(Ipv4Addr::UNSPECIFIED, everybody4, 17, &udp(68, 67));
     vec![
         ("another's hardware address", frame(OTHER_MAC, ip, &plain)),
+        ("a DHCP question with another's hardware address", frame(OTHER_MAC, ip, &asks)),
         ("a hardware address that nobody has", frame([2, 9, 9, 9, 9, 9], ip, &plain)),
         ("an ARP answer for another", frame(OWN_MAC, arp_type, &arp(2, OWN_MAC, OTHER4, GATEWAY4))),
         ("an ARP answer for the gateway", frame(OWN_MAC, arp_type, &arp(2, OWN_MAC, GATEWAY4, OTHER4))),
         ("an ARP question as another", frame(OWN_MAC, arp_type, &arp(1, OWN_MAC, OTHER4, GATEWAY4))),
         ("an ARP answer with another's hardware", frame(OWN_MAC, arp_type, &arp(2, OTHER_MAC, OWN4, GATEWAY4))),
+        ("an ARP answer in another's frame", frame(OTHER_MAC, arp_type, &arp(2, OWN_MAC, OWN4, GATEWAY4))),
+        (
+            "an ARP probe with another's hardware",
+            frame(OWN_MAC, arp_type, &arp(1, OTHER_MAC, Ipv4Addr::UNSPECIFIED, OWN4)),
+        ),
         ("an ARP announcement for nobody", frame(OWN_MAC, arp_type, &arp(2, OWN_MAC, Ipv4Addr::UNSPECIFIED, OTHER4))),
         ("another's IPv4 address", frame(OWN_MAC, ip, &ipv4(OTHER4, everybody4, 17, &udp(7, 7)))),
         ("an IPv4 address from afar", frame(OWN_MAC, ip, &ipv4([192, 0, 2, 9].into(), everybody4, 17, &udp(7, 7)))),
         ("no IPv4 address", frame(OWN_MAC, ip, &ipv4(Ipv4Addr::UNSPECIFIED, everybody4, 17, &udp(68, 7)))),
         ("a DHCP answer", frame(OWN_MAC, ip, &ipv4(OWN4, everybody4, 17, &udp(67, 68)))),
         ("an ICMP redirect", frame(OWN_MAC, ip, &ipv4(OWN4, everybody4, 1, &[5, 1, 0, 0, 10, 10, 0, 66, 1, 2, 3, 4]))),
+        ("IPv6 with another's hardware address", frame(OTHER_MAC, ip6, &udp6(own6, six("ff02::1"), 7, 7))),
         ("another's IPv6 address", frame(OWN_MAC, ip6, &udp6(other6, six("ff02::1"), 7, 7))),
         ("an IPv6 address from afar", frame(OWN_MAC, ip6, &udp6(six("2001:db8::9"), six("ff02::1"), 7, 7))),
         ("another's link-local address", frame(OWN_MAC, ip6, &neighbour(135, six("fe80::ff:fe00:10"), other6))),
@@ -190,17 +198,19 @@ fn tap(netns: &str) -> OwnedFd {
     })
 }
 
-/// Which of the frames a tap has seen since it was opened. Those that a namespace
+/// The frames that a tap has seen since it was opened, by their numbers. Those that a namespace
 /// itself sent or forwarded are seen as well, so taps are where nothing is sent.
-fn seen(taps: &[OwnedFd], wanted: usize) -> BTreeSet<u16> {
-    let (mut found, mut buffer) = (BTreeSet::new(), [0; 2048]);
+fn seen(taps: &[OwnedFd], wanted: usize) -> BTreeMap<u16, Vec<u8>> {
+    let (mut found, mut buffer) = (BTreeMap::new(), [0; 2048]);
     let end = Instant::now() + Duration::from_secs(3);
     let mut quiet = Instant::now() + Duration::from_millis(400);
     while Instant::now() < quiet.min(end) && found.len() < wanted {
         for tap in taps {
             while let Ok(length) = socket::recv(tap.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                if let Some(number) = buffer[..length].strip_prefix(&NOBODY).and_then(|rest| rest.first_chunk()) {
-                    found.insert(u16::from_be_bytes(*number));
+                if let Some((number, frame)) =
+                    buffer[..length].strip_prefix(&NOBODY).and_then(|it| it.split_first_chunk())
+                {
+                    found.insert(u16::from_be_bytes(*number), frame.to_vec());
                     quiet = Instant::now() + Duration::from_millis(400);
                 }
             }
@@ -212,6 +222,11 @@ fn seen(taps: &[OwnedFd], wanted: usize) -> BTreeSet<u16> {
 
 /// The names of the frames that came out of the container, to the neighbour or to the host's stack.
 fn arrive(frames: Vec<(&'static str, Frame)>) -> Vec<&'static str> {
+    pass(frames).into_iter().map(|(name, _)| name).collect()
+}
+
+/// The same, with what has become of them.
+fn pass(frames: Vec<(&'static str, Frame)>) -> Vec<(&'static str, Vec<u8>)> {
     let names: Vec<&str> = frames.iter().map(|(name, _)| *name).collect();
     let taps = [tap("good")];
     inside("evil", move || {
@@ -224,7 +239,7 @@ fn arrive(frames: Vec<(&'static str, Frame)>) -> Vec<&'static str> {
         }
     });
     let found = seen(&taps, names.len());
-    found.into_iter().map(|number| names[usize::from(number)]).collect()
+    found.into_iter().map(|(number, frame)| (names[usize::from(number)], frame)).collect()
 }
 
 #[allow(unsafe_code, reason = "nix cannot address a frame")]
@@ -279,8 +294,11 @@ fn an_endpoint_may_be_let_loose() {
     lab::in_private_namespaces(|| {
         bridged_frames_pass_ip_hooks(0);
         apply(&TOPOLOGY.replace("anti_spoofing = true", "anti_spoofing = false"));
-        let names: Vec<&str> = forged().iter().map(|(name, _)| *name).collect();
-        assert_eq!(arrive(forged()), names);
+        let (sent, passed) = (forged(), pass(forged()));
+        assert!(passed.iter().map(|(name, _)| name).eq(sent.iter().map(|(name, _)| name)), "{passed:?}");
+        let altered = sent.iter().zip(&passed).filter(|((_, Frame(sent)), (_, passed))| sent != passed);
+        let altered: Vec<&str> = altered.map(|((name, _), _)| *name).collect();
+        assert_eq!(altered, ["a VLAN tag", "two VLAN tags"], "which a tap is shown beside the frame");
         // And back again, on a port that is there.
         apply(TOPOLOGY);
         assert_eq!(arrive(forged()), Vec::<&str>::new());
@@ -310,7 +328,7 @@ fn a_port_without_a_guard_passes_nothing() {
     lab::in_private_namespaces(|| {
         apply(TOPOLOGY);
         // As between the change of the rules and the removal of the link, where an endpoint goes.
-        run("nft flush set bridge netrec-lab macs");
+        run("for set in macs sources4 sources6; do nft flush set bridge netrec-lab $set; done");
         assert_eq!(arrive(honest()), Vec::<&str>::new());
         run(&format!(
             "for port in $(ip -o link show master br-lan | cut -d: -f2 | cut -d@ -f1); do ip link set $port group {DOOMED}; done"

@@ -57,7 +57,7 @@ fn every_decision_is_a_line_with_the_key_it_comes_from() {
             "--from web --to api:8000",
             &[
                 "tcp port 8000 from web (10.32.0.10) to 10.33.0.10",
-                "  bridge prerouting  port_ip  iifname . ip saddr @sources4 accept  { \"nr-*\" . 10.32.0.10 }  [endpoints.web]",
+                "  bridge prerouting  port_ip  iifname . ether saddr . ip saddr @sources4 accept  { \"nr-*\" . ea:53:8e:5c:b4:30 . 10.32.0.10 }  [endpoints.web]",
                 "  inet forward       between  ip saddr . ip daddr . meta l4proto . th dport @allow4_port accept  \
              { 10.32.0.0/24 . 10.33.0.10 . tcp . 8000 }  [policies[0]]",
                 "reached: api",
@@ -67,7 +67,7 @@ fn every_decision_is_a_line_with_the_key_it_comes_from() {
             "-6 --from web --to api/icmp",
             &[
                 "icmp echo from web (fd32::10) to fd33::10",
-                "  bridge prerouting  port_ip6  iifname . ip6 saddr @sources6 accept  { \"nr-*\" . fd32::10 }  [endpoints.web]",
+                "  bridge prerouting  port_ip6  iifname . ether saddr . ip6 saddr @sources6 accept  { \"nr-*\" . ea:53:8e:5c:b4:30 . fd32::10 }  [endpoints.web]",
                 "  inet forward       between   oifname @bridges drop  { \"nr-*\" }  [networks.back]",
                 "dropped by inet forward, chain between: oifname @bridges drop",
             ],
@@ -86,7 +86,7 @@ fn every_decision_is_a_line_with_the_key_it_comes_from() {
             "--from web --to 198.51.100.7:443",
             &[
                 "tcp port 443 from web (10.32.0.10) to 198.51.100.7",
-                "  bridge prerouting  port_ip      iifname . ip saddr @sources4 accept  { \"nr-*\" . 10.32.0.10 }  [endpoints.web]",
+                "  bridge prerouting  port_ip      iifname . ether saddr . ip saddr @sources4 accept  { \"nr-*\" . ea:53:8e:5c:b4:30 . 10.32.0.10 }  [endpoints.web]",
                 "  inet forward       between      accept",
                 "  inet postrouting   postrouting  meta nfproto ipv4 iifname @masquerade4 masquerade  { \"nr-*\" }  \
              [networks.front.masquerade]",

@@ -42,7 +42,7 @@ impl<'a> World<'a> {
             Element::Limited(listen) | Element::AllowFrom(_, listen) => self.allow_from_key(listen),
             Element::Policy(..) => self.policy_key(packet),
             Element::Loose(link) => self.endpoint_key(link, ".anti_spoofing"),
-            Element::Mac(link, _) | Element::Source(link, _) => self.endpoint_key(link, ""),
+            Element::Mac(link, _) | Element::Source(link, ..) => self.endpoint_key(link, ""),
             Element::Stale(_) => None,
         }
     }

@@ -34,8 +34,8 @@ impl Skeleton {
         let mut it = Self::new(NfFamily::Bridge);
         it.set("loose", &[Ifname], Matching::Exact);
         it.set("macs", &[Ifname, EtherAddr], Matching::Exact);
-        it.set("sources4", &[Ifname, Ipv4Addr], Matching::Exact);
-        it.set("sources6", &[Ifname, Ipv6Addr], Matching::Exact);
+        it.set("sources4", &[Ifname, EtherAddr, Ipv4Addr], Matching::Exact);
+        it.set("sources6", &[Ifname, EtherAddr, Ipv6Addr], Matching::Exact);
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
             it.set(format!("judged{family}"), &[address], Matching::Interval);
             it.policies(&format!("within{family}"), address);
@@ -44,7 +44,7 @@ impl Skeleton {
         }
         it.base("prerouting", NfChainType::Filter, (NfHook::Prerouting, DSTNAT));
         it.base("forward", NfChainType::Filter, (NfHook::Forward, FILTER));
-        for chain in ["port", "port_arp", "port_ip", "port_ip6", "forward_ip", "forward_ip6", "joining"] {
+        for chain in ["port", "port_ip", "port_ip6", "port_arp", "forward_ip", "forward_ip6", "joining"] {
             it.chain(chain);
         }
         it.honesty(group);
@@ -54,45 +54,56 @@ impl Skeleton {
     }
 
     /// Endpoints send as themselves, and play neither router nor DHCP server. Their ports are known by the group that they
-    /// have from birth, or right before they die, so that none is ever without its guard.
+    /// have from birth, or right before they die, so that none is ever without its guard. Nearly every frame is of IP, and
+    /// honest: it is looked up once. What only loose ports may send is asked last.
     fn honesty(&mut self, group: u32) {
-        let at = |what| concat(vec![iifname(), what]);
+        let sender = || payload("ether", "saddr");
+        let by_mac = |mac| concat(vec![iifname(), mac]);
+        let from = |mac, address| concat(vec![iifname(), mac, address]);
+        let guarded = || is_not(iifname(), "@loose");
         for ours in from_ports(group) {
-            self.rule("prerouting", [ours, is_not(iifname(), "@loose"), goto("port")]);
+            self.rule("prerouting", [ours, goto("port")]);
         }
-        self.rule("port", [is_not(at(payload("ether", "saddr")), "@macs"), DROP]);
-        for (kind, chain) in [("arp", "port_arp"), ("ip", "port_ip"), ("ip6", "port_ip6")] {
+        for (kind, chain) in [("ip", "port_ip"), ("ip6", "port_ip6")] {
             self.rule("port", [is(payload("ether", "type"), kind), goto(chain)]);
         }
+        self.rule("port", [is(iifname(), "@loose"), ACCEPT]);
+        self.rule("port", [is_not(by_mac(sender()), "@macs"), DROP]);
+        self.rule("port", [is(payload("ether", "type"), "arp"), goto("port_arp")]);
         // Nothing else: no VLAN tag, behind which the rest would hide, no spanning tree, no PPPoE.
         self.rule("port", [DROP]);
 
-        self.rule("port_arp", [is_not(at(payload("arp", "saddr ether")), "@macs"), DROP]);
-        self.rule("port_arp", [is(at(payload("arp", "saddr ip")), "@sources4"), ACCEPT]);
-        // Whoever looks whether an address is free has none yet (RFC 5227).
-        let probe = [is(payload("arp", "operation"), "request"), is(payload("arp", "saddr ip"), "0.0.0.0")];
-        self.rule("port_arp", probe.into_iter().chain([ACCEPT]).collect::<Vec<_>>());
-        self.rule("port_arp", [DROP]);
-
-        self.rule("port_ip", [is(payload("udp", "dport"), "68"), DROP]); // bootpc: only servers write to it
-        self.rule("port_ip", [is(payload("icmp", "type"), "redirect"), DROP]);
-        self.rule("port_ip", [is(at(ip("saddr")), "@sources4"), ACCEPT]);
-        self.rule("port_ip", [is(ip("saddr"), "0.0.0.0"), is(payload("udp", "dport"), "67"), ACCEPT]);
+        self.rule("port_ip", [is(payload("udp", "dport"), "68"), guarded(), DROP]); // bootpc: only servers write to it
+        self.rule("port_ip", [is(payload("icmp", "type"), "redirect"), guarded(), DROP]);
+        self.rule("port_ip", [is(from(sender(), ip("saddr")), "@sources4"), ACCEPT]);
+        self.rule("port_ip", [is(iifname(), "@loose"), ACCEPT]);
+        let asks = [is(ip("saddr"), "0.0.0.0"), is(payload("udp", "dport"), "67"), is(by_mac(sender()), "@macs")];
+        self.rule("port_ip", asks.into_iter().chain([ACCEPT]).collect::<Vec<_>>());
         self.rule("port_ip", [DROP]);
 
-        self.rule("port_ip6", [is(payload("udp", "dport"), "546"), DROP]); // dhcpv6-client
+        self.rule("port_ip6", [is(payload("udp", "dport"), "546"), guarded(), DROP]); // dhcpv6-client
         for router in ["nd-router-advert", "nd-redirect"] {
-            self.rule("port_ip6", [is(payload("icmpv6", "type"), router), DROP]);
+            self.rule("port_ip6", [is(payload("icmpv6", "type"), router), guarded(), DROP]);
         }
         // An advertisement is sent from the address that it advertises, if Linux sends it; so sent, it is judged by it.
         let from_target = assign(ip6("saddr"), target());
-        self.rule("port_ip6", [is(payload("icmpv6", "type"), "nd-neighbor-advert"), from_target]);
-        self.rule("port_ip6", [is(at(ip6("saddr")), "@sources6"), ACCEPT]);
+        self.rule("port_ip6", [is(payload("icmpv6", "type"), "nd-neighbor-advert"), guarded(), from_target]);
+        self.rule("port_ip6", [is(from(sender(), ip6("saddr")), "@sources6"), ACCEPT]);
+        self.rule("port_ip6", [is(iifname(), "@loose"), ACCEPT]);
+        self.rule("port_ip6", [is_not(by_mac(sender()), "@macs"), DROP]);
         // Without an address yet: joining groups (RFC 3590). Not looking whether an address is free: nobody would answer.
         for report in reports() {
             self.rule("port_ip6", report.into_iter().chain([ACCEPT]).collect::<Vec<_>>());
         }
         self.rule("port_ip6", [DROP]);
+
+        let speaker = || payload("arp", "saddr ether");
+        self.rule("port_arp", [is(from(speaker(), payload("arp", "saddr ip")), "@sources4"), ACCEPT]);
+        // Whoever looks whether an address is free has none yet (RFC 5227).
+        let probe = [is(payload("arp", "operation"), "request"), is(payload("arp", "saddr ip"), "0.0.0.0")];
+        let probe = probe.into_iter().chain([is(by_mac(speaker()), "@macs"), ACCEPT]);
+        self.rule("port_arp", probe.collect::<Vec<_>>());
+        self.rule("port_arp", [DROP]);
     }
 
     /// A listener report without a source address is for bridges only: routers must discard it (RFC 3590, 4). Ours has heard it

@@ -139,8 +139,8 @@ pub enum Element {
     Loose(Text),
     /// The hardware address that it has.
     Mac(Text, Mac),
-    /// An address that it may send from.
-    Source(Text, IpAddr),
+    /// An address that it may send from, as what has its hardware address.
+    Source(Text, Mac, IpAddr),
     /// A note that flows may be stale; never wanted, and not seen any more once they are forgotten.
     Stale(Stale),
 }
@@ -218,7 +218,7 @@ impl Elements {
         let others: Vec<&Element> = self.without(was).collect();
         let seizes = |new: &Element| {
             let from = |other: &&Element| match (new, other) {
-                (Element::Source(_, one), Element::Source(_, other)) => one == other,
+                (Element::Source(.., one), Element::Source(.., other)) => one == other,
                 (Element::Publish(one), Element::Publish(other)) => {
                     one.protocol == other.protocol && one.ports.overlaps(other.ports)
                 }
@@ -351,7 +351,7 @@ impl Element {
             Self::Judged(net) => family(&net.network(), "judged4", "judged6"),
             Self::Loose(_) => "loose",
             Self::Mac(..) => "macs",
-            Self::Source(_, address) => family(address, "sources4", "sources6"),
+            Self::Source(.., address) => family(address, "sources4", "sources6"),
             Self::Stale(note) => note.set(),
         }
     }
@@ -383,7 +383,7 @@ impl Element {
     /// The port of whose guard it is a part.
     fn guarded(&self) -> Option<&Text> {
         match self {
-            Self::Mac(link, _) | Self::Source(link, _) => Some(link),
+            Self::Mac(link, _) | Self::Source(link, ..) => Some(link),
             _ => None,
         }
     }
@@ -438,7 +438,7 @@ impl Element {
             Self::Trusted(link, bridge) => format!("\"{link}\" . \"{bridge}\""),
             Self::Policy(_, passage) => passage.to_string(),
             Self::Mac(link, mac) => format!("\"{link}\" . {mac}"),
-            Self::Source(link, address) => format!("\"{link}\" . {address}"),
+            Self::Source(link, mac, address) => format!("\"{link}\" . {mac} . {address}"),
             Self::Publish(Mapping { listen, protocol, ports, target, port }) => {
                 let at = listen.map(|address| format!("{address} . ")).unwrap_or_default();
                 let port = port.map(|port| format!(" . {port}")).unwrap_or_default();
@@ -471,7 +471,7 @@ impl fmt::Display for Element {
             Self::Trusted(link, bridge) => write!(f, "{link} to {bridge}"),
             Self::Policy(_, passage) => passage.fmt(f),
             Self::Mac(_, mac) => mac.fmt(f),
-            Self::Source(_, address) => address.fmt(f),
+            Self::Source(.., address) => address.fmt(f),
             Self::Stale(note) => note.fmt(f),
             Self::Publish(Mapping { listen, protocol, ports, target, port }) => {
                 write!(f, "{protocol} ")?;

@@ -213,6 +213,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_subnets_of_networks_with_a_policy_within_are_judged() {
+        let nets = |all: &[&str]| all.iter().map(|net| net.parse().expect("a net")).collect::<Vec<IpNet>>();
+        let (front, back) = (nets(&["10.1.0.0/24", "10.2.0.0/24", "fd01::/64"]), nets(&["10.3.0.0/24", "fd03::/64"]));
+        let judged = |allow, from: &str, to: &str| {
+            let policy = Policy { allow, from: nets(&[from]), to: nets(&[to]), ports: Vec::new() };
+            let elements = policies(&[policy], &[front.clone(), back.clone()]).expect("few enough");
+            let net = |element| if let Element::Judged(net) = element { Some(net.to_string()) } else { None };
+            elements.into_iter().filter_map(net).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(false, "10.1.0.9/32", "10.2.0.9/32"), ["10.1.0.0/24", "10.2.0.0/24"]);
+        assert_eq!(judged(false, "::/0", "fd03::9/128"), ["fd03::/64"]);
+        assert_eq!(judged(false, "10.1.0.9/32", "10.3.0.9/32"), [""; 0], "it is not within one");
+        assert_eq!(judged(true, "0.0.0.0/0", "0.0.0.0/0"), [""; 0], "it denies nothing");
+    }
+
     proptest! {
         /// Of each packet the elements say what the first policy that matches it says, and no two match it.
         #[test]

@@ -110,7 +110,7 @@ impl Guard {
         let ipv6 = self.addresses.iter().any(IpAddr::is_ipv6);
         let link_local = ipv6.then(|| self.mac.link_local().into());
         let addresses = self.addresses.iter().copied().chain(link_local);
-        addresses.map(|address| Element::Source(self.link.clone(), address))
+        addresses.map(|address| Element::Source(self.link.clone(), self.mac, address))
     }
 }
 

@@ -109,7 +109,9 @@ fn encode(element: &Element, with_data: bool, out: &mut Vec<u8>) {
             node(out, &first, Some(last), None);
         }
         Element::Mac(link, mac) => node(out, &Key::default().link(link).add(&mac.0), None, None),
-        Element::Source(link, address) => node(out, &Key::default().link(link).address(*address), None, None),
+        Element::Source(link, mac, address) => {
+            node(out, &Key::default().link(link).add(&mac.0).address(*address), None, None);
+        }
         Element::Publish(mapping) => {
             let key = |port| {
                 let at = mapping.listen.map_or_else(Key::default, |address| Key::default().address(address));
@@ -249,7 +251,7 @@ impl<'a> Node<'a> {
             "trusted" => return Some(Element::Trusted(key.link()?, key.link()?)),
             "loose" => return Some(Element::Loose(key.link()?)),
             "macs" => return Some(Element::Mac(key.link()?, Mac(key.take()?))),
-            "sources4" | "sources6" => return Some(Element::Source(key.link()?, key.address(ipv4)?)),
+            "sources4" | "sources6" => return Some(Element::Source(key.link()?, Mac(key.take()?), key.address(ipv4)?)),
             _ => {}
         }
         let mut data = Fields(self.data.unwrap_or_default());
