@@ -183,7 +183,9 @@ fn within() {
         });
         let policy =
             if policy.is_empty() { String::new() } else { format!("[[policies]]\naction = \"deny\"\n{policy}\n") };
-        let networks = "[networks.one]\ndriver = \"bridge\"\nsubnets = [\"10.20.0.0/24\"]\n[networks.other]\ndriver = \"bridge\"\nsubnets = [\"10.21.0.0/24\"]\n";
+        let network =
+            |(name, net)| format!("[networks.{name}]\ndriver = \"bridge\"\nsubnets = [\"10.{net}.0.0/24\"]\n");
+        let networks = [("one", 20), ("other", 21)].map(network).concat();
         format!("topology = \"within\"\n{networks}{}{policy}", endpoints.collect::<String>())
     };
     let mut best = [0; WAYS.len()];

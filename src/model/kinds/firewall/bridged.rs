@@ -123,8 +123,7 @@ impl Skeleton {
     }
 
     /// What policies forbid between ports of one bridge. Most frames are of a connection that stands, so they come first, and
-    /// no frame is asked what only one of the other family can be, nor one of a network of which no policy says anything:
-    /// all questions that follow take a third of a small packet's way from one container to another.
+    /// no frame is asked what only one of the other family can be, nor what is asked within other networks only.
     fn within(&mut self) {
         self.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
         self.rule("forward", [is(meta(MetaKey::Protocol), "ip"), goto("forward_ip")]);
