@@ -164,8 +164,8 @@ fn measure(best: &mut (u32, u32), port: u16, received: &Arc<AtomicU64>) {
     *best = (best.0.max(connections), best.1.max(packets));
 }
 
-/// Packets a second from one container to another of the same network, which nobody there reads: what is measured is their
-/// way, and that of those who send.
+/// Packets a second that arrive at one container from another of the same network. Nobody there reads them: what is measured
+/// is their way, and that of who sends.
 fn within() {
     const TURNS: usize = 20;
     const WAYS: [(&str, &str); 4] = [
@@ -196,16 +196,19 @@ fn within() {
                 run("nft flush ruleset");
             }
             let _sink = inside("sink", || UdpSocket::bind("0.0.0.0:9").unwrap());
-            let sent = inside("sender", || {
+            let arrived = || inside("sink", received_by_eth0);
+            let before = arrived();
+            inside("sender", || {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
                 socket.connect("10.20.0.12:9").unwrap();
-                let (started, mut sent) = (Instant::now(), 0_u32);
+                let started = Instant::now();
                 while started.elapsed() < SECOND / 4 {
-                    sent += (0..64).filter(|_| socket.send(b"netrec").is_ok()).count() as u32;
+                    for _ in 0..64 {
+                        let _ = socket.send(b"netrec");
+                    }
                 }
-                4 * sent
             });
-            best[at] = sent.max(best[at]);
+            best[at] = (4 * (arrived() - before)).max(best[at]);
         }
     }
     println!("\nbetween two containers of one network                packets/s");
@@ -213,6 +216,13 @@ fn within() {
         println!("{name:<46} {packets:>15} (×{:.2})", f64::from(packets) / f64::from(best[0]));
     }
     run("nft flush ruleset");
+}
+
+/// Of the calling thread's namespace (`proc_pid_net(5)`, `dev`): the second number after the colon.
+fn received_by_eth0() -> u32 {
+    let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let (_, numbers) = links.split_once("eth0:").unwrap();
+    numbers.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// One port more beside 20,000: what is sent, and how long it takes beside a look at all of them.

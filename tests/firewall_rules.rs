@@ -268,6 +268,7 @@ fn whatever_others_do_to_the_rules_is_seen_and_undone() {
             ("nft flush chain bridge netrec-shop prerouting".into(), "rules of prerouting"),
             ("nft add element inet netrec-shop icc '{ br-front . br-back }'".into(), "elements of icc"),
             ("nft add element inet netrec-shop subnets4 '{ 1.2.3.4-1.2.3.6 }'".into(), "elements of subnets4"),
+            ("nft add element bridge netrec-shop judged4 '{ 1.2.3.4-1.2.3.6 }'".into(), "elements of judged4"),
         ] {
             assert_eq!(after(&vandalism), altered(what), "{vandalism}");
         }
@@ -276,6 +277,7 @@ fn whatever_others_do_to_the_rules_is_seen_and_undone() {
             "nft flush set bridge netrec-shop macs",
             "nft add element bridge netrec-shop sources4 '{ nr-one . 02:00:00:00:00:01 . 10.10.0.1 }'",
             "nft flush set inet netrec-shop deny4",
+            "nft flush set bridge netrec-shop judged4",
             "nft add element inet netrec-shop allow_from4 '{ 0.0.0.0/1 . tcp . 8443 }' || :",
         ] {
             assert_eq!(after(elements), Some(Rules::Intact), "{elements}");

@@ -115,13 +115,13 @@ fn neighbour(kind: u8, from: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
 }
 
 /// Who joins a group says so (143, RFC 9777; 131, RFC 2710), or leaves it (132).
-fn report(kind: u8, from: Ipv6Addr) -> Frame {
+fn report(kind: u8, mac: [u8; 6], from: Ipv6Addr) -> Frame {
     let (to, group) = (six("ff02::16"), six("ff02::1:ff00:99"));
     let before: &[u8] = if kind == 143 { &[0, 0, 0, 1, 4, 0, 0, 0] } else { &[0; 4] };
     let mut message = icmpv6(from, to, kind, &[before, &group.octets()].concat());
     let inner = message.split_off(40);
     let alert = [58, 0, 5, 2, 0, 0, 1, 0]; // RFC 2711
-    frame(OWN_MAC, 0x86dd, &ipv6(from, to, 0, &[&alert[..], &inner].concat()))
+    frame(mac, 0x86dd, &ipv6(from, to, 0, &[&alert[..], &inner].concat()))
 }
 
 fn forged() -> Vec<(&'static str, Frame)> {
@@ -307,10 +307,10 @@ fn an_endpoint_may_be_let_loose() {
 
 #[test]
 fn a_report_without_an_address_is_for_bridges_only() {
-    let of = |from| [143, 131, 132].map(|kind| report(kind, six(from)));
+    let of = |mac, from| [143, 131, 132].map(|kind| report(kind, mac, six(from)));
     let named = |name, frames: [Frame; 3]| frames.map(|frame| (name, frame));
-    let reports =
-        || [named("of nobody", of("::")), named("of one", of("fe80::ff:fe00:66"))].into_iter().flatten().collect();
+    let kinds = [("of nobody", OWN_MAC, "::"), ("of one", OWN_MAC, "fe80::ff:fe00:66"), ("forged", OTHER_MAC, "::")];
+    let reports = || kinds.into_iter().flat_map(|(name, mac, from)| named(name, of(mac, from))).collect();
     lab::in_private_namespaces(|| {
         apply(TOPOLOGY);
         assert_eq!(arrive(reports()), ["of one"; 3]);

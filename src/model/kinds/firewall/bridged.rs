@@ -55,7 +55,8 @@ impl Skeleton {
 
     /// Endpoints send as themselves, and play neither router nor DHCP server. Their ports are known by the group that they
     /// have from birth, or right before they die, so that none is ever without its guard. Nearly every frame is of IP, and
-    /// honest: it is looked up once. What only loose ports may send is asked last.
+    /// honest: it is looked up once. Whether a port is loose is asked where that finds nothing, or a frame is of what only routers
+    /// and DHCP servers send.
     fn honesty(&mut self, group: u32) {
         let sender = || payload("ether", "saddr");
         let by_mac = |mac| concat(vec![iifname(), mac]);
@@ -137,6 +138,7 @@ impl Skeleton {
         self.rule("forward_ip", [is(payload("icmp", "type"), range("11", "12")), ACCEPT]);
         self.judged_within("forward_ip", "ip", "@flows4", ["@within4", "@within4_port"]);
 
+        // `::` is in no subnet that is judged, so they come before that is asked.
         for report in reports() {
             self.rule("forward_ip6", report.into_iter().chain([jump("joining")]).collect::<Vec<_>>());
         }

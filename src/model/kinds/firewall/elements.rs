@@ -139,7 +139,7 @@ pub enum Element {
     Loose(Text),
     /// The hardware address that it has.
     Mac(Text, Mac),
-    /// An address that it may send from, as what has its hardware address.
+    /// An address that it may send from, with that hardware address only.
     Source(Text, Mac, IpAddr),
     /// A note that flows may be stale; never wanted, and not seen any more once they are forgotten.
     Stale(Stale),
