@@ -1,7 +1,8 @@
 /* Preloaded into netrec: counts the calls by which it can change anything, those of all threads together, and at the
  * one of number NETREC_CALL ends the process (the call was carried out, nobody saw its result) or lets the call fail
  * with NETREC_ERRNO; where NETREC_ONLY names one of them, the others are not counted. Strace can do either, but counts
- * the calls of each thread by themselves, and so cannot name the calls that a later thread makes. The count is written to the file NETREC_COUNT at the end. */
+ * the calls of each thread by themselves, and so cannot name the calls that a later thread makes. The count is written
+ * to the file NETREC_COUNT at the end. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -49,9 +49,9 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
         }
         for subnets in bridged {
             let own = || subnets.iter().filter(|net| net.addr().is_ipv6() == ipv6);
-            let pairs: Vec<Cube> = own().flat_map(|from| own().map(move |to| Cube::new(from, to, None))).collect();
+            let pairs = || own().flat_map(|from| own().map(move |to| Cube::new(from, to, None)));
             let denied = said.iter().filter(|(_, allow)| !allow);
-            let within = denied.flat_map(|(cube, _)| pairs.iter().filter_map(|pair| cube.within(pair)));
+            let within = denied.flat_map(|(cube, _)| pairs().filter_map(|pair| cube.within(&pair)));
             let before = elements.len();
             elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6).into())));
             if elements.len() > before {
