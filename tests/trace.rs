@@ -173,6 +173,12 @@ fn the_kernel_says_the_same_of_what_is_sent() {
             assert_eq!(of(&said["live"]["steps"]), of(&said["steps"]), "{told}");
         }
         assert_eq!(before, lab::run("nft list tables"), "no table is left");
+        // Where somebody put a rule before it, its place is another one's in the plan.
+        lab::run("nft insert rule inet netrec-policies between counter");
+        let (_, said) = trace("--live --format json --from web --to db/icmp");
+        let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(said["live"]["steps"][1]["rule"], "rule 6", "{said:#}");
+        assert_eq!((&said["live"]["as_planned"], &said["live"]["dropped"]), (&false.into(), &true.into()), "{said:#}");
         let (exit, said) = trace("--live --from 192.0.2.2 --to web:80");
         assert!(exit == 64 && said.contains("nothing can be sent from 192.0.2.2"), "{said}");
     });

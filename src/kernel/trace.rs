@@ -37,8 +37,8 @@ pub struct Event {
     pub table: String,
     /// The chain.
     pub chain: String,
-    /// Which rule of the chain, from 0; none for its policy.
-    pub rule: Option<usize>,
+    /// Which rule of the chain, from 0, and of how many; none for its policy.
+    pub rule: Option<(usize, usize)>,
     /// What was decided.
     pub verdict: Verdict,
 }
@@ -90,7 +90,7 @@ fn placed(nft: &mut Nft, handle: Option<[u8; 8]>, event: Event) -> Result<Event,
     let Event { family, table, chain, .. } = &event;
     let rules = nft.listed(Question::Rules { family, table, chain })?;
     let is = |rule: &Vec<u8>| get(rule, 3) == Some(&handle);
-    Ok(Event { rule: rules.iter().position(is), ..event })
+    Ok(Event { rule: rules.iter().position(is).map(|at| (at, rules.len())), ..event })
 }
 
 /// One message of the kernel's: the handle of the rule, and all else. Only rules and policies are read, not what is

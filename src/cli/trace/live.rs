@@ -66,10 +66,11 @@ impl Live {
 
     fn heard(world: &World<'_>, own: &str, events: &[Event], planned: &Trace) -> Self {
         let rule = |event: &Event| {
-            let Some(at) = event.rule else { return "policy".to_owned() };
-            let rules =
+            let Some((at, count)) = event.rule else { return "policy".to_owned() };
+            let mut rules =
                 if event.table == own { world.rules(event.family == "bridge", &event.chain) } else { Vec::new() };
-            rules.get(at).cloned().unwrap_or_else(|| format!("rule {}", at + 1))
+            // Where there are more or fewer, that place is another rule's.
+            if rules.len() == count { rules.swap_remove(at) } else { format!("rule {}", at + 1) }
         };
         // What goes on is of interest only where it remembers something; what is accepted by policy was not judged.
         let decides = |event: &&Event| match event.verdict {
