@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::{Element, Passage, Verdict};
 use crate::model::values::{Ports, Protocol};
 
-/// Elements of a family that policies may become at most. The kernel's time for them grows with their square
+/// Elements that policies may become at most, of both families together. The kernel's time for them grows with their square
 /// (`nft_set_pipapo`): as many take it some seconds, and a transaction must be answered in five.
 const ELEMENTS: usize = 16_384;
 
@@ -40,7 +40,7 @@ pub struct TooMany(pub usize);
 ///
 /// [`TooMany`] elements.
 pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Element>, TooMany> {
-    let mut elements = Vec::new();
+    let (mut elements, mut judged) = (Vec::new(), Vec::new());
     for ipv6 in [false, true] {
         let said = disjoint(policies, ipv6)?;
         for (cube, allow) in &said {
@@ -55,13 +55,14 @@ pub fn policies(policies: &[Policy], bridged: &[Vec<IpNet>]) -> Result<Vec<Eleme
             let before = elements.len();
             elements.extend(within.map(|cube| Element::Policy(Verdict::DenyWithin, cube.passage(ipv6).into())));
             if elements.len() > before {
-                elements.extend(own().map(|net| Element::Judged(net.trunc())));
+                judged.extend(own().map(|net| Element::Judged(net.trunc())));
             }
         }
         if elements.len() > ELEMENTS {
             return Err(TooMany(policies.len() - 1));
         }
     }
+    elements.append(&mut judged);
     Ok(elements)
 }
 
@@ -227,6 +228,22 @@ mod tests {
         assert_eq!(judged(false, "::/0", "fd03::9/128"), ["fd03::/64"]);
         assert_eq!(judged(false, "10.1.0.9/32", "10.3.0.9/32"), [""; 0], "it is not within one");
         assert_eq!(judged(true, "0.0.0.0/0", "0.0.0.0/0"), [""; 0], "it denies nothing");
+    }
+
+    #[test]
+    fn elements_are_limited_and_judged_subnets_are_none_of_them() {
+        let nets = |first: u32, count: u32| {
+            (first..first + count).map(|at| IpNet::from(IpAddr::from(Ipv4Addr::from(at)))).collect::<Vec<_>>()
+        };
+        let subnets = || vec!["10.0.0.0/24".parse().expect("a net")];
+        let policy = |from, to| Policy { allow: false, from, to, ports: Vec::new() };
+        let within = policy(nets(0x0a00_0001, 2), nets(0x0a00_0003, 2)); // four elements, each twice
+        let count = |more: u32| {
+            policies(&[within.clone(), policy(nets(0x0b00_0000, 8), nets(0x0c00_0000, more))], &[subnets()])
+        };
+        let most = u32::try_from((ELEMENTS - 8) / 8).expect("few");
+        assert_eq!(count(most).map(|elements| elements.len()), Ok(ELEMENTS + 1));
+        assert_eq!(count(most + 1), Err(TooMany(1)));
     }
 
     proptest! {
