@@ -191,3 +191,30 @@ fn a_network_that_becomes_internal_keeps_what_stays_in_it_and_nothing_else() {
         go_on(&mut stays, "internal = true");
     });
 }
+
+/// Linux redirects whom it forwards back to the link of origin. What follows that meets the rules within the bridge, to
+/// which the flow is new, and an answer to it a packet that begins.
+#[test]
+fn flows_between_subnets_of_one_bridge_stay_with_the_host() {
+    in_private_namespaces(|| {
+        build();
+        filter_bridged(0);
+        let far = "[containers.far]\nnetns = \"far\"\n[endpoints.far]\ncontainer = \"far\"\nnetwork = \"front\"\n\
+                   addresses = [\"10.30.0.10\"]\n";
+        let wide = shop("", far).replace("\"10.10.0.0/24\"", "\"10.10.0.0/24\", \"10.30.0.0/24\"");
+        apply(&wide);
+        serve("far", 53);
+        let client = Client::new("web", "10.30.0.10:53");
+        let ways = || run("ip -n web route get 10.30.0.10; ip -n far route get 10.10.0.10");
+        let before = ways();
+        client.is_answered_by("far");
+        // None for the first packet, and one in 20 ms at most (`ip_rt_send_redirect`).
+        for (from, to) in [("web", "10.30.0.10"), ("far", "10.10.0.10")] {
+            run(&format!("ip netns exec {from} ping -q -c 6 -i 0.1 {to}"));
+        }
+        assert_eq!(ways(), before);
+        let deny = "[[policies]]\naction = \"deny\"\nfrom = { endpoint = \"far\" }\nto = { endpoint = \"web\" }\n";
+        apply(&(wide + deny));
+        client.is_answered_by("far");
+    });
+}

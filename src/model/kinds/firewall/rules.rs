@@ -196,6 +196,9 @@ impl Skeleton {
         self.rule("host_midstream", [is(local(FibFlag::Daddr), "local"), RETURN]);
         self.rule("host_midstream", [is(ip("daddr"), "@subnets4"), DROP]);
         self.rule("host_midstream", [is(ip6("daddr"), "@subnets6"), DROP]);
+        // Who is redirected goes on within the bridge, whose rules have not seen how it began (`ip_rt_send_redirect`). Those of
+        // IPv6 come from the bridge's link-local address, which is nobody's gateway, so they are passed over.
+        self.rule("from_host", [is(payload("icmp", "type"), "redirect"), is(oifname(), "@bridges"), DROP]);
         // Frames within a bridge come here too while br_netfilter is on, and no policy is to stop neighbour discovery.
         self.rule("between", [is(payload("icmpv6", "type"), neighbour_discovery()), ACCEPT]);
         // No element of theirs overlaps another, whichever set it is in: the order is in the elements.
