@@ -25,6 +25,7 @@ pub mod shared;
 pub mod simulate;
 pub mod source;
 pub mod state;
+mod table;
 pub mod ties;
 pub mod topology;
 pub mod trace;

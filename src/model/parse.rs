@@ -4,25 +4,20 @@
 //! itself; what serde refuses is noted and taken out, and the table is read again, so that one wrong key does not hide the
 //! next.
 
+mod damaged;
 mod edit;
 mod pieces;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, Error};
 
 use super::check::check;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Source, Span};
 use super::topology::{Container, Endpoint, File, Item, Moved, Network, Policy, Pools, Tables, Topology};
-
-/// Findings in one named table at most.
-const FINDINGS: usize = 100;
 
 /// Tables that were refused: they are there, but how they go with others cannot be said.
 #[derive(Default, Debug)]
@@ -137,6 +132,8 @@ struct Merge {
     named: Option<(String, Span)>,
     findings: Vec<Diagnostic>,
     broken: Broken,
+    /// Lines that are no TOML, of the file that is read.
+    torn: BTreeSet<usize>,
 }
 
 /// Puts a file's tables among those of the files before.
@@ -192,149 +189,17 @@ impl Merge {
         }
     }
 
-    /// Reads what can be read of a file that is not right.
-    fn damaged(&mut self, file: u32, source: &Source) {
-        let (table, errors) = DeTable::parse_recoverable(&source.text);
-        // One slip confuses the rest of its line.
-        let mut line = None;
-        for error in &errors {
-            let range = error.span().unwrap_or_default();
-            let of = source.text[..range.start.min(source.text.len())].matches('\n').count();
-            if line.replace(of) != Some(of) {
-                let finding = Diagnostic::at(all(file).at(range), error.message().replace('\n', ", "));
-                self.findings.push(finding.label("not TOML"));
-            }
-        }
-        let mut found = File::default();
-        let mut left = Broken::default();
-        for (key, value) in table.into_inner() {
-            match &**key.get_ref() {
-                "topology" => found.topology = self.value("topology", (file, source), value).ok(),
-                "pools" => found.pools = self.value("pools", (file, source), value).ok(),
-                "allow_deletes" => {
-                    found.allow_deletes = self.value("allow_deletes", (file, source), value).ok();
-                }
-                "docker_user" => found.docker_user = self.value("docker_user", (file, source), value).ok(),
-                "moved" => found.moved = Some(self.list("moved", (file, source), value)),
-                "networks" => {
-                    (found.networks, left.networks) = self.tables("networks", (file, source), value);
-                }
-                "containers" => {
-                    (found.containers, left.containers) = self.tables("containers", (file, source), value);
-                }
-                "endpoints" => {
-                    (found.endpoints, left.endpoints) = self.tables("endpoints", (file, source), value);
-                }
-                "policies" => found.policies = Some(self.list("policies", (file, source), value)),
-                _ if !errors.is_empty() => {}
-                unknown => {
-                    let known = found.keys().map(|(key, _)| key);
-                    let finding = Diagnostic::at(all(file).at(key.span()), format!("unknown key `{unknown}`"));
-                    self.findings.push(finding.label("not a key of a topology").nearest(unknown, known));
-                }
-            }
-        }
-        if errors.is_empty() {
-            self.broken.networks.extend(left.networks);
-            self.broken.containers.extend(left.containers);
-            self.broken.endpoints.extend(left.endpoints);
-        } else {
-            // What a torn file seems to say is not worth complaints; its names are known all the same.
-            let broken = &mut self.broken.names;
-            broken.extend(found.networks.into_iter().flatten().map(|(name, _)| ("networks", name.into_inner())));
-            broken.extend(found.containers.into_iter().flatten().map(|(name, _)| ("containers", name.into_inner())));
-            broken.extend(found.endpoints.into_iter().flatten().map(|(name, _)| ("endpoints", name.into_inner())));
-            found = File { topology: found.topology, ..File::default() };
-        }
-        let mut placed = Found::default();
-        placed.add(all(file), found);
-        self.file(placed);
-    }
-
-    /// Tables by name, and what is left of those that are wrong.
-    fn tables<T: DeserializeOwned>(
-        &mut self,
-        word: &'static str,
-        (file, source): (u32, &Source),
-        value: Spanned<DeValue>,
-    ) -> (Option<Tables<T>>, Vec<Item<T>>) {
-        let span = value.span();
-        let DeValue::Table(tables) = value.into_inner() else {
-            let example = word.trim_end_matches('s');
-            let finding = Diagnostic::at(all(file).at(span), format!("`{word}` is a table of tables"));
-            self.findings.push(finding.label("not a table").hint(format!("write `[{word}.NAME]` for each {example}")));
-            return (None, Vec::new());
-        };
-        let (mut found, mut left) = (Vec::new(), Vec::new());
-        for (name, value) in tables {
-            let key = Spanned::new(name.span(), name.get_ref().to_string());
-            match self.value(word, (file, source), value) {
-                Ok(value) => found.push((key, value)),
-                Err(part) => {
-                    left.extend(part.map(|value| Item {
-                        value: Arc::new(value),
-                        part: all(file),
-                        name: all(file).at(key.span()),
-                    }));
-                    self.broken.names.insert((word, key.into_inner()));
-                }
-            }
-        }
-        (Some(found), left)
-    }
-
-    fn list<T: DeserializeOwned>(
-        &mut self,
-        word: &'static str,
-        (file, source): (u32, &Source),
-        value: Spanned<DeValue>,
-    ) -> Vec<Spanned<T>> {
-        let span = value.span();
-        let DeValue::Array(entries) = value.into_inner() else {
-            let finding = Diagnostic::at(all(file).at(span), format!("`{word}` is a list of tables"));
-            self.findings.push(finding.label("not a list").hint(format!("write `[[{word}]]` above each")));
-            return Vec::new();
-        };
-        let read = |entry: Spanned<DeValue>| {
-            let span = entry.span();
-            self.value(word, (file, source), entry).ok().map(|value| Spanned::new(span, value))
-        };
-        entries.into_iter().filter_map(read).collect()
-    }
-
-    /// Reads a value; of a table it notes all that is wrong, each time without what was found to be wrong before. What is
-    /// wrong is what is left of it in the end, if anything can be read at all.
-    fn value<T: DeserializeOwned>(
-        &mut self,
-        word: &'static str,
-        (file, source): (u32, &Source),
-        mut value: Spanned<DeValue>,
-    ) -> Result<T, Option<T>> {
-        let (mut whole, mut taken) = (true, Vec::new());
-        for _ in 0..FINDINGS {
-            let error = match T::deserialize(value.clone().into_deserializer()) {
-                Ok(read) => return if whole { Ok(read) } else { Err(Some(read)) },
-                Err(error) => error,
-            };
-            whole = false;
-            if taken.iter().any(|key| error.message().starts_with(&format!("missing field `{key}`"))) {
-                return Err(None); // it is there, and what is wrong with it was said
-            }
-            let at = error.span().unwrap_or_else(|| value.span());
-            let path = take_out(&mut value, &at);
-            let text = source.text.get(at.clone()).unwrap_or_default();
-            self.findings.push(finding(&error, word, path.as_deref(), text, all(file).at(at)));
-            taken.push(path.ok_or(None)?);
-        }
-        Err(None)
-    }
-
     fn finish(mut self, sources: &[Source]) -> Result<Topology, Diagnostics> {
-        let stem = sources.first().and_then(|source| Path::new(&source.path).file_stem());
         self.topology.named = self.named.as_ref().map(|(_, span)| *span);
-        self.topology.name = match self.named {
-            Some((name, _)) => name,
-            None => stem.unwrap_or_default().to_string_lossy().into_owned(),
+        self.topology.name = match (self.named, sources) {
+            (Some((name, _)), _) => name,
+            (None, [only]) => Path::new(&only.path).file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            (None, _) => {
+                // One more of them, or one less, would make another topology beside what was made before.
+                let message = "several files make one topology, and none of them names it";
+                self.findings.push(Diagnostic::new(message).hint("write `topology = \"NAME\"` in one of them"));
+                String::new()
+            }
         };
         let Topology { name, pools, allow_deletes, moved, .. } = &self.topology;
         let says_nothing = pools.is_none() && allow_deletes.is_none() && moved.is_empty();
@@ -347,89 +212,6 @@ impl Merge {
         self.findings.extend(check(&self.topology, &self.broken));
         if self.findings.is_empty() { Ok(self.topology) } else { Err(self.findings.into()) }
     }
-}
-
-/// Takes out of a table the innermost entry that a place is in, and says its key; nothing where only the table itself
-/// is to blame.
-fn take_out(value: &mut Spanned<DeValue>, at: &Range<usize>) -> Option<String> {
-    let within = |span: Range<usize>| span.start <= at.start && at.end <= span.end;
-    match value.get_mut() {
-        DeValue::Table(table) => {
-            let hit = table.iter().find(|(key, value)| within(key.span()) || within(value.span()));
-            let hit = hit.map(|(key, _)| key.clone())?;
-            let inner = table.get_mut(&hit).filter(|_| !within(hit.span())).and_then(|value| take_out(value, at));
-            if inner.is_none() {
-                table.remove(&hit);
-            }
-            // An entry of a list goes by the list's key.
-            Some(inner.filter(|key| !key.is_empty()).unwrap_or_else(|| hit.into_inner().into_owned()))
-        }
-        DeValue::Array(array) => {
-            let hit = array.iter().position(|value| within(value.span()))?;
-            let inner = array.get_mut(hit).and_then(|value| take_out(value, at));
-            if inner.is_none() {
-                let entries = array.iter().enumerate().filter(|(at, _)| *at != hit);
-                *array = entries.map(|(_, value)| value.clone()).collect();
-            }
-            Some(inner.unwrap_or_default())
-        }
-        _ => None,
-    }
-}
-
-/// serde's complaint in our words.
-fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span) -> Diagnostic {
-    let message = error.message();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let subject = word.trim_end_matches('s');
-    let (article, subject) = match subject {
-        "endpoint" => ("an", subject),
-        "pool" => ("", "pools"),
-        "policie" => ("a", "policy"),
-        "moved" => ("an", "entry"),
-        _ => ("a", subject),
-    };
-    if message.starts_with("unknown field") {
-        let unknown = quoted.next().unwrap_or_default();
-        let of = format!("not a key that {article} {subject} has here").replace("  ", " ");
-        return Diagnostic::at(span, format!("unknown key `{unknown}`")).label(of).nearest(unknown, quoted);
-    }
-    if message.starts_with("missing field") {
-        let missing = quoted.next().unwrap_or_default();
-        let finding = Diagnostic::at(span, format!("`{missing}` is missing"));
-        return finding.label(format!("every {subject} needs it")).hint(format!("add `{missing} = …`"));
-    }
-    let message = message.replace('\n', ", ").replace(" as i128", "");
-    let message =
-        message.replace("expected u32", "expected a whole number").replace("expected i32", "expected a whole number");
-    let message =
-        message.split_once("expected struct ").map_or(message.clone(), |(said, _)| format!("{said}expected a table"));
-    match key.filter(|_| word != "moved").and_then(|key| shape(word, key)) {
-        Some((noun, shape)) if message.starts_with("invalid IP address") => {
-            Diagnostic::at(span, format!("{text} is not {noun}")).hint(shape)
-        }
-        Some((_, shape)) => Diagnostic::at(span, message).hint(shape),
-        None => Diagnostic::at(span, message),
-    }
-}
-
-/// What a value of a key is, and looks like, for those with a grammar.
-fn shape(word: &str, key: &str) -> Option<(&'static str, &'static str)> {
-    Some(match key {
-        "from" | "to" if word == "policies" => {
-            ("a side", "a side is written `{ network = \"NAME\" }`, with `network`, `endpoint` or `cidr`")
-        }
-        "subnets" | "to" | "ipv4" | "ipv6" | "cidr" | "allow_from" => {
-            ("a subnet", "a subnet is written `10.10.0.0/24` or `fd10::/64`")
-        }
-        "addresses" | "gateways" | "reserved" | "snat" | "publish_address" | "via" => {
-            ("an address", "an address is written `10.10.0.10` or `fd10::10`, without a prefix length")
-        }
-        "mac" => ("a hardware address", "a hardware address is written `02:42:0a:0a:00:0a`"),
-        "publish" => ("a publish", "a publish is written `[ADDRESS:]HOST_PORT[-LAST]:PORT[-LAST][/tcp|udp|sctp]`"),
-        "ports" => ("ports", "ports are written `PORT[-LAST][/tcp|udp|sctp]`"),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -490,8 +272,11 @@ routes = [{ to = "192.0.2.0/24", via = "10.10.0.254" }]
         let both = parse(&[network.clone(), container.clone()]).expect("right");
         assert_eq!((both.name.as_str(), both.networks.len(), both.containers.len()), ("t", 1, 1));
         assert_eq!(parse(std::slice::from_ref(&network)).expect("right").name, "a");
-        let twice = parse(&[network.clone(), network]).expect_err("twice");
+        let twice = parse(&[network.clone(), container.clone(), network.clone()]).expect_err("twice");
         assert_eq!(twice.iter().next().expect("one").message, "network `n` is declared twice");
+        let nameless = parse(&[network, Source::new("d.toml", "")]).expect_err("no name");
+        let said: Vec<&str> = nameless.iter().map(|finding| &*finding.message).collect();
+        assert_eq!(said, ["several files make one topology, and none of them names it"]);
         let other = Source::new("c.toml", "topology = \"u\"\n");
         let two = parse(&[container, other]).expect_err("two names");
         assert_eq!(two.iter().next().expect("one").message, "two names for one topology: `t` and `u`");

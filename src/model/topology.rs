@@ -2,26 +2,25 @@
 //! the host. The field docs are the reference that `netrec schema` prints.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use toml::Spanned;
 
 use super::focus::otherwise_by;
 use super::source::Span;
+pub use super::table::Tables;
+use super::table::{only_tables, tables};
 use super::values::{Cidr, Mac, PortRange, Publish};
 
 /// A whole topology: all its files merged.
 #[derive(Clone, Default, Debug)]
 pub struct Topology {
-    /// Owner of all it makes: `topology` in a file, else the stem of the first file. 1 to 32 of `[a-z0-9-]`.
+    /// Owner of all it makes: `topology` in a file, else the stem of the only file. 1 to 32 of `[a-z0-9-]`.
     pub name: String,
-    /// Where a file gives the name; none if it is the stem of the first file.
+    /// Where a file gives the name; none if it is the stem of the only file.
     pub named: Option<Span>,
     /// By name.
     pub networks: BTreeMap<String, Item<Network>>,
@@ -122,37 +121,15 @@ impl<T> std::ops::Deref for Item<T> {
     }
 }
 
-/// Tables of a file by their names, in the order of those; none twice.
-pub type Tables<T> = Vec<(Spanned<String>, T)>;
-
-/// Reads named tables as they come: the parser has sorted them, and finds what is there twice.
-fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tables<T>>, D::Error> {
-    struct Visit<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
-        type Value = Tables<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a table of tables")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tables<T>, A::Error> {
-            let mut tables = Vec::with_capacity(map.size_hint().unwrap_or_default());
-            while let Some(table) = map.next_entry()? {
-                tables.push(table);
-            }
-            Ok(tables)
-        }
-    }
-    deserializer.deserialize_map(Visit(PhantomData)).map(Some)
-}
+only_tables!(Pools, Moved, Network, BridgeOptions, Container, Endpoint, Published, Policy, Peer, StaticRoute);
 
 /// One file as it stands, or a part of one.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "netrec topology")]
 pub struct File {
-    /// Owner name of everything in the topology: 1 to 32 of `[a-z0-9-]`. Default: the stem of the file's name.
+    /// Owner name of everything in the topology: 1 to 32 of `[a-z0-9-]`. Default: the stem of the file's name, if
+    /// there is only one.
     #[schemars(with = "Option<String>")]
     pub topology: Option<Spanned<String>>,
     /// Where networks without `subnets` take theirs from.
@@ -217,7 +194,8 @@ impl File {
 
 /// Where networks without `subnets` take theirs from: the first free block, upwards from a hash of the network's name.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(rename = "Pools")]
 pub struct Pools {
     /// IPv4 blocks to cut subnets from. Default: `["10.208.0.0/12"]`.
     #[schemars(with = "Option<Vec<String>>")]
@@ -235,7 +213,8 @@ pub struct Pools {
 
 /// A network, container or endpoint that has another name than when it was made.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Moved")]
 pub struct Moved {
     /// What it was: `networks.NAME`, `containers.NAME` or `endpoints.NAME`.
     #[schemars(with = "String")]
@@ -247,7 +226,8 @@ pub struct Moved {
 
 /// A network: endpoints of the same network reach each other, endpoints of different ones do not.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Network")]
 pub struct Network {
     /// What makes the network: `bridge`, `host` or `none`.
     #[schemars(with = "String")]
@@ -316,7 +296,8 @@ pub struct Network {
 
 /// Options of the `bridge` driver.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(rename = "BridgeOptions")]
 pub struct BridgeOptions {
     /// Name of the bridge, 1 to 15 bytes. Default: `nr-` and a hash of topology and network.
     #[schemars(with = "Option<String>")]
@@ -329,7 +310,8 @@ pub struct BridgeOptions {
 
 /// A container (sandbox): exactly one of `netns`, `path`, `pid`.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(rename = "Container")]
 pub struct Container {
     /// A named network namespace, as `ip netns` names them. Created and owned if absent, attached to and never deleted
     /// if it was there before.
@@ -352,7 +334,8 @@ pub struct Container {
 
 /// An endpoint joins one container to one network.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Endpoint")]
 pub struct Endpoint {
     /// Name of the container.
     #[schemars(with = "String")]
@@ -409,7 +392,8 @@ pub struct Endpoint {
 
 /// A published port with options.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Published")]
 pub struct Published {
     /// The port, written as in `publish`.
     #[schemars(with = "String")]
@@ -441,7 +425,8 @@ pub enum Action {
 /// itself sends or is sent (`host_access`). Answers to what passed pass as well. Published ports are matched with the
 /// endpoint's address and port.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "Policy")]
 pub struct Policy {
     /// `allow` or `deny`. An `allow` opens neither an `internal` network nor, between its endpoints, one with
     /// `icc = false`.
@@ -461,7 +446,8 @@ pub struct Policy {
 
 /// One side of a policy: exactly one of `network`, `endpoint` and `cidr`.
 #[derive(Clone, Default, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(rename = "Peer")]
 pub struct Peer {
     /// Every address in the subnets of a network.
     #[schemars(with = "Option<String>")]
@@ -476,7 +462,8 @@ pub struct Peer {
 
 /// A static route in a container.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
+#[schemars(rename = "StaticRoute")]
 pub struct StaticRoute {
     /// Destination in CIDR notation.
     #[schemars(with = "String")]

@@ -16,7 +16,9 @@ const NAME_BYTES: usize = 63;
 impl Checking<'_> {
     pub(super) fn names(&mut self) {
         let topology = self.topology;
-        if !Topology::is_name(&topology.name) {
+        // None of several files names it: that is said already.
+        let is_known = topology.named.is_some() || !topology.name.is_empty();
+        if is_known && !Topology::is_name(&topology.name) {
             let message = format!("`{}` cannot be the name of a topology", topology.name);
             let finding = topology.named.map_or_else(|| Diagnostic::new(&*message), |at| Diagnostic::at(at, &*message));
             let hint = match topology.named {

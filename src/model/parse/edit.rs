@@ -186,7 +186,10 @@ to = { endpoint = \"db\" }
 ";
 
     fn sources(text: &str) -> [Source; 2] {
-        [Source::new("a.toml", "[containers.more]\nnetns = \"more\"\n"), Source::new("b.toml", text)]
+        [
+            Source::new("a.toml", "topology = \"shop\"\n[containers.more]\nnetns = \"more\"\n"),
+            Source::new("b.toml", text),
+        ]
     }
 
     /// What is said of an edit of the second of two files, if it is plain: in debug builds that is compared with what
