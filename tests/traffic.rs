@@ -256,3 +256,91 @@ fn crc32c(bytes: &[u8]) -> u32 {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 })
     })
 }
+
+/// Linux makes the route to a subnet when the address comes, and not again.
+#[test]
+fn routes_that_came_with_addresses_are_put_back() {
+    applied(|| {
+        for (broken, from, to) in [
+            ("ip route delete 10.10.0.0/24", "", "10.10.0.10"),
+            (
+                "ip -6 route delete fd10::/64 dev $(ip -6 route show fd10::/64 | sed 's/.* dev \\([^ ]*\\).*/\\1/')",
+                "",
+                "fd10::10",
+            ),
+            ("ip -n i route delete 10.30.0.0/24", "i", "10.30.0.11"),
+            ("ip -n a route flush table main", "a", "192.0.2.2"),
+            ("ip -n a -6 route flush table main", "a", "2001:db8::2"),
+        ] {
+            assert!(pings(from, to, 3), "{from} to {to}");
+            run(broken);
+            assert!(!pings(from, to, 1), "{broken}");
+            let told = run(&format!("{NETREC} apply {TOPOLOGY}"));
+            assert!(told.ends_with("verified: nothing left to do\n"), "{told}");
+            assert!(pings(from, to, 3), "{broken}, and put right");
+        }
+    });
+}
+
+/// As of a VPN: to let go of what is there would help nobody.
+#[test]
+fn a_wide_route_that_comes_later_is_no_reason_to_mend_nothing() {
+    applied(|| {
+        run("ip route add 10.0.0.0/8 via 192.0.2.2; ip -n a route delete default");
+        let told = run(&format!("{NETREC} apply {TOPOLOGY}"));
+        assert!(told.ends_with("verified: nothing left to do\n"), "{told}");
+        assert!(pings("a", "192.0.2.2", 3));
+
+        let new = "topology = \"new\"\n[networks.n]\ndriver = \"bridge\"\nsubnets = [\"10.99.0.0/24\"]\n";
+        std::fs::write("/run/new.toml", new).unwrap();
+        let refused = attempt(&format!("{NETREC} plan /run/new.toml"));
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("overlaps the live route to 10.0.0.0/8"), "{said}");
+        run("ip route delete 10.0.0.0/8; for half in 0.0.0.0/1 128.0.0.0/1; do ip route add $half via 192.0.2.2; done");
+        assert!(attempt(&format!("{NETREC} plan /run/new.toml")).status.success());
+    });
+}
+
+/// Who forwards is a setting of each link, which is born as `default` says.
+#[test]
+fn bridges_forward_also_where_links_are_born_without() {
+    applied(|| {
+        let bridge = run("ip route show 10.10.0.0/24 | sed 's/.* dev \\([^ ]*\\).*/\\1/'");
+        let setting = format!("/proc/sys/net/ipv4/conf/{}/forwarding", bridge.trim());
+        run(&format!("echo 0 >{setting}"));
+        assert!(!pings("a", "192.0.2.2", 1));
+        run(&format!("{NETREC} apply {TOPOLOGY}"));
+        assert!(pings("a", "192.0.2.2", 3));
+
+        run(&format!("echo 0 >/proc/sys/net/ipv4/conf/default/forwarding; ip link delete {bridge}"));
+        run(&format!("{NETREC} apply {TOPOLOGY}"));
+        assert!(pings("a", "192.0.2.2", 3));
+    });
+}
+
+/// Linux takes what is meant for a link to be made for the one that has that name as another one.
+#[test]
+fn links_of_others_under_another_name_are_left_alone() {
+    lab::in_private_namespaces(|| {
+        wire("lan", "up0", "192.0.2.2/24");
+        run("ip link property add dev up0 altname br-front; ip -n lan link property add dev eth0 altname eth7");
+        let links = || run("ip -d link show up0; ip address show up0; ip -n lan address show eth0");
+        let before = links();
+        let topology = |bridge: &str, ifname: &str| {
+            format!(
+                "topology = \"t\"\n[networks.n]\ndriver = \"bridge\"\nbridge.name = \"{bridge}\"\n[containers.lan]\n\
+                 netns = \"lan\"\n[endpoints.e]\ncontainer = \"lan\"\nnetwork = \"n\"\nifname = \"{ifname}\"\n"
+            )
+        };
+        for (topology, said) in [
+            (topology("br-front", "eth1"), "a link named `br-front` exists and is not netrec's"),
+            (topology("br0", "eth7"), "a link named `eth7` exists in `lan` and is not netrec's"),
+        ] {
+            std::fs::write("/run/t.toml", topology).unwrap();
+            let output = attempt(&format!("{NETREC} apply /run/t.toml --yes"));
+            let refused = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(4) && refused.contains(said), "{refused}");
+        }
+        assert_eq!(links(), before);
+    });
+}

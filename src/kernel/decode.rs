@@ -20,6 +20,11 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_PROTOCOL: u16 = 21;
 const RTA_VIA: u16 = 18;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
+const IFLA_INET_CONF: u16 = 1;
+/// Offset of `IPV4_DEVCONF_FORWARDING` (`linux/ip.h`) among the numbers of `IFLA_INET_CONF`.
+const FORWARDING: usize = 0;
 const IFLA_INET6_CONF: u16 = 2;
 /// Hairpin.
 const IFLA_BRPORT_MODE: u16 = 4;
@@ -65,7 +70,14 @@ pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {
             libc::IFLA_LINK => link.link = Some(number(value)?),
             libc::IFLA_LINK_NETNSID => link.link_netnsid = Some(i32_at(value, 0).ok_or(NO_NUMBER)?),
             libc::IFLA_LINKINFO => link_info(&mut link, value)?,
-            libc::IFLA_AF_SPEC => inet6(&mut link, value)?,
+            libc::IFLA_AF_SPEC => families(&mut link, value)?,
+            IFLA_PROP_LIST => {
+                for property in attributes(value) {
+                    if let (IFLA_ALT_IFNAME, name) = property? {
+                        link.altnames.push(string(name).into());
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -99,16 +111,16 @@ fn bridge_port(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn inet6(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+fn families(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
     for family in attributes(value) {
         let (family, value) = family?;
-        if i32::from(family) != libc::AF_INET6 {
-            continue;
-        }
         for attribute in attributes(value) {
-            match attribute? {
-                (IFLA_INET6_ADDR_GEN_MODE, value) => link.addr_gen_mode = value.first().copied(),
-                (IFLA_INET6_CONF, value) => link.ipv6_off = i32_at(value, DISABLE_IPV6).is_some_and(|off| off != 0),
+            match (i32::from(family), attribute?) {
+                (libc::AF_INET, (IFLA_INET_CONF, value)) => link.forwards = i32_at(value, FORWARDING) == Some(1),
+                (libc::AF_INET6, (IFLA_INET6_ADDR_GEN_MODE, value)) => link.addr_gen_mode = value.first().copied(),
+                (libc::AF_INET6, (IFLA_INET6_CONF, value)) => {
+                    link.ipv6_off = i32_at(value, DISABLE_IPV6).is_some_and(|off| off != 0);
+                }
                 _ => {}
             }
         }

@@ -226,14 +226,27 @@ fn hear_route(heard: &mut Heard, message: &Reply<'_>, nsid: Option<i32>) {
     heard.places.insert(nsid);
     // An address says of its link whether that has IPv6.
     let of_link = [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWADDR, libc::RTM_DELADDR].contains(&message.kind);
-    if of_link && nsid.is_none() {
-        heard.links.extend(u32_at(message.payload, INDEX));
+    if nsid.is_none() {
+        let of_setting = kind.is_none().then(|| netconf_link(message)).flatten();
+        heard.links.extend(if of_link { u32_at(message.payload, INDEX) } else { of_setting });
     }
     let known = |port: u32| port != 0 && port < PID_MAX && port != std::process::id();
     if let Some(kind) = kind.filter(|_| known(message.port)) {
         let name = fs::read_to_string(format!("/proc/{}/comm", message.port)).unwrap_or_default();
         heard.note(Author { kind, pid: message.port, name: name.trim_end().to_owned() });
     }
+}
+
+/// The link whose setting it is about (`NETCONFA_IFINDEX`); none for those of all links and of links to come.
+fn netconf_link(message: &Reply<'_>) -> Option<u32> {
+    /// `struct netconfmsg`, padded.
+    const HEADER: usize = 4;
+    if ![NEW_NETCONF, DELETE_NETCONF].contains(&message.kind) {
+        return None;
+    }
+    let mut all = attributes(message.payload.get(HEADER..)?).map_while(Result::ok);
+    let index = all.find(|(kind, _)| *kind == 1).and_then(|(_, value)| u32_at(value, 0))?;
+    (index.cast_signed() > 0).then_some(index)
 }
 
 /// Whether an announcement can be about a route that a look sees, or about one that took its place: what goes for another
@@ -412,6 +425,9 @@ mod tests {
             assert_eq!((inside.links, inside.places), ([].into(), [Some(7)].into()));
         }
         assert_eq!(heard(NEW_NETCONF, &[], None).places, [None].into());
+        let of_link = |index: i32| [[2, 0, 0, 0], [8, 0, 1, 0], index.to_ne_bytes()].concat();
+        assert_eq!(heard(NEW_NETCONF, &of_link(9), None).links, [9].into());
+        assert_eq!(heard(NEW_NETCONF, &of_link(-1), None).links, [].into(), "all links");
         assert!(heard(999, &[], None).overflow);
         assert_eq!(heard(libc::RTM_NEWNSID, &[], None), Heard::default());
     }

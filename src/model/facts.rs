@@ -139,6 +139,8 @@ pub struct LinkFacts {
     pub index: u32,
     /// `IFLA_IFNAME`.
     pub name: Text,
+    /// `IFLA_ALT_IFNAME`: what else it answers to.
+    pub altnames: Vec<Text>,
     /// `IFLA_INFO_KIND`; empty for hardware and loopback.
     pub kind: Text,
     /// `IFLA_ADDRESS`, zeros if it is not of six bytes.
@@ -159,6 +161,8 @@ pub struct LinkFacts {
     pub link_netnsid: Option<i32>,
     /// `IFLA_INET6_ADDR_GEN_MODE`.
     pub addr_gen_mode: Option<u8>,
+    /// `forwarding` in `IFLA_INET_CONF`.
+    pub forwards: bool,
     /// `disable_ipv6` in `IFLA_INET6_CONF`: Linux gives it no IPv6 address.
     pub ipv6_off: bool,
     /// `IFLA_BRPORT_ISOLATED` of a bridge's port.

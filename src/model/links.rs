@@ -2,7 +2,9 @@
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
+};
 
 use super::resource::{FieldChange, HOST, Text};
 use super::wire::{Body, Label, LinkFacts, Lookup, Message, Missing, Place};
@@ -57,8 +59,19 @@ pub fn header_up(message: &mut LinkMessage, up: bool) {
 /// It must be said before the link has carrier, in a message before the one that sets it up: within one message the
 /// kernel sets the flags first (`do_setlink` in net/core/rtnetlink.c).
 pub fn no_link_local() -> LinkAttribute {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
+    LinkAttribute::AfSpecUnspec(vec![no_link_local_mode()])
+}
+
+/// The same, to be said together with other families' settings.
+pub fn no_link_local_mode() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
+}
+
+/// IPv4 packets that come in by the link are forwarded (`IPV4_DEVCONF_FORWARDING`, `linux/ip.h`).
+pub fn forwarding() -> AfSpecUnspec {
+    let mut on = InetDevConf::default();
+    on.forwarding = 1;
+    AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(on)])
 }
 
 /// Whether a link makes a link-local address by itself: its `IFLA_INET6_ADDR_GEN_MODE` is another one than

@@ -78,7 +78,7 @@ pub struct Session {
 /// A link of somebody else's.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForeignLink {
-    /// `IFLA_INFO_KIND`; empty for hardware and loopback.
+    /// `IFLA_INFO_KIND`; empty for hardware, for loopback, and where this is but another name of a link.
     pub kind: Text,
     /// In bytes.
     pub mtu: u32,
@@ -172,12 +172,21 @@ impl Observed {
         let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in facts.namespaces.iter() {
-            for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
-                let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
-                let topology =
-                    link.alias.strip_prefix("netrec:").and_then(|rest| rest.split(':').next()).map(Text::from);
-                let (kind, mtu) = (link.kind.clone(), link.mtu);
-                foreign.links.insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
+            for link in &inside.links {
+                let whose = link.alias.strip_prefix("netrec:").and_then(|rest| rest.split(':').next());
+                let theirs = !owner.owns(link) && &*link.name != "lo";
+                if theirs {
+                    let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
+                    let (kind, mtu, topology) = (link.kind.clone(), link.mtu, whose.map(Text::from));
+                    foreign
+                        .links
+                        .insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
+                }
+                // Linux takes what is meant for a link of that name for this one, and makes no other.
+                foreign.links.extend(link.altnames.iter().map(|name| {
+                    let (kind, topology) = (Text::default(), whose.filter(|_| theirs).map(Text::from));
+                    ((netns.clone(), name.clone()), ForeignLink { kind, mtu: link.mtu, ports: 0, topology })
+                }));
             }
             let off = |link: &&LinkFacts| link.ipv6_off && owner.owns(link) && links::may_need_ipv6(netns, link);
             let off = inside.links.iter().filter(off);

@@ -263,7 +263,8 @@ pub struct Network {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub publish_address: Vec<Spanned<IpAddr>>,
-    /// Maximum transmission unit in bytes, 68 to 65535, at least 1280 with an IPv6 subnet. Default: the uplink's.
+    /// Maximum transmission unit in bytes, 68 to 65535, at least 1280 with an IPv6 subnet. Default: the uplink's,
+    /// or that least.
     #[schemars(with = "Option<u32>")]
     pub mtu: Option<Spanned<u32>>,
     /// `false`: endpoints of this network cannot talk to each other. Default: true.

@@ -10,6 +10,9 @@ use ipnet::IpNet;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 
+/// The smallest MTU that IPv6 works with (RFC 8200, 5).
+pub const MTU_IPV6: u32 = 1_280;
+
 /// A net in CIDR notation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cidr(pub IpNet);

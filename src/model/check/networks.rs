@@ -12,6 +12,7 @@ use crate::model::drivers::DRIVERS;
 use crate::model::ipam;
 use crate::model::source::Span;
 use crate::model::topology::{Item, Network};
+use crate::model::values::MTU_IPV6;
 
 /// Drivers that netrec means to have.
 const LATER: [&str; 3] = ["macvlan", "ipvlan", "overlay"];
@@ -37,9 +38,6 @@ const fn v6(address: Ipv6Addr, length: u8) -> IpNet {
 
 /// `BR_MAX_PORTS` (`net/bridge/br_private.h`) without port 0.
 const BRIDGE_PORTS: usize = 1_023;
-
-/// The smallest MTU that IPv6 works with (RFC 8200, 5).
-const MTU_IPV6: u32 = 1_280;
 
 impl Checking<'_> {
     pub(super) fn networks(&mut self) {

@@ -20,7 +20,9 @@ pub(super) fn lower(network: &NetworkPlan, ports: &[&Port], lowering: &mut Lower
     if !network.external {
         let mac = bridge_mac(topology, &network.born);
         let label = lowering.label(network.name, &network.born, network.item.protect.as_ref());
-        let bridge = Bridge { label, ..Bridge::new(network.link.clone(), lowering.owner.clone(), mac, network.mtu) };
+        let forwards = network.forwards(false);
+        let bridge = Bridge::new(network.link.clone(), lowering.owner.clone(), mac, network.mtu);
+        let bridge = Bridge { label, forwards, ..bridge };
         lowering.want(bridge, network.item.name);
         let gateway = |subnet: &Subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok();
         let mut gateways: Vec<IpNet> = network.subnets.iter().filter_map(gateway).collect();

@@ -6,17 +6,22 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use smallvec::smallvec;
 
+use super::route::MAIN;
 use crate::model::links::route_message;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, text};
 use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
 
 /// `IFA_F_SECONDARY` (`linux/if_addr.h`).
 const SECONDARY: u32 = 1;
+
+/// `IP6_RT_PRIO_ADDRCONF` (`net/ip6_route.h`): the metric of IPv6 routes that come with an address.
+const METRIC: u32 = 256;
 
 /// An address that netrec gave to a link.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,12 +35,14 @@ pub struct Address {
     /// Whether it lives by the grace of another IPv4 address of its subnet, as the kernel says; not asked for, and so
     /// not compared.
     pub secondary: bool,
+    /// Whether its subnet is routed to the link, which Linux sees to when the address comes, and not afterwards.
+    pub routed: bool,
 }
 
 impl Address {
     /// An address to be on a link.
     pub fn new(netns: &Text, link: &Text, address: IpNet) -> Self {
-        Self { netns: netns.clone(), link: link.clone(), address, secondary: false }
+        Self { netns: netns.clone(), link: link.clone(), address, secondary: false, routed: true }
     }
 
     fn message(&self, index: u32) -> AddressMessage {
@@ -65,9 +72,40 @@ impl Address {
             let ours = facts.protocol == PROTOCOL;
             let link = inside.link(facts.link).filter(|link| ours && owner.owns(link))?;
             let secondary = facts.address.addr().is_ipv4() && facts.flags & SECONDARY != 0;
-            Some(Self { secondary, ..Self::new(netns, &link.name, facts.address) })
+            // A link that is down has no routes, and one of a VRF has them elsewhere.
+            let elsewhere = !link.up || link.master.is_some();
+            let routed = elsewhere
+                || is_alone(facts.address)
+                || inside.routes.iter().any(|route| {
+                    route.link == Some(link.index) && route.table == MAIN && route.destination == facts.address.trunc()
+                });
+            Some(Self { secondary, routed, ..Self::new(netns, &link.name, facts.address) })
         };
         inside.addresses.iter().filter_map(observed).collect()
+    }
+
+    /// The route to its subnet as Linux makes it (`fib_add_ifaddr`, `addrconf_prefix_route`), so that it goes with the
+    /// address.
+    fn route(&self, index: u32) -> Message {
+        let mut message = RouteMessage::default();
+        message.header.destination_prefix_length = self.address.prefix_len();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Kernel;
+        message.header.kind = RouteType::Unicast;
+        message.attributes =
+            vec![RouteAttribute::Destination(self.address.trunc().addr().into()), RouteAttribute::Oif(index)];
+        match self.address.addr() {
+            IpAddr::V4(ip) => {
+                message.header.address_family = AddressFamily::Inet;
+                message.header.scope = RouteScope::Link;
+                message.attributes.push(RouteAttribute::PrefSource(ip.into()));
+            }
+            IpAddr::V6(_) => {
+                message.header.address_family = AddressFamily::Inet6;
+                message.attributes.push(RouteAttribute::Priority(METRIC));
+            }
+        }
+        route_message(&self.netns, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
     }
 
     fn index(&self, lookup: &mut dyn Lookup) -> Result<u32, Missing> {
@@ -104,8 +142,9 @@ impl Kind for Address {
         things
     }
 
-    fn changes(&self, _: &Self) -> Vec<FieldChange> {
-        Vec::new()
+    fn changes(&self, observed: &Self) -> Vec<FieldChange> {
+        let lost = self.routed && !observed.routed;
+        lost.then(|| FieldChange::in_place("route", "none", self.address.trunc())).into_iter().collect()
     }
 
     fn settled(&self, is_there: &dyn Fn(&Thing) -> bool) -> Option<Self> {
@@ -117,6 +156,11 @@ impl Kind for Address {
     fn summary(&self) -> String {
         format!("on {}", self.link)
     }
+}
+
+/// Whether nobody is reached by the route to its subnet: there is nobody else in it, or every link has that subnet.
+fn is_alone(address: IpNet) -> bool {
+    address.prefix_len() == address.max_prefix_len() || is_link_local(address.addr())
 }
 
 /// Whether an address means something on its link only, so that many links may have it.
@@ -136,8 +180,9 @@ impl Wire for Address {
         let it = op.subject();
         let index = it.index(lookup)?;
         Ok(vec![match op {
+            Op::Update { .. } => it.route(index),
             // On our own link the same address is the same, whoever put it there: it gets our mark.
-            Op::Create(_) | Op::Update { .. } => {
+            Op::Create(_) => {
                 let flags = NLM_F_CREATE | NLM_F_REPLACE;
                 route_message(&it.netns, RouteNetlinkMessage::NewAddress(it.message(index)), flags)
             }

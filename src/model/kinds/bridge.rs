@@ -3,16 +3,20 @@
 //! The MAC is always set: left to itself a bridge takes the lowest of its ports', and every neighbour's cache is wrong
 //! whenever a container comes or goes. It has no automatic link-local address, as nobody asked for one.
 
+use std::iter;
+
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use smallvec::smallvec;
 
 use crate::model::hash;
+use crate::model::kinds::sysctl::IPV4_FORWARD;
 use crate::model::links;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, Part, ResourceId, Text, Thing, Wire, host};
 use crate::model::values::Mac;
 use crate::model::wire::{Facts, Label, LinkFacts, Lookup, Message, Missing, Owner, Place};
 
 /// A bridge that netrec made.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, in any combination")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bridge {
     /// Its name.
@@ -33,13 +37,15 @@ pub struct Bridge {
     pub alias: Option<Text>,
     /// Whether it is in the owner's link group, as from birth.
     pub grouped: bool,
+    /// Whether it forwards IPv4 where the host does: a link is born as `net.ipv4.conf.default.forwarding` says.
+    pub forwards: bool,
 }
 
 impl Bridge {
     /// A bridge as netrec makes them: up and marked.
     pub fn new(name: Text, owner: Owner, mac: Mac, mtu: u32) -> Self {
         let label = Label::default();
-        Self { name, owner, label, mac, mtu, up: true, link_local: false, alias: None, grouped: true }
+        Self { name, owner, label, mac, mtu, up: true, link_local: false, alias: None, grouped: true, forwards: true }
     }
 
     fn mark(&self) -> String {
@@ -47,13 +53,14 @@ impl Bridge {
         self.label.on(self.owner.alias(&self.id(), digest))
     }
 
-    fn observed(link: &LinkFacts, owner: &Owner) -> Self {
+    fn observed(link: &LinkFacts, owner: &Owner, forwards: bool) -> Self {
         let mut bridge = Self::new(link.name.clone(), owner.clone(), link.mac, link.mtu);
         bridge.up = link.up;
         bridge.link_local = links::makes_link_local(link);
         bridge.label = Label::of(&link.alias);
         bridge.alias = Some(link.alias.clone());
         bridge.grouped = link.group == owner.group;
+        bridge.forwards = !forwards || link.forwards;
         bridge
     }
 
@@ -67,7 +74,9 @@ impl Bridge {
         ];
         // An MTU given at birth is not taken for the user's: the bridge would follow its smallest port, and go back to 1500
         // with the last one (`br_mtu_auto_adjust`).
-        let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), links::no_link_local()];
+        let families = iter::once(links::no_link_local_mode()).chain(self.forwards.then(links::forwarding));
+        let families = LinkAttribute::AfSpecUnspec(families.collect());
+        let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), families];
         let host = host();
         let mut messages = vec![links::create(&host, message), links::change(&host, &self.name, after)];
         messages.extend(self.going_up().map(links::last));
@@ -98,11 +107,15 @@ impl Bridge {
         if self.mtu != from.mtu {
             attributes.push(LinkAttribute::Mtu(self.mtu));
         }
-        if self.link_local != from.link_local {
-            attributes.push(links::no_link_local());
-        }
         if self.grouped != from.grouped {
             attributes.push(LinkAttribute::Group(self.owner.group));
+        }
+        let families = [
+            (self.link_local != from.link_local).then(links::no_link_local_mode),
+            (self.forwards && !from.forwards).then(links::forwarding),
+        ];
+        if families.iter().any(Option::is_some) {
+            attributes.push(LinkAttribute::AfSpecUnspec(families.into_iter().flatten().collect()));
         }
         let mut messages = vec![links::change(&host, &self.name, attributes)];
         if self.up != from.up {
@@ -142,6 +155,9 @@ impl Kind for Bridge {
         if self.grouped != observed.grouped {
             changes.push(FieldChange::in_place("group", "doomed", "ours"));
         }
+        if self.forwards && !observed.forwards {
+            changes.push(FieldChange::in_place("forwarding", 0, 1));
+        }
         changes.extend(links::label_change(&observed.label, &self.label));
         if let (true, Some(alias)) = (changes.is_empty(), &observed.alias) {
             changes.extend(links::mark_change("mark", alias, &self.mark()));
@@ -174,7 +190,9 @@ impl Wire for Bridge {
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {
         let ours = |link: &&LinkFacts| &*link.kind == "bridge" && owner.owns(link);
-        facts.host().links.iter().filter(ours).map(|link| Self::observed(link, owner)).collect()
+        let forward = facts.sysctls.get(&(host(), IPV4_FORWARD.into()));
+        let forwards = forward.is_some_and(|value| &**value == "1");
+        facts.host().links.iter().filter(ours).map(|link| Self::observed(link, owner, forwards)).collect()
     }
 }
 

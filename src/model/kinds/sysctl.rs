@@ -22,6 +22,9 @@ pub struct Sysctl {
     pub value: Text,
 }
 
+/// Whether the host forwards IPv4.
+pub const IPV4_FORWARD: &str = "net.ipv4.ip_forward";
+
 /// What `disable_ipv6` is for links yet to be born.
 const DEFAULT: &str = "default";
 

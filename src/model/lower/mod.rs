@@ -135,6 +135,12 @@ impl NetworkPlan<'_> {
         self.item.driver.get_ref() == "bridge"
     }
 
+    /// Whether the host forwards packets of a family for it.
+    pub fn forwards(&self, ipv6: bool) -> bool {
+        let gateways = self.subnets.iter().filter_map(|subnet| subnet.gateway);
+        !self.internal && !self.external && gateways.into_iter().any(|gateway| gateway.is_ipv6() == ipv6)
+    }
+
     /// Whether it has a subnet of a family.
     fn has(&self, ipv6: bool) -> bool {
         self.subnets.iter().any(|subnet| subnet.net.addr().is_ipv6() == ipv6)

@@ -1,6 +1,6 @@
 //! Networks: subnets, gateways, MTU, and the link of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -16,8 +16,9 @@ use crate::model::ipam;
 use crate::model::kinds::KindName;
 use crate::model::kinds::veth::Veth;
 use crate::model::observed::ForeignRoute;
-use crate::model::resource::{HOST, host};
+use crate::model::resource::{HOST, Resource, Text, host};
 use crate::model::topology::{Endpoint, Item, Network};
+use crate::model::values::MTU_IPV6;
 
 /// MTU of a host without an uplink: Ethernet's.
 const MTU: u32 = 1500;
@@ -60,9 +61,13 @@ impl<'a> Lowering<'a> {
         }
         for plan in plans.values_mut() {
             give_gateways(plan);
+            if plan.item.mtu.is_none() && plan.has(true) {
+                plan.mtu = plan.mtu.max(MTU_IPV6);
+            }
         }
+        let made: BTreeSet<Text> = plans.values().filter(|plan| !plan.external).map(|plan| plan.link.clone()).collect();
         for plan in plans.values() {
-            self.refuse_conflicts(plan);
+            self.refuse_conflicts(plan, &made);
         }
         plans
     }
@@ -163,13 +168,13 @@ impl<'a> Lowering<'a> {
         ipnet::Ipv6Net::new_assert(network.into(), 48).into()
     }
 
-    /// The host's live routes, of every table, but for defaults.
+    /// The host's live routes, of every table, but for defaults: also those in two halves, as of VPNs.
     fn live(&self) -> impl Iterator<Item = &'a ForeignRoute> + use<'a> {
         let routes = self.observed.foreign.routes.iter();
-        routes.filter(|(netns, route)| &**netns == HOST && route.destination.prefix_len() > 0).map(|(_, route)| route)
+        routes.filter(|(netns, route)| &**netns == HOST && route.destination.prefix_len() > 1).map(|(_, route)| route)
     }
 
-    fn refuse_conflicts(&mut self, plan: &NetworkPlan<'a>) {
+    fn refuse_conflicts(&mut self, plan: &NetworkPlan<'a>, made: &BTreeSet<Text>) {
         if *plan.item.driver.get_ref() != "bridge" {
             return;
         }
@@ -190,10 +195,14 @@ impl<'a> Lowering<'a> {
                     .label("`external = true` needs a bridge");
                 self.refuse(finding);
             }
-            (None, true)
-                if self.observed.looked && self.ours_named(&host(), KindName::Bridge, &plan.link).is_none() =>
-            {
-                let finding = Diagnostic::at(span, format!("there is no bridge named `{}`", plan.link))
+            (None, true) if self.observed.looked && !made.contains(&plan.link) => {
+                let goes = self.ours_named(&host(), KindName::Bridge, &plan.link).is_some();
+                let message = if goes {
+                    format!("`{}` is netrec's own bridge, which goes with its network", plan.link)
+                } else {
+                    format!("there is no bridge named `{}`", plan.link)
+                };
+                let finding = Diagnostic::at(span, message)
                     .label("`external = true` uses a bridge that exists")
                     .hint("create it first, or leave `external` out and let netrec make it");
                 self.refuse(finding);
@@ -203,12 +212,19 @@ impl<'a> Lowering<'a> {
         self.refuse_overlaps(plan);
     }
 
+    /// Routes that were there before the network. One that came later is no reason to let go of what is there: packets take
+    /// the way of the narrowest.
     fn refuse_overlaps(&mut self, plan: &NetworkPlan<'a>) {
+        let holds = |net: IpNet| {
+            let held = |it: &Resource| matches!(it, Resource::Address(it) if it.address.trunc() == net);
+            self.observed.ours.resources().any(held)
+        };
         for net in plan.item.subnets.iter().flatten() {
             let theirs = self.live().filter(|route| route.link.as_ref() != Some(&plan.link));
             let overlapping = theirs.filter(|route| ipam::overlap(net.get_ref(), &route.destination));
             // The widest says most: an address of the host in the subnet comes with the route to its net.
-            let Some(route) = overlapping.min_by_key(|route| route.destination.prefix_len()) else { continue };
+            let widest = overlapping.min_by_key(|route| route.destination.prefix_len());
+            let Some(route) = widest.filter(|_| !holds(**net.get_ref())) else { continue };
             let link = route.link.as_ref().map_or(String::new(), |link| format!(" through `{link}`"));
             let message =
                 format!("subnet `{}` overlaps the live route to {}{link}", **net.get_ref(), route.destination);

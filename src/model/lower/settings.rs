@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use super::{Lowering, NetworkPlan, Port, bridge_name};
 use crate::model::kinds::KindName;
-use crate::model::kinds::sysctl::Sysctl;
+use crate::model::kinds::sysctl::{IPV4_FORWARD, Sysctl};
 use crate::model::resource::{Resource, ResourceId, Text, host};
 use crate::model::source::Span;
 use crate::model::state::State;
 use crate::model::topology::Topology;
 
-const IPV4_FORWARD: &str = "net.ipv4.ip_forward";
 const IPV6_FORWARD: &str = "net.ipv6.conf.all.forwarding";
 
 /// `br_netfilter`: whether bridged packets, IPv4 and IPv6, meet the rules that are meant for routed ones. Read only.
@@ -56,12 +55,8 @@ pub(super) fn bridged(ours: &State) -> [bool; 2] {
 impl Lowering<'_> {
     /// Wants the settings that the networks need.
     pub(super) fn settings(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
-        let routed = |network: &&NetworkPlan| !network.internal && !network.external;
         for ipv6 in [false, true] {
-            let needs = networks.values().filter(routed).find(|network| {
-                network.subnets.iter().any(|subnet| subnet.gateway.is_some() && subnet.net.addr().is_ipv6() == ipv6)
-            });
-            let Some(network) = needs else { continue };
+            let Some(network) = networks.values().find(|network| network.forwards(ipv6)) else { continue };
             if ipv6 {
                 self.keep_learnt_routes(network.item.name);
             }
