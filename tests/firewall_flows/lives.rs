@@ -218,3 +218,27 @@ fn flows_between_subnets_of_one_bridge_stay_with_the_host() {
         client.is_answered_by("far");
     });
 }
+
+/// Only the first fragment of a packet has ports.
+#[test]
+fn fragments_of_what_is_permitted_pass_within_a_network() {
+    for br_netfilter in [0, 1] {
+        in_private_namespaces(move || {
+            build();
+            filter_bridged(br_netfilter);
+            let deny = |from: &str, to: &str, ports: &str| {
+                format!(
+                    "[[policies]]\naction = \"deny\"\nfrom = {{ endpoint = \"{from}\" }}\nto = {{ endpoint = \"{to}\" }}\n{ports}\n"
+                )
+            };
+            apply(&shop("", &(deny("web", "api", "") + &deny("api", "web", "ports = [\"53/udp\"]"))));
+            let ping = |from: &str, to: &str| {
+                attempt(&format!("ip netns exec {from} ping -n -q -c 1 -W 1 -s 3000 {to}")).status.success()
+            };
+            for [web, api] in [["10.10.0.10", "10.10.0.11"], ["fd10::10", "fd10::11"]] {
+                assert!(ping("api", web), "{web}");
+                assert!(!ping("web", api), "{api}");
+            }
+        });
+    }
+}

@@ -124,13 +124,17 @@ impl Skeleton {
     }
 
     /// What policies forbid between ports of one bridge. Most frames are of a connection that stands, so they come first, and
-    /// no frame is asked what only one of the other family can be, nor what is asked within other networks only.
+    /// no frame is asked what only one of the other family can be, nor what is asked within other networks only. A fragment
+    /// that is not the first has no ports and no type: it is of use only to who gets the first, which is judged.
     fn within(&mut self) {
         self.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
         self.rule("forward", [is(meta(MetaKey::Protocol), "ip"), goto("forward_ip")]);
         self.rule("forward", [is(meta(MetaKey::Protocol), "ip6"), goto("forward_ip6")]);
 
         self.rule("forward_ip", [is_not(ip("saddr"), "@judged4"), ACCEPT]);
+        for later in [range("1", "8191"), range("8193", "16383")] {
+            self.rule("forward_ip", [is(payload("ip", "frag-off"), later), ACCEPT]);
+        }
         for answer in ["echo-reply", "destination-unreachable"] {
             self.rule("forward_ip", [is(payload("icmp", "type"), answer), ACCEPT]);
         }
@@ -143,6 +147,7 @@ impl Skeleton {
             self.rule("forward_ip6", report.into_iter().chain([jump("joining")]).collect::<Vec<_>>());
         }
         self.rule("forward_ip6", [is_not(ip6("saddr"), "@judged6"), ACCEPT]);
+        self.rule("forward_ip6", [is(payload("ip6", "nexthdr"), "44"), is(fragment(), range("8", "65535")), ACCEPT]);
         self.rule("forward_ip6", [is(payload("icmpv6", "type"), "echo-reply"), ACCEPT]);
         // All errors (RFC 4443), and neighbour discovery.
         for answers in [range("1", "4"), neighbour_discovery()] {
@@ -176,6 +181,12 @@ fn from_ports(own: u32) -> [Said; 2] {
 
 fn in_group(key: MetaKey, group: u32) -> Said {
     is(meta(key), Expression::String(group.to_string().into()))
+}
+
+/// Offset and flags of the fragment header (RFC 8200, 4.5), where it comes first, as Linux puts it.
+fn fragment() -> Expr {
+    let raw = PayloadRaw { base: PayloadBase::NH, offset: 42 * 8, len: 16 };
+    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw)))
 }
 
 /// The target address of neighbour discovery (RFC 4861, 4.4), for which nft 1.0.6 has no name, nor room in a

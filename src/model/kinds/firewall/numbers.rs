@@ -49,19 +49,20 @@ pub(super) const ETHER_TYPE: (u32, u32, u32) = (0, 12, 2);
 pub(super) fn place(of: &Expression<'_>) -> (u32, u32, u32) {
     let field = match of {
         Expression::Named(NamedExpression::Payload(Payload::PayloadField(field))) => field,
-        Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))) if raw.base == PayloadBase::TH => {
-            return (2, raw.offset / 8, raw.len / 8);
+        Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(raw))) => {
+            return (if raw.base == PayloadBase::TH { 2 } else { 1 }, raw.offset / 8, raw.len / 8);
         }
         _ => unreachable!("no field of a header: {of:?}"),
     };
     match (&*field.protocol, &*field.field) {
         ("ether", "saddr") => (0, 6, 6),
         ("ether", "type") => ETHER_TYPE,
-        ("arp", "operation") => (1, 6, 2),
+        ("arp", "operation") | ("ip", "frag-off") => (1, 6, 2),
         ("arp", "saddr ether") => (1, 8, 6),
         ("arp", "saddr ip") => (1, 14, 4),
         ("ip", "saddr") => (1, 12, 4),
         ("ip", "daddr") => (1, 16, 4),
+        ("ip6", "nexthdr") => (1, 6, 1),
         ("ip6", "saddr") => (1, 8, 16),
         ("ip6", "daddr") => (1, 24, 16),
         ("th", "sport") => (2, 0, 2),
