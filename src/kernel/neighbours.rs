@@ -210,9 +210,19 @@ impl Reading {
                 let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
                 self.rule.protocol = known.into_iter().find(|it| value.first() == Some(&(*it as u8)) && !not);
             }
-            Loaded::Port if !not => {
-                let port = value.first_chunk().map(|port| u16::from_be_bytes(*port));
-                self.rule.ports = port.map(|port| Ports { first: port, last: port });
+            Loaded::Port => {
+                let said = value.first_chunk().map(|port| u16::from_be_bytes(*port));
+                let Ports { first, last } = self.rule.ports.unwrap_or(Ports { first: 0, last: u16::MAX });
+                // `enum nft_cmp_ops`; a range is two comparisons.
+                let ports = said.zip(number(data, 2)).and_then(|(port, op)| match op {
+                    0 => Some((port, port)),
+                    2 => Some((first, port.checked_sub(1)?)),
+                    3 => Some((first, port)),
+                    4 => Some((port.checked_add(1)?, last)),
+                    5 => Some((port, last)),
+                    _ => None,
+                });
+                self.rule.ports = ports.map(|(first, last)| Ports { first, last });
             }
             _ => {}
         }

@@ -79,12 +79,15 @@ fn a_port_that_another_topology_publishes_is_refused() {
 fn a_port_that_another_table_maps_is_refused() {
     in_private_namespaces(|| {
         lab::nft(
-            "table ip nat { chain DOCKER { iifname != docker0 tcp dport 8080 counter dnat to 172.17.0.2:80; }
+            "table ip nat { chain DOCKER { iifname != docker0 tcp dport 8080 counter dnat to 172.17.0.2:80
+                                           tcp dport 7000-7010 redirect to :22; tcp dport >= 60000 redirect to :22; }
              chain PREROUTING { type nat hook prerouting priority -100; fib daddr type local counter jump DOCKER; }; }",
         );
         run("iptables -t nat -A DOCKER -p udp --dport 5000:5010 -j DNAT --to-destination 172.17.0.3");
         refused(r#""8080:80""#, "port 8080/tcp is taken: table ip nat maps elsewhere what comes there");
         refused(r#""5005:80/udp""#, "port 5000-5010/udp is taken: table ip nat maps");
-        applied(&topology("shop", 10, r#""[::]:8080:80", "8080:80/udp""#));
+        refused(r#""7005:80""#, "port 7000-7010/tcp is taken: table ip nat maps");
+        refused(r#""60001:80""#, "port 60000-65535/tcp is taken: table ip nat maps");
+        applied(&topology("shop", 10, r#""[::]:8080:80", "8080:80/udp", "6999:80", "7011:80""#));
     });
 }
