@@ -14,12 +14,14 @@ const PID_MAX: u32 = 1 << 22;
 impl Checking<'_> {
     pub(super) fn containers(&mut self) {
         let (mut namespaces, mut labels) = (Once::new(), Once::new());
+        let by_path = self.topology.containers.values().any(|item| item.path.is_some());
         for (name, item) in &self.topology.containers {
             let spans = self.ways(name, item);
             self.container_values(item);
             if let Some(netns) = &item.netns {
                 if let Some(first) = labels.claim(netns.get_ref().as_str(), item.span(netns)) {
                     self.twice(format!("namespace `{}`", netns.get_ref()), item.span(netns), first);
+                    continue;
                 }
             } else {
                 if name == HOST {
@@ -32,7 +34,10 @@ impl Checking<'_> {
                     self.say(finding.hint("a container given by `path` or `pid` goes by its own name: rename it"));
                 }
             }
-            let place = item.path.as_ref().map(|path| format!("path `{}`", path.get_ref()));
+            let path = item.path.as_ref().map(|path| path.get_ref().replacen("/var/run/", "/run/", 1));
+            let named = item.netns.as_ref().filter(|_| by_path);
+            let path = path.or_else(|| named.map(|netns| format!("/run/netns/{}", netns.get_ref())));
+            let place = path.map(|path| format!("path `{path}`"));
             let place = place.or_else(|| item.pid.as_ref().map(|pid| format!("pid {}", pid.get_ref())));
             if let (Some(place), Some(span)) = (place, spans.first())
                 && let Some(first) = namespaces.claim(place.clone(), *span)
