@@ -49,22 +49,19 @@ pub(super) fn decide(topology: Option<String>, question: Question, format: Forma
         let finding = Diagnostic::new(format!("nothing{of} waits to be confirmed"));
         Failure::new(Exit::Refused, finding.hint("`netrec history` says what was done"))
     };
-    let topology = match (topology, pending().as_slice()) {
-        (Some(topology), _) => topology,
-        (None, []) => return Err(gone(None)),
-        (None, [only]) => only.clone(),
-        (None, several) => {
-            let text = format!("several topologies wait to be confirmed: {}", several.join(", "));
-            return Err(Failure::new(Exit::Usage, Diagnostic::new(text).hint("say which")));
-        }
+    let topology = match topology {
+        Some(topology) => topology,
+        None => match pending().map_err(|error| Failure::silent("what waits to be confirmed", &error))?.as_slice() {
+            [] => return Err(gone(None)),
+            [only] => only.clone(),
+            several => {
+                let text = format!("several topologies wait to be confirmed: {}", several.join(", "));
+                return Err(Failure::new(Exit::Usage, Diagnostic::new(text).hint("say which")));
+            }
+        },
     };
     let answer = ask(&topology, question)
-        .map_err(|error| {
-            Failure::new(
-                Exit::Unexpected,
-                Diagnostic::new(format!("the guard of `{topology}` does not answer: {error}")),
-            )
-        })?
+        .map_err(|error| Failure::silent(&format!("the guard of `{topology}`"), &error))?
         .ok_or_else(|| gone(Some(&topology)))?;
     let (exit, text) = match &answer {
         Answer::Confirmed => (Exit::Done, "confirmed: it stays as it is\n".to_owned()),

@@ -1,7 +1,7 @@
 //! The control socket of a watcher, seen from outside: one JSON object a line, a question and its answer.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -100,16 +100,17 @@ pub(super) fn socket(topology: &str) -> PathBuf {
 ///
 /// When it does not answer in time, or not as it should.
 pub(super) fn ask(topology: &str, question: &Question, patience: Duration) -> Result<Option<Answer>, Failure> {
-    let failed =
-        |what: &str| Failure::new(Exit::Unexpected, Diagnostic::new(format!("the watcher of {topology}: {what}")));
+    let watcher = format!("the watcher of {topology}");
+    let failed = |what: &str| Failure::new(Exit::Unexpected, Diagnostic::new(format!("{watcher}: {what}")));
+    let silent = |error: io::Error| Failure::silent(&watcher, &error);
     let mut stream = match UnixStream::connect(socket(topology)) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(error) => return Err(failed(&error.to_string())),
+        Err(error) => return Err(silent(error)),
     };
-    stream.set_read_timeout(Some(patience)).map_err(|error| failed(&error.to_string()))?;
+    stream.set_read_timeout(Some(patience)).map_err(silent)?;
     let line = serde_json::to_string(question).expect("our own types have string keys") + "\n";
-    stream.write_all(line.as_bytes()).map_err(|error| failed(&error.to_string()))?;
+    stream.write_all(line.as_bytes()).map_err(silent)?;
     let mut answer = String::new();
     let read = BufReader::new(stream.take(LINE_BYTES)).read_line(&mut answer);
     match read {
@@ -119,7 +120,7 @@ pub(super) fn ask(topology: &str, question: &Question, patience: Duration) -> Re
             serde_json::from_str(&answer).map(Some).map_err(|error| failed(&format!("unreadable answer: {error}")))
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(failed("no answer in time")),
-        Err(error) => Err(failed(&error.to_string())),
+        Err(error) => Err(silent(error)),
     }
 }
 

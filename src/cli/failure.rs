@@ -1,5 +1,7 @@
 //! How commands fail: what people and programs are told, and the exit code that it stands for.
 
+use std::io;
+
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -47,6 +49,14 @@ impl Failure {
     pub(super) fn new(exit: Exit, finding: Diagnostic) -> Self {
         let errors = vec![Error { finding, id: None, errno: None }];
         Self { exit, errors, sources: Sources::new() }
+    }
+
+    /// Somebody, or some place, does not say what was asked: perhaps because not everybody may ask.
+    pub(super) fn silent(who: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => KernelError::io(who, error).into(),
+            _ => Self::new(Exit::Unexpected, Diagnostic::new(format!("{who}: {error}"))),
+        }
     }
 
     /// The topology is wrong.
@@ -136,11 +146,14 @@ impl From<KernelError> for Failure {
         let finding = Diagnostic::new(error.to_string());
         let (exit, finding) = match (&error, error.errno()) {
             (KernelError::Unable { hint, .. }, _) => (Exit::Unable, finding.hint(hint)),
-            (_, Some(Errno::EPERM | Errno::EACCES)) => (
-                Exit::Unable,
-                finding
-                    .hint("something beyond capabilities forbids it: a container engine, seccomp or a security module"),
-            ),
+            (_, Some(Errno::EPERM | Errno::EACCES)) => {
+                let hint = if nix::unistd::geteuid().is_root() {
+                    "something beyond capabilities forbids it: a container engine, seccomp or a security module"
+                } else {
+                    "run it as root"
+                };
+                (Exit::Unable, finding.hint(hint))
+            }
             _ => (Exit::Unexpected, finding),
         };
         Self { exit, errors: vec![Error { finding, id: None, errno: error.errno() }], sources: Sources::new() }

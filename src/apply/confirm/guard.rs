@@ -169,10 +169,10 @@ impl Question {
 ///
 /// # Errors
 ///
-/// When there is one and it does not answer.
+/// When there is one and it does not answer, and when whoever asks may not know.
 pub fn ask(topology: &str, question: Question) -> std::io::Result<Option<Answer>> {
     let path = socket(topology);
-    if !path.exists() {
+    if !path.try_exists()? {
         return Ok(None);
     }
     let mut stream = match UnixStream::connect(path) {
@@ -191,13 +191,20 @@ pub fn ask(topology: &str, question: Question) -> std::io::Result<Option<Answer>
 }
 
 /// The topologies that have a guard.
-pub fn pending() -> Vec<String> {
-    let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+///
+/// # Errors
+///
+/// When whoever asks may not know.
+pub fn pending() -> std::io::Result<Vec<String>> {
+    let entries = match fs::read_dir(DIRECTORY) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names.filter_map(|name| name.strip_suffix(".confirm").map(str::to_owned)).collect();
     names.retain(|name| matches!(ask(name, Question::Status), Ok(Some(_)) | Err(_)));
     names.sort_unstable();
-    names
+    Ok(names)
 }
 
 /// Something that a guard waits for.

@@ -1,0 +1,57 @@
+//! What people and programs are told where something is in the way: of whom the program is run by, of what was stopped, and
+//! of what a terminal would take for an order.
+
+#![allow(clippy::unwrap_used, reason = "a test may end at once")]
+
+mod watched;
+mod world;
+
+use std::fs;
+use std::process::Output;
+
+use watched::{FILE, NETREC, SHOP, Watcher};
+use world::{attempt, sh};
+
+/// How a shell line ended in which `netrec` is the program, and all that it said.
+fn ended(line: &str) -> (i32, String) {
+    let Output { status, stdout, stderr } = attempt(&format!("netrec() {{ {NETREC} \"$@\"; }}\n{line}"));
+    (status.code().unwrap_or(-1), String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap())
+}
+
+#[track_caller]
+fn ends(exit: i32, line: &str) -> String {
+    let (ended, said) = ended(line);
+    assert_eq!(ended, exit, "{line}: {said}");
+    said
+}
+
+#[test]
+fn who_may_not_ask_is_told_to_be_root() {
+    world::run(|| {
+        let user = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+        if !attempt(&format!("{user} true")).status.success() {
+            return; // a user namespace of one user
+        }
+        // Where it was built may be for root alone.
+        sh(&format!("cp {NETREC} /run/program"));
+        let _watcher = Watcher::of(SHOP, &[]);
+        fs::write("/run/other.toml", "topology = \"other\"\n[networks.n]\ndriver = \"bridge\"\n").unwrap();
+        ends(0, "netrec apply --confirm 1h /run/other.toml");
+        for command in [
+            "confirm",
+            "confirm other",
+            "rollback other",
+            "history",
+            "suspend --topology shop",
+            &format!("resume {FILE}"),
+            &format!("wait {FILE}"),
+        ] {
+            let said = ends(10, &format!("{user} /run/program {command}"));
+            assert!(
+                said.contains("Permission denied\n") && said.contains("hint: run it as root\n"),
+                "{command}: {said}"
+            );
+        }
+        ends(0, "netrec confirm");
+    });
+}
