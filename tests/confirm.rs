@@ -119,6 +119,35 @@ fn a_probe_that_held_before_must_hold_after() {
     });
 }
 
+/// However short the time is: who does not answer is not asked until it is over, and who works too slowly ends by itself.
+#[test]
+fn what_there_is_no_time_for_goes_back_and_says_so() {
+    in_world(|| {
+        // Nobody answers there any more once the network has gone.
+        world::sh(
+            "ip link add wire type veth peer end; ip link set end up; ip link set wire up; ip route add 10.1.0.0/16 dev wire",
+        );
+        let said = exits(7, &["apply", "/run/bad.toml", "--confirm", "2s", "--probe", "ping:10.1.0.1"]);
+        assert!(
+            said.contains("rolled back, all is as it was: probe ping:10.1.0.1 fails now: no answer came"),
+            "{said}"
+        );
+
+        world::sh("ip link delete wire");
+        fs::write("/run/bad.toml", topology("10.2.0.0/24", "[containers.d]\nnetns = \"d\"\n")).unwrap();
+        let slow = "strace -fqqo /dev/null -P /run/netns/d -e inject=mount:delay_enter=2500000";
+        let late = format!("{slow} {NETREC} apply /run/bad.toml --confirm 1s --format json");
+        let output = world::attempt(&late);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(7), "{said}");
+        let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(json["confirm"]["state"], "rolled-back");
+        assert_eq!(json["confirm"]["reason"], "it was not applied in time");
+        exits(0, &["plan", "--exit-code", "/run/good.toml"]);
+        assert!(exits(0, &["history"]).contains("  rolled back: it was not applied in time\n"));
+    });
+}
+
 #[test]
 fn a_rollback_that_somebody_blocks_is_incomplete_and_says_so() {
     in_world(|| {

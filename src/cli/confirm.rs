@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
@@ -163,7 +163,7 @@ impl<'a> Confirming<'a> {
             return Err(Failure::new(Exit::Refused, Diagnostic::new(format!("it could not be rolled back: {why}"))));
         }
         for probe in probes {
-            probe.run_within(Duration::ZERO).map_err(|error| {
+            probe.run().map_err(|error| {
                 let finding = Diagnostic::new(format!("probe {probe} fails already before: {error}"));
                 Failure::new(Exit::Refused, finding.hint("leave it out, or mend that first"))
             })?;
@@ -185,13 +185,16 @@ impl<'a> Confirming<'a> {
         if let Err(error) = Memory::default().remember(&self.topology, &self.digest) {
             tracing::warn!("a generation that is not confirmed will not be remembered: {error}");
         }
-        Ok(Guarded { guard, probes: self.probes, certainty: self.certainty })
+        let until = Instant::now() + self.job.timeout;
+        Ok(Guarded { guard, until, probes: self.probes, certainty: self.certainty })
     }
 }
 
 /// An apply that its guard watches.
 pub(super) struct Guarded<'a> {
     guard: Guard,
+    /// When the guard's time is over.
+    until: Instant,
     probes: &'a [Probe],
     certainty: Certainty,
 }
@@ -199,22 +202,28 @@ pub(super) struct Guarded<'a> {
 impl Guarded<'_> {
     /// Leaves what was applied to its confirmation, or takes it back at once if it is not good already.
     pub(super) fn settle(mut self, report: &Result<Report, NoPlan>) -> Settled {
+        let now = Instant::now();
+        let left = self.until.saturating_duration_since(now);
+        // The guard is told how they ended well before its time is over.
+        let settled = now + SETTLING.min(left / 2);
         let wrong = match report {
+            _ if left.is_zero() => Some("it was not applied in time".into()),
             Err(no_plan) => Some(format!("what came of it could not be verified: {no_plan}")),
             Ok(report) if !report.is_converged() => Some(match report.failed.first() {
                 Some((id, error)) => format!("{id}: {error}"),
                 None => "it did not converge".into(),
             }),
             Ok(_) => self.probes.iter().find_map(|probe| {
-                let failed = probe.run_within(SETTLING).err()?;
+                let failed = probe.run_until(settled).err()?;
                 Some(format!("probe {probe} fails now: {failed}"))
             }),
         };
         let order = if wrong.is_some() { Order::RollBack } else { Order::Applied };
-        let reason = wrong.unwrap_or_else(|| "it was not confirmed in time".into());
         match self.guard.order(order) {
             Ok(Answer::Pending { until, .. }) => Settled::Pending { until, undo: self.certainty.to_string() },
-            Ok(Answer::RolledBack { complete, left, .. }) => Settled::RolledBack { complete, reason, left },
+            Ok(Answer::RolledBack { complete, left, why }) => {
+                Settled::RolledBack { complete, reason: wrong.unwrap_or(why), left }
+            }
             Ok(Answer::Confirmed | Answer::Applying) | Err(_) => {
                 Settled::Unguarded { reason: "its guard was ended by somebody".into() }
             }

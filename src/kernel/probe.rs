@@ -1,7 +1,7 @@
 //! What must be reachable before an apply and after it.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::str::FromStr;
@@ -11,6 +11,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, Sockaddr
 
 /// How long one try waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two tries, and what a try takes at least.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Port that nobody is asked at: a datagram socket that is connected asks for the route only (RFC 863, discard).
 const DISCARD: u16 = 9;
@@ -63,14 +66,7 @@ impl Probe {
     ///
     /// Why it did not succeed.
     pub fn run(&self) -> std::io::Result<()> {
-        match self {
-            Self::Tcp(to) => TcpStream::connect_timeout(&resolve(to)?, PATIENCE).map(drop),
-            Self::Ping(to) => ping(resolve(&format!("{}:0", bracketed(to)))?),
-            Self::Route(to) => {
-                let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-                UdpSocket::bind((any, 0))?.connect((*to, DISCARD))
-            }
-        }
+        self.attempt(PATIENCE)
     }
 
     /// Tries until it succeeds or time is up: after a change neighbours must be found anew.
@@ -78,13 +74,24 @@ impl Probe {
     /// # Errors
     ///
     /// Why the last try did not succeed.
-    pub fn run_within(&self, time: Duration) -> std::io::Result<()> {
-        let until = Instant::now() + time;
+    pub fn run_until(&self, until: Instant) -> std::io::Result<()> {
+        let left = || until.saturating_duration_since(Instant::now());
         loop {
-            match self.run() {
+            match self.attempt(left().clamp(PAUSE, PATIENCE)) {
                 Ok(()) => return Ok(()),
-                Err(error) if Instant::now() >= until => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                Err(error) if left() <= PAUSE => return Err(error),
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    fn attempt(&self, patience: Duration) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(to) => TcpStream::connect_timeout(&resolve(to)?, patience).map(drop),
+            Self::Ping(to) => ping(resolve(&format!("{}:0", bracketed(to)))?, patience),
+            Self::Route(to) => {
+                let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+                UdpSocket::bind((any, 0))?.connect((*to, DISCARD))
             }
         }
     }
@@ -95,12 +102,12 @@ fn bracketed(host: &str) -> String {
 }
 
 fn resolve(to: &str) -> std::io::Result<SocketAddr> {
-    to.to_socket_addrs()?.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    to.to_socket_addrs()?.next().ok_or_else(|| ErrorKind::NotFound.into())
 }
 
 /// One echo request over a raw socket, which gets the kernel's copies of all answers of that address: ours is the one
 /// with our process number. The kernel writes the checksum of `ICMPv6` itself.
-fn ping(to: SocketAddr) -> std::io::Result<()> {
+fn ping(to: SocketAddr, patience: Duration) -> std::io::Result<()> {
     let (family, protocol, request, reply) = match to {
         SocketAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0),
         SocketAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129),
@@ -113,12 +120,15 @@ fn ping(to: SocketAddr) -> std::io::Result<()> {
     echo[2..4].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
     // The standard library reads, writes and waits on whatever connected socket it is given.
     let mut raw = TcpStream::from(raw);
-    raw.set_read_timeout(Some(PATIENCE))?;
+    raw.set_read_timeout(Some(patience))?;
     raw.write_all(&echo)?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + patience;
     let mut packet = [0; 1500];
     while Instant::now() < until {
-        let length = raw.read(&mut packet)?;
+        let length = match raw.read(&mut packet) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            read => read?,
+        };
         // IPv4 comes with its header, whose length is in its first byte in words.
         let header = if to.is_ipv4() { usize::from(packet[0] & 15) * 4 } else { 0 };
         let message = packet.get(header..length).unwrap_or_default();
@@ -126,7 +136,7 @@ fn ping(to: SocketAddr) -> std::io::Result<()> {
             return Ok(());
         }
     }
-    Err(std::io::ErrorKind::TimedOut.into())
+    Err(std::io::Error::new(ErrorKind::TimedOut, "no answer came"))
 }
 
 #[cfg(test)]
@@ -154,7 +164,7 @@ mod tests {
         // Whoever starts a program meanwhile has it as well until that begins.
         let refused = |_| {
             std::thread::sleep(Duration::from_millis(10));
-            probe.run_within(Duration::ZERO).is_err()
+            probe.run().is_err()
         };
         assert!((0..200).any(refused));
     }

@@ -9,9 +9,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Before, roll_back};
@@ -27,6 +28,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How long a guard is waited for to say how it stands: one that does not answer is going back.
 const PROMPT: Duration = Duration::from_secs(2);
+
+/// How long a netrec that is still applying when its time is up may take to end what it is at.
+const COURTESY: Duration = Duration::from_secs(10);
 
 /// A rollback that was not complete is tried again that often, a second apart.
 const TRIES: u32 = 5;
@@ -252,11 +256,12 @@ impl Waiting {
 
     /// Waits for the decision, carries it out, and has it `noted` before anybody is told.
     pub fn decide(mut self, kernel: &mut impl Kernel, before: &Before, noted: impl FnOnce(&Answer)) {
-        let (mut applied, mut asker) = (false, None);
+        let (mut applied, mut late, mut asker) = (false, false, None);
         let pending = Answer::Pending { until: self.until_unix, who: history::who() };
         let decision = loop {
             let left = self.until.saturating_duration_since(Instant::now());
             match self.events.recv_timeout(left) {
+                Ok(Event::Parent(_)) if late => break Err(LATE),
                 Ok(Event::Parent(Some(line))) if line == Order::Applied.word() => {
                     applied = true;
                     say(&mut self.answers, &json(&pending));
@@ -264,12 +269,16 @@ impl Waiting {
                 Ok(Event::Parent(None)) if applied => {}
                 Ok(Event::Parent(None)) => break Err("netrec ended before all was applied"),
                 Ok(Event::Parent(Some(_))) => break Err("what was applied is not as it should be"),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) if applied => {
-                    break Err("it was not confirmed in time");
+                Err(_) if applied => break Err("it was not confirmed in time"),
+                Err(_) if late => {
+                    signal_parent(Signal::SIGKILL);
+                    break Err(LATE);
                 }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    stop_parent();
-                    break Err("it was not applied in time");
+                // Asked first: who ends by itself tells how it ended.
+                Err(_) => {
+                    signal_parent(Signal::SIGTERM);
+                    late = true;
+                    self.until += COURTESY;
                 }
                 Ok(Event::Asked(Question::Confirm, stream)) if applied => {
                     asker = Some(stream);
@@ -295,14 +304,16 @@ impl Waiting {
     }
 }
 
+const LATE: &str = "it was not applied in time";
+
 /// A netrec that is still applying when time is up must not write on while we go back.
-fn stop_parent() {
+fn signal_parent(signal: Signal) {
     // Whoever is orphaned is a child of init, or of a subreaper, which is not netrec.
     let parent = nix::unistd::getppid();
     let same = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
     let theirs = same(&parent.to_string());
     if theirs.is_some() && theirs == same("self") {
-        let _ = nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::kill(parent, signal);
     }
 }
 
