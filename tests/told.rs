@@ -55,3 +55,17 @@ fn who_may_not_ask_is_told_to_be_root() {
         ends(0, "netrec confirm");
     });
 }
+
+#[test]
+fn what_a_file_says_is_no_order_to_a_terminal() {
+    world::run(|| {
+        let with = |path: &str| SHOP.replace("netns = \"api\"", &format!("path = \"{path}\""));
+        fs::write("/run/shop.toml", with("/run/netns/\\u001b[31m\\nx")).unwrap();
+        for (exit, command) in [(0, "plan"), (6, "apply"), (0, "status")] {
+            let said = ends(exit, &format!("netrec {command} /run/shop.toml"));
+            let line = said.lines().find(|line| line.starts_with("pending: ")).unwrap_or_else(|| panic!("{said}"));
+            assert!(line.contains("/run/netns/\\u{1b}[31m\\nx"), "{line}");
+            assert!(!said.contains('\u{1b}'), "{said:?}");
+        }
+    });
+}

@@ -10,6 +10,7 @@ use crate::diff::render::{self, Context, Summary};
 use crate::diff::unified;
 use crate::kernel::linux::Linux;
 use crate::kernel::privilege;
+use crate::model::diagnostic::printable;
 
 /// Compare with the live kernel and print what would be done; writes nothing anywhere.
 ///
@@ -111,10 +112,10 @@ pub(super) fn told(prepared: &Prepared, changes: &str) -> String {
         text += &format!("plan: {}\n", Summary::of(&prepared.diff, 0));
     }
     for note in &prepared.desired.notes {
-        text += &format!("note: {note}\n");
+        text += &format!("note: {}\n", printable(note));
     }
     for pending in &prepared.desired.pending {
-        text += &format!("pending: container {}: {}\n", pending.container, pending.reason);
+        text += &format!("pending: container {}: {}\n", pending.container, printable(&pending.reason));
     }
     text
 }

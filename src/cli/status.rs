@@ -13,6 +13,7 @@ use crate::apply::watch::standing::State;
 use crate::apply::{Target, look, watch};
 use crate::kernel::linux::Linux;
 use crate::kernel::privilege;
+use crate::model::diagnostic::{printable, printable_lines};
 
 /// Compare with the live kernel and say whether it is in sync.
 ///
@@ -161,14 +162,14 @@ fn watched(standing: &watch::standing::Standing) -> String {
         text += &format!("without the firewall: for {by_now} ms by now\n");
     }
     if let Some(reason) = &standing.reason {
-        text += &format!("degraded: {}\n", reason.trim_end());
+        text += &format!("degraded: {}\n", printable_lines(reason));
     }
     for id in &standing.contested {
-        let by = standing.undone_by.get(id).map_or("somebody", String::as_str);
+        let by = printable(standing.undone_by.get(id).map_or("somebody", String::as_str));
         text += &format!("contested: {id}: {by} keeps undoing it\n");
     }
     for (id, why) in &standing.failed {
-        text += &format!("failed: {id}: {why}\n");
+        text += &format!("failed: {id}: {}\n", printable(why));
     }
     if let Some(left) = standing.until_s {
         text += &format!("{}: for {left} s more\n", standing.state);

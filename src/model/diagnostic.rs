@@ -186,10 +186,15 @@ fn one(finding: &Diagnostic, sources: &[Source]) -> String {
     Renderer::plain().render(&[group])
 }
 
-/// Control characters of a file or its name must not reach a terminal.
-fn printable(text: &str) -> String {
+/// Control characters of a file or its name, or of what others called something, must not reach a terminal.
+pub fn printable(text: &str) -> String {
     let escaped = |one: char| if one.is_control() { one.escape_default().to_string() } else { one.to_string() };
     text.chars().map(escaped).collect()
+}
+
+/// The same of text of several lines.
+pub fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
 }
 
 /// The lines of a file that places are in. Only these are handed on: the renderer walks all that it is given.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::standing::State;
 use crate::kernel::events::Author;
+use crate::model::diagnostic::{printable, printable_lines};
 use crate::model::resource::ResourceId;
 
 /// Objects named in one event; the rest is counted.
@@ -100,7 +101,7 @@ impl fmt::Display for Event {
             Self::Accepted { digest } => write!(f, "accepted: the files' content {digest} is followed"),
             Self::Rejected { reason, kept } => {
                 let kept = if *kept { "the last good topology is kept up" } else { "nothing is done" };
-                write!(f, "rejected: {kept}: {reason}")
+                write!(f, "rejected: {kept}: {}", printable_lines(reason))
             }
             Self::Recovered => f.write_str("recovered"),
             Self::Changed { corrective, intentional, objects, took_ms } => {
@@ -111,13 +112,13 @@ impl fmt::Display for Event {
                 write!(f, "{word}: {}{more} ({took_ms} ms)", objects.join(", "))
             }
             Self::Unguarded { took_ms } => write!(f, "unguarded: the firewall was gone or altered for {took_ms} ms"),
-            Self::Failed { id, error } => write!(f, "failed: {id}: {error}"),
+            Self::Failed { id, error } => write!(f, "failed: {id}: {}", printable(error)),
             Self::Contested { id, by } => {
-                let by = by.as_deref().unwrap_or("somebody");
+                let by = printable(by.as_deref().unwrap_or("somebody"));
                 write!(f, "contested: {id}: {by} keeps undoing it; left alone, tried once a minute")
             }
             Self::Settled { id } => write!(f, "settled: {id}"),
-            Self::Pending { container, reason } => write!(f, "pending: container {container}: {reason}"),
+            Self::Pending { container, reason } => write!(f, "pending: container {container}: {}", printable(reason)),
             Self::Attached { container } => write!(f, "attached: container {container}"),
             Self::Overflow => f.write_str("overflow: announcements of the kernel were lost, looking at everything"),
             Self::State { from, to } => write!(f, "state: {from} -> {to}"),
@@ -130,5 +131,24 @@ pub(super) fn author(author: &Author) -> String {
     match (author.name.as_str(), author.pid) {
         ("", pid) => format!("process {pid} (gone)"),
         (name, pid) => format!("process {pid} ({name})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_call_things_does_no_harm_to_a_terminal() {
+        let word = || "\u{1b}[31m\r".to_owned();
+        for event in [
+            Event::Pending { container: "c".into(), reason: word() },
+            Event::Failed { id: "host/bridge/b".into(), error: word() },
+            Event::Contested { id: "host/bridge/b".into(), by: Some(word()) },
+            Event::Rejected { reason: word(), kept: true },
+        ] {
+            let text = event.to_string();
+            assert!(text.contains("\\u{1b}[31m\\r") && !text.contains(char::is_control), "{text:?}");
+        }
     }
 }

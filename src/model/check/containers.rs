@@ -52,9 +52,16 @@ impl Checking<'_> {
         if let Some(netns) = &item.netns {
             self.netns(netns, item.span(netns));
         }
-        if let Some(path) = item.path.as_ref().filter(|path| !path.get_ref().starts_with('/')) {
-            let finding = Diagnostic::at(item.span(path), format!("`{}` is not an absolute path", path.get_ref()));
-            self.say(finding.hint("such as `/proc/4711/ns/net`"));
+        if let Some(path) = &item.path {
+            let wrong = match path.get_ref() {
+                text if !text.starts_with('/') => "is not an absolute path",
+                text if text.contains('\0') => "has a zero byte, which ends a path",
+                _ => "",
+            };
+            if !wrong.is_empty() {
+                let finding = Diagnostic::at(item.span(path), format!("`{}` {wrong}", path.get_ref()));
+                self.say(finding.hint("such as `/proc/4711/ns/net`"));
+            }
         }
         if let Some(pid) = item.pid.as_ref().filter(|pid| !(1..=PID_MAX).contains(pid.get_ref())) {
             let finding = Diagnostic::at(item.span(pid), format!("{} is not a process id", pid.get_ref()));
