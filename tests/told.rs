@@ -69,3 +69,28 @@ fn what_a_file_says_is_no_order_to_a_terminal() {
         }
     });
 }
+
+/// The numbers of the line of a text that begins so.
+fn numbers(text: &str, start: &str) -> Vec<u64> {
+    let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{text}"));
+    line.split(' ').filter_map(|word| word.parse().ok()).collect()
+}
+
+#[test]
+fn what_was_stopped_says_so_to_people_and_to_programs() {
+    world::run(|| {
+        fs::write("/run/shop.toml", SHOP).unwrap();
+        let stop = format!(
+            "strace -fqqo /dev/null -P /run/netns/api -e inject=mount:signal=SIGTERM:when=1 {NETREC} apply /run/shop.toml"
+        );
+        let said = ends(5, &stop);
+        assert!(said.contains("\nerror: stopped as asked"), "{said}");
+        let (applied, planned) = (numbers(&said, "applied: "), numbers(&said, "plan: "));
+        assert_eq!(applied.iter().sum::<u64>(), planned.iter().sum::<u64>(), "steps are those that were taken: {said}");
+        ends(0, "netrec destroy --yes /run/shop.toml");
+        let said = ends(5, &format!("{stop} --format json 2>/dev/null"));
+        let json: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let message = json["errors"][0]["message"].as_str().unwrap();
+        assert!(message.starts_with("stopped as asked"), "{message}");
+    });
+}

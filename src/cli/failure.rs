@@ -84,10 +84,10 @@ impl Failure {
         Self { exit: Exit::NotConverged, ..failure }
     }
 
-    /// Steps that failed, but for those that were not tried for want of another.
+    /// Steps that failed, but for those that were not tried for want of another; and that it was stopped, if so.
     pub(super) fn of_steps(report: &Report, sources: &Sources) -> Option<Self> {
         let tried = report.failed.iter().filter(|(_, error)| !error.is_consequence());
-        let errors: Vec<Error> = tried
+        let mut errors: Vec<Error> = tried
             .map(|(id, error)| {
                 let message = format!("{id}: {error}");
                 let finding = match report.desired.origins.get(id) {
@@ -97,6 +97,10 @@ impl Failure {
                 Error { finding, id: Some(id.clone()), errno: error.errno() }
             })
             .collect();
+        if report.failed.iter().any(|(_, error)| *error == KernelError::Stopped) {
+            let finding = Diagnostic::new("stopped as asked, before all steps were tried");
+            errors.push(Error { finding: finding.hint("the next apply does what is missing"), id: None, errno: None });
+        }
         (!errors.is_empty()).then(|| Self { exit: Exit::Partial, errors, sources: sources.clone() })
     }
 

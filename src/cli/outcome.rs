@@ -7,7 +7,6 @@ use super::failure;
 use super::load::Loaded;
 use crate::apply::Report;
 use crate::diff::render::{self, Summary};
-use crate::kernel::KernelError;
 use crate::model::source::Origin;
 
 /// What a run that writes says to programs.
@@ -60,10 +59,7 @@ impl Outcome {
 
     /// The same for people; why steps failed is told on the other stream.
     pub(super) fn text(&self, verb: &str, report: &Report) -> String {
-        let mut text = format!("{verb}: {} steps, {} failed\n", self.steps + self.failed, self.failed);
-        if report.failed.iter().any(|(_, error)| *error == KernelError::Stopped) {
-            text += "stopped as asked: the next apply goes on\n";
-        }
+        let mut text = format!("{verb}: {} steps, {} failed\n", self.steps, self.failed);
         if self.converged {
             text += "verified: nothing left to do\n";
         } else {
