@@ -1,9 +1,10 @@
-//! Tables as TOML has them. What serde derives for a struct takes a list as well, and fills its fields by their order.
+//! Tables as TOML has them. What serde derives for a struct takes a list as well, and fills its fields by their order. And
+//! lists that say something.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -32,6 +33,22 @@ pub(super) fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         }
     }
     deserializer.deserialize_map(Visit(PhantomData)).map(Some)
+}
+
+/// What is said of a list that says nothing.
+pub(super) const EMPTY: &str = "an empty list";
+
+/// Reads a list that has something in it: nothing could mean nothing at all, or as much as no list.
+pub(super) fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    if list.is_empty() { Err(D::Error::custom(EMPTY)) } else { Ok(list) }
+}
+
+/// The same of one that need not be there.
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    some(deserializer).map(Some)
 }
 
 /// Structs that are tables and nothing else: serde derives what reads their keys (`remote = "Self"`).

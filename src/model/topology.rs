@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::focus::otherwise_by;
 use super::source::Span;
 pub use super::table::Tables;
-use super::table::{only_tables, tables};
+use super::table::{given, only_tables, some, tables};
 use super::values::{Cidr, Mac, PortRange, Publish};
 
 /// A whole topology: all its files merged.
@@ -233,7 +233,8 @@ pub struct Network {
     #[schemars(with = "String")]
     pub driver: Spanned<String>,
     /// Subnets in CIDR notation, several per family allowed. Default: one per family from the pools.
-    #[schemars(with = "Option<Vec<String>>")]
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<String>>", extend("minItems" = 1))]
     pub subnets: Option<Vec<Spanned<Cidr>>>,
     /// Addresses of the host in the subnets. Default: the first host address of each subnet.
     #[serde(default)]
@@ -260,8 +261,8 @@ pub struct Network {
     #[schemars(with = "Vec<String>")]
     pub snat: Vec<Spanned<IpAddr>>,
     /// Where publishes without an address listen. Default: every host address, both families.
-    #[serde(default)]
-    #[schemars(with = "Vec<String>")]
+    #[serde(default, deserialize_with = "some")]
+    #[schemars(with = "Vec<String>", extend("minItems" = 1))]
     pub publish_address: Vec<Spanned<IpAddr>>,
     /// Maximum transmission unit in bytes, 68 to 65535, at least 1280 with an IPv6 subnet. Default: the uplink's,
     /// or that least.
@@ -284,7 +285,8 @@ pub struct Network {
     #[schemars(with = "Vec<String>")]
     pub trusted_interfaces: Vec<Spanned<String>>,
     /// Who may reach published ports of this network, in CIDR notation, besides the host itself. Default: everybody.
-    #[schemars(with = "Option<Vec<String>>")]
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<String>>", extend("minItems" = 1))]
     pub allow_from: Option<Vec<Spanned<Cidr>>>,
     /// `true`: an apply or destroy that would remove or replace it is refused, also when no file names it any more; set
     /// it to false and apply first. Default: false.
@@ -400,7 +402,8 @@ pub struct Published {
     #[schemars(with = "String")]
     pub publish: Spanned<Publish>,
     /// Who may reach it, in CIDR notation, besides the host itself. Default: what the network says.
-    #[schemars(with = "Option<Vec<String>>")]
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Option<Vec<String>>", extend("minItems" = 1))]
     pub allow_from: Option<Vec<Spanned<Cidr>>>,
 }
 
@@ -440,8 +443,8 @@ pub struct Policy {
     #[schemars(with = "Option<Peer>")]
     pub to: Option<Spanned<Peer>>,
     /// Ports that are asked for: `PORT[-LAST][/tcp|udp|sctp]`. Default: everything, ICMP included.
-    #[serde(default)]
-    #[schemars(with = "Vec<String>")]
+    #[serde(default, deserialize_with = "some")]
+    #[schemars(with = "Vec<String>", extend("minItems" = 1))]
     pub ports: Vec<Spanned<PortRange>>,
 }
 

@@ -142,10 +142,6 @@ impl Checking<'_> {
             }
             return;
         };
-        if subnets.is_empty() {
-            let finding = Diagnostic::at(item.name, format!("`{name}` has no subnet"));
-            self.say(finding.hint("leave `subnets` out to have them taken from the pools"));
-        }
         for (key, flag) in [("ipv4", &item.ipv4), ("ipv6", &item.ipv6)] {
             if let Some(flag) = flag {
                 let finding = Diagnostic::at(item.span(flag), format!("`{key}` means nothing besides `subnets`"));
@@ -290,7 +286,7 @@ impl Checking<'_> {
             }
         }
         if let Some(nets) = &item.allow_from {
-            self.allow_from(nets, item, item.name);
+            self.allow_from(nets, item);
         }
         let trusted = item.trusted_interfaces.first().map(|it| ("trusted_interfaces", item.span(it)));
         let allowed = item.allow_from.iter().flatten().next().map(|it| ("allow_from", item.span(it)));

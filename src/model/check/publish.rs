@@ -60,17 +60,13 @@ impl Checking<'_> {
     fn allowed(&mut self, item: &Item<Endpoint>) {
         for published in &item.published {
             if let Some(nets) = &published.allow_from {
-                self.allow_from(nets, item, item.span(&published.publish));
+                self.allow_from(nets, item);
             }
         }
     }
 
-    /// A list of those who may reach something that stands at a place.
-    pub(super) fn allow_from<T>(&mut self, nets: &[Spanned<Cidr>], item: &Item<T>, place: Span) {
-        if nets.is_empty() {
-            let finding = Diagnostic::at(place, "an empty `allow_from` lets in nobody but the host");
-            self.say(finding.hint("publish at `127.0.0.1` if that is meant"));
-        }
+    /// A list of those who may reach something.
+    pub(super) fn allow_from<T>(&mut self, nets: &[Spanned<Cidr>], item: &Item<T>) {
         for net in nets {
             self.host_bits(net.get_ref(), item.span(net));
         }

@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue, Error};
 use super::{Broken, Found, Merge, all};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::source::{Source, Span};
+use crate::model::table::EMPTY;
 use crate::model::topology::{File, Item, Tables};
 
 /// Findings in one named table at most.
@@ -141,7 +142,9 @@ impl Merge {
             let text = source.text.get(at.clone()).unwrap_or_default();
             // What is missing may stand in what could not be read.
             let missing = error.message().starts_with("missing field") && !self.torn.is_empty();
-            if !missing && !self.torn.contains(&line_of(source, &at)) {
+            // What was wrong in a list was said, and taken out of it.
+            let emptied = error.message() == EMPTY && path.as_ref().is_some_and(|key| taken.contains(key));
+            if !missing && !emptied && !self.torn.contains(&line_of(source, &at)) {
                 self.findings.push(finding(&error, word, path.as_deref(), text, all(file).at(at)));
             }
             taken.push(path.ok_or(None)?);
@@ -240,6 +243,15 @@ fn finding(error: &Error, word: &str, key: Option<&str>, text: &str, span: Span)
         let finding = Diagnostic::at(span, format!("`{missing}` is missing"));
         let who = key.map_or(subject.to_owned(), |list| format!("entry of `{list}`"));
         return finding.label(format!("every {who} needs it")).hint(format!("add `{missing} = …`"));
+    }
+    if let (EMPTY, Some(key)) = (message, key) {
+        let meant = match key {
+            "subnets" => "leave it out to have them taken from the pools",
+            "allow_from" => "leave it out for the default; to let in nobody but the host, publish at `127.0.0.1`",
+            "publish_address" => "leave it out to publish at every address of the host",
+            _ => "leave it out to mean every port, ICMP included",
+        };
+        return Diagnostic::at(span, format!("`{key}` is empty")).hint(meant);
     }
     let mut message = message.replace('\n', ", ").replace(" as i128", "");
     let number = NUMBERS.into_iter().find(|(ours, ..)| message.ends_with(&format!("expected {ours}")));
