@@ -94,3 +94,13 @@ fn what_was_stopped_says_so_to_people_and_to_programs() {
         assert!(message.starts_with("stopped as asked"), "{message}");
     });
 }
+
+#[test]
+fn every_example_can_be_rehearsed() {
+    world::run(|| {
+        for example in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/topologies")).unwrap() {
+            let said = ends(0, &format!("netrec rehearse '{}'", example.unwrap().path().display()));
+            assert!(said.ends_with("left: nothing\n"), "{said}");
+        }
+    });
+}

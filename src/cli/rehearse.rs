@@ -46,6 +46,7 @@ impl Rehearse {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let mut loaded = load(&self.input.paths)?;
         throwaway::enter()?;
+        unprotect(&mut loaded.topology);
         let stand_ins = stand_in(&mut loaded.topology)?;
         let (topology, mut kernel) = (&loaded.topology, Linux::default());
         let (wanted, nothing) = (Target::Topology(topology), Target::Nothing(&topology.name, Some(topology)));
@@ -150,6 +151,13 @@ impl Stage<'_> {
         }
         Ok(Again { changes, writes: netlink::counters().writes - writes })
     }
+}
+
+/// What is made here is destroyed here, on purpose.
+fn unprotect(topology: &mut Topology) {
+    topology.networks.values_mut().for_each(|item| Arc::make_mut(&mut item.value).protect = None);
+    topology.containers.values_mut().for_each(|item| Arc::make_mut(&mut item.value).protect = None);
+    topology.endpoints.values_mut().for_each(|item| Arc::make_mut(&mut item.value).protect = None);
 }
 
 /// Makes what the topology expects of a host, and says what was made.
