@@ -104,3 +104,18 @@ fn every_example_can_be_rehearsed() {
         }
     });
 }
+
+#[test]
+fn who_is_asked_sees_what_about() {
+    world::run(|| {
+        fs::write("/run/shop.toml", SHOP).unwrap();
+        let asked =
+            |line: &str| sh(&format!("printf 'y\\n' | script -qec \"{NETREC} {line}\" /dev/null")).replace('\r', "");
+        for command in ["apply", "destroy"] {
+            let said = asked(&format!("{command} /run/shop.toml >/run/file"));
+            let (plan, _) = said.split_once(&format!("\n{command} this? [y/N] ")).unwrap_or_else(|| panic!("{said}"));
+            assert!(plan.contains("host/bridge/br-front") && plan.contains("\nplan: "), "{said}");
+            assert!(fs::read_to_string("/run/file").unwrap().contains("\nplan: "));
+        }
+    });
+}

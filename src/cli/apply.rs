@@ -173,10 +173,12 @@ impl Errand<'_> {
         let prepared = look(&mut kernel, self.target).map_err(unplanned)?;
         let (nothing, asks) = (prepared.diff.is_empty(), !self.writing.yes && output::is_interactive());
         let changes = render::text(&prepared.diff);
-        match self.format {
-            Format::Text => output::say(&plan::told(&prepared, &changes)),
-            Format::Json if asks && !nothing => output::complain(&plan::told(&prepared, &changes)),
-            Format::Json => {}
+        if self.format == Format::Text {
+            output::say(&plan::told(&prepared, &changes));
+        }
+        // Whoever is asked has to see what about.
+        if asks && !nothing && (self.format == Format::Json || !output::is_seen()) {
+            output::complain(&plan::told(&prepared, &changes));
         }
         let allowance = self.allowing.allowance(&prepared, kernel.around());
         rails::check(&prepared, self.target, &allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
@@ -191,7 +193,7 @@ impl Errand<'_> {
             return Ok(exit);
         }
         let confirming = apply.map(|apply| apply.precautions(&self, &prepared)).transpose()?.flatten();
-        if asks && !output::ask("apply this?") {
+        if asks && !output::ask(&format!("{} this?", self.command)) {
             return Err(Failure::new(Exit::Refused, Diagnostic::new("not confirmed: nothing was touched")));
         }
         let mut record = self.record(&prepared, &changes);

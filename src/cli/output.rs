@@ -45,9 +45,14 @@ pub(super) fn complain(text: &str) {
     let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }
 
+/// Whether stdout is a terminal.
+pub(super) fn is_seen() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Whether stdout is a terminal that wants colours (<https://no-color.org>).
 pub(super) fn is_colourful() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    is_seen() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The lines of a plan in colour by their symbol, where colours are wanted; the symbol alone says it all.
