@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::confirm::{self, Confirming, Settled};
 use super::control;
+use super::duration::to_confirm;
 use super::failure::Failure;
 use super::load::{Loaded, read_all, understand};
 use super::outcome::{Applied, Outcome};
@@ -47,7 +48,7 @@ pub(super) struct Apply {
     #[command(flatten)]
     allowing: Allowing,
     /// Go back by itself unless `netrec confirm` is run within that time: `120s`, `5m`.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = to_confirm)]
     confirm: Option<Duration>,
     /// What must be reachable before and after, else it goes back at once: `tcp:HOST:PORT`, `ping:HOST` or
     /// `route:ADDRESS`.
@@ -56,23 +57,6 @@ pub(super) struct Apply {
     /// Try again what was applied before and never confirmed.
     #[arg(long)]
     retry: bool,
-}
-
-/// `120s`, `5m`, `1h`, or a number of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    const DAY: u64 = 86_400;
-    let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len()));
-    let unit = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        _ => 0,
-    };
-    let seconds = number.parse::<u64>().unwrap_or(0).saturating_mul(unit);
-    if (1..=DAY).contains(&seconds) {
-        return Ok(Duration::from_secs(seconds));
-    }
-    Err("a time is written `120s`, `5m` or `1h`, from a second to a day".into())
 }
 
 impl Apply {
@@ -221,7 +205,7 @@ impl Errand<'_> {
         if let Some(lock) = lock::acquire(Duration::ZERO)? {
             return Ok(lock);
         }
-        let lock = lock::acquire(self.writing.timeout())?.ok_or_else(busy)?;
+        let lock = lock::acquire(self.writing.lock_timeout)?.ok_or_else(busy)?;
         kernel.believe(Arc::default());
         Ok(lock)
     }

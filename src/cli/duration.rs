@@ -21,6 +21,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     time.filter(|time| time.as_secs() <= LONGEST_S).ok_or_else(|| format!("`{text}` is longer than a year"))
 }
 
+/// How long a confirmation may be waited for.
+pub(super) fn to_confirm(text: &str) -> Result<Duration, String> {
+    let in_range = |time: &Duration| (Duration::from_secs(1)..=Duration::from_hours(24)).contains(time);
+    Some(duration(text)?).filter(in_range).ok_or_else(|| format!("`{text}` is not from a second to a day"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +38,10 @@ mod tests {
         assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
         for wrong in ["", "s", "-1s", "1.5s", "10 m", "10M", "99999999999999999999s", "367d"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(to_confirm("1d"), Ok(Duration::from_hours(24)));
+        for wrong in ["0", "999ms", "25h", "2d", "soon"] {
+            assert!(to_confirm(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -251,9 +251,9 @@ struct Writing {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
-    /// Seconds to wait for another netrec that is writing.
-    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
-    lock_timeout: u64,
+    /// How long to wait for another netrec that is writing.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration::duration)]
+    lock_timeout: Duration,
 }
 
 /// What may be let through the safety rails.
@@ -284,12 +284,6 @@ impl Allowing {
 
 fn deletes(text: &str) -> Result<usize, String> {
     if text == "all" { Ok(usize::MAX) } else { text.parse().map_err(|_| "a number, or `all`".to_owned()) }
-}
-
-impl Writing {
-    fn timeout(self) -> Duration {
-        Duration::from_secs(self.lock_timeout)
-    }
 }
 
 /// The name of a topology, as an argument.
