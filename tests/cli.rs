@@ -195,11 +195,13 @@ fn nothing_is_touched_and_programs_are_told_why() {
             assert!(ran.err.contains(says), "{line}: people are told, too: {}", ran.err);
             untouched(&before, line);
         }
-        let busy = run(&format!("{locked} '{NETREC} apply --lock-timeout 0 --format json /run/shop.toml'")).ends(8);
+        let busy = run(&format!("{locked} '{NETREC} apply --lock-timeout 10ms --format json /run/shop.toml'")).ends(8);
         assert_eq!(busy.json()["errors"][0]["message"], "another netrec is writing");
         assert_eq!(run("netrec apply").ends(64).out, "");
         let usage = run("netrec apply --format json --nope /run/shop.toml").ends(64).json();
         assert_eq!(usage["errors"][0]["message"], "unexpected argument '--nope' found");
+        let usage = run("netrec apply --format json").ends(64).json();
+        assert_eq!(usage["errors"][0]["message"], "the following required arguments were not provided: <PATH>...");
         assert!(run("netrec aply /run/shop.toml").ends(64).err.contains("apply"));
     });
 }
@@ -471,7 +473,8 @@ fn a_rehearsal_touches_nothing_and_needs_nothing() {
 #[test]
 fn words_for_shells_and_editors() {
     for shell in ["bash", "zsh", "fish"] {
-        assert!(run(&format!("netrec completions {shell}")).ends(0).out.contains("rehearse"), "{shell}");
+        let script = run(&format!("netrec completions {shell}")).ends(0).out;
+        assert!(script.contains("rehearse") && !script.contains("guard"), "{shell}");
     }
     for shell in ["zsh", "fish"] {
         let script = run(&format!("netrec completions {shell}")).ends(0).out;

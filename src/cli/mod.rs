@@ -98,6 +98,14 @@ impl Arguments {
             command.about(built.get_about().cloned().unwrap_or_default())
         })
     }
+
+    /// The same without commands that are not for people.
+    fn offered() -> clap::Command {
+        let told = Self::told();
+        let commands = told.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+        let arguments = told.get_arguments().cloned();
+        clap::Command::new("netrec").version(env!("CARGO_PKG_VERSION")).args(arguments).subcommands(commands)
+    }
 }
 
 /// What help ends with.
@@ -210,7 +218,7 @@ impl Command {
             }
             Self::Completions { shell } => {
                 let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Arguments::told(), "netrec", &mut script);
+                clap_complete::generate(shell, &mut Arguments::offered(), "netrec", &mut script);
                 output::say(&String::from_utf8_lossy(&script));
                 Ok(Exit::Done)
             }
@@ -313,7 +321,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             let text = error.to_string();
             output::complain(&text);
             if json {
-                let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                // The rest is how to use it.
+                let words: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+                let message = words.join(" ").trim_start_matches("error: ").to_owned();
                 Failure::new(Exit::Usage, Diagnostic::new(message)).tell_programs();
             }
             return Exit::Usage as i32;
