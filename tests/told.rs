@@ -119,3 +119,14 @@ fn who_is_asked_sees_what_about() {
         }
     });
 }
+
+#[test]
+fn a_place_to_listen_at_that_cannot_be_is_named() {
+    world::run(|| {
+        fs::write("/run/shop.toml", SHOP).unwrap();
+        let watch = |exit, at: &str| ends(exit, &format!("timeout 60 {NETREC} watch --listen {at} /run/shop.toml"));
+        assert!(watch(64, "unix:").contains("`unix:` without a path"));
+        let said = watch(1, "unix:/nowhere/metrics");
+        assert!(said.contains("--listen unix:/nowhere/metrics: "), "{said}");
+    });
+}

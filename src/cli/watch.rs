@@ -100,7 +100,7 @@ impl Watch {
     }
 }
 
-fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
+fn failed(what: &str) -> impl Fn(std::io::Error) -> Failure {
     move |error| KernelError::io(what, &error).into()
 }
 
@@ -180,7 +180,7 @@ impl Service {
         let control = server::open(&topology).map_err(failed("control socket"))?;
         tokio::spawn(server::serve(control, asking.clone()));
         if let Some(listen) = &options.listen {
-            let outlet = Outlet::open(listen).map_err(failed("--listen"))?;
+            let outlet = Outlet::open(listen).map_err(failed(&format!("--listen {listen}")))?;
             tokio::spawn(outlet.serve(topology.clone(), asking));
         }
         let of = |kind| signal(kind).map_err(failed("signals"));
