@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 
-use super::source::{Origin, Source, Span};
+use super::source::{BOM, Origin, Source, Span};
 
 /// Findings that are shown to people at most; all of them are in the JSON form.
 const SHOWN: usize = 50;
@@ -63,7 +63,7 @@ impl Diagnostic {
     pub fn nearest<'a>(self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
         let close = known.iter().map(|other| (strsim::jaro_winkler(word, other), *other));
-        let close = close.max_by(|one, other| one.0.total_cmp(&other.0)).filter(|(likeness, _)| *likeness > 0.7);
+        let close = close.max_by(|one, other| one.0.total_cmp(&other.0)).filter(|(likeness, _)| *likeness > 0.8);
         match (close, known.as_slice()) {
             (Some((_, word)), _) => self.hint(format!("did you mean `{word}`?")),
             (None, []) => self,
@@ -203,11 +203,12 @@ fn excerpt<'a>(
     places: &[(AnnotationKind, Span, &str)],
 ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
     let length = source.text.len();
-    let clamp = |at: u32| source.text.floor_char_boundary((at as usize).min(length));
+    let head = if source.text.starts_with(BOM) { BOM.len_utf8() } else { 0 };
+    let clamp = |at: u32| source.text.floor_char_boundary((at as usize).min(length)).max(head);
     let ranges = || places.iter().map(|(_, span, _)| clamp(span.start)..clamp(span.end));
     let low = ranges().map(|range| range.start).min().unwrap_or(0);
     let high = ranges().map(|range| range.end.max(range.start)).max().unwrap_or(length);
-    let start = source.text[..low].rfind('\n').map_or(0, |at| at + 1);
+    let start = source.text[..low].rfind('\n').map_or(head, |at| at + 1);
     let end = source.text[high..].find('\n').map_or(length, |at| high + at);
     let start = source.text.ceil_char_boundary(start.max(low.saturating_sub(LINE)));
     let end = source.text.floor_char_boundary(end.min(high + LINE));
@@ -215,11 +216,16 @@ fn excerpt<'a>(
     let annotations = places.iter().map(|(kind, span, label)| {
         // Of a place of many lines the first one says enough.
         let (first, last) = (clamp(span.start), clamp(span.end).max(clamp(span.start)));
-        let last = source.text[first..last].find('\n').map_or(last, |at| first + at);
+        let last = source.text[first..last].find(['\r', '\n']).map_or(last, |at| first + at);
         kind.span(first - start..last - start).label(printable(label))
     });
     let annotations: Vec<_> = annotations.collect();
-    Snippet::source(&source.text[start..end]).path(printable(&source.path)).line_start(line).annotations(annotations)
+    // The renderer would show half of what ends a line in some files; places stay where they are.
+    let mut lines = source.text[start..end].replace("\r\n", " \n");
+    if lines.ends_with('\r') {
+        lines.replace_range(lines.len() - 1.., " ");
+    }
+    Snippet::source(lines).path(printable(&source.path)).line_start(line).annotations(annotations)
 }
 
 #[cfg(test)]
@@ -265,6 +271,35 @@ error: `two` is there twice
         }
         let none = Diagnostic::at(span(7, 0, 1), "no such file");
         assert_eq!(render(&vec![none].into(), &sources), "error: no such file\n");
+    }
+
+    #[test]
+    fn a_file_of_another_editor_is_shown_as_any_other() {
+        let (plain, other) = ("one = 1\ntwo = 2\nthree = 3\n", "\u{feff}one = 1\r\ntwo = 2\r\nthree = 3\r\n");
+        let shown = |text: &str| {
+            let place = |word| {
+                let start = text.find(word).expect("it is there") as u32;
+                span(0, start, start + 3)
+            };
+            let finding = |word| Diagnostic::at(place(word), "wrong").label("here");
+            let all = vec![finding("one").related(place("three"), "there"), finding("two")];
+            render(&all.into(), &[Source::new("a.toml", text)]).replace(" \n", "\n")
+        };
+        assert_eq!(shown(other), shown(plain));
+        for (start, end) in (0..35).flat_map(|start| (start..35).map(move |end| (start, end))) {
+            let finding = Diagnostic::at(span(0, start, end), "wrong");
+            let shown = render(&vec![finding].into(), &[Source::new("a.toml", other)]);
+            assert_eq!(shown.contains("a.toml:1:1\n"), start < 4, "{start} {shown}");
+            assert!(!shown.contains('\u{240d}'), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_like_a_word_may_mean_it_and_what_is_not_does_not() {
+        let hint = |word| Diagnostic::new("no").nearest(word, ["routes", "gateway_priority", "ifname"]).hint;
+        assert_eq!(hint("ifnam").as_deref(), Some("did you mean `ifname`?"));
+        assert_eq!(hint("gateway").as_deref(), Some("did you mean `gateway_priority`?"));
+        assert_eq!(hint("bogus").as_deref(), Some("there are `routes`, `gateway_priority`, `ifname`"));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+/// What some editors begin a file with, and nobody sees.
+pub const BOM: char = '\u{feff}';
+
 /// One file.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -72,6 +75,7 @@ impl Span {
         let lines = source.lines();
         let line = lines.partition_point(|start| *start <= self.start).max(1);
         let before = source.text.get(lines[line - 1] as usize..self.start as usize).unwrap_or_default();
+        let before = before.strip_prefix(BOM).unwrap_or(before);
         Origin { file: source.path.clone(), line, column: before.chars().count() + 1 }
     }
 }
@@ -91,5 +95,7 @@ mod tests {
         assert_eq!(place(4), (2, 1));
         assert_eq!(place(9), (2, 5), "`three` starts after five characters in six bytes");
         assert_eq!(place(15), (3, 1), "the end of the file");
+        let marked = [Source::new("a.toml", "\u{feff}one\n")];
+        assert_eq!(Span { file: 0, start: 4, end: 5 }.origin(&marked).column, 2, "what nobody sees is no column");
     }
 }
