@@ -121,6 +121,27 @@ fn who_is_asked_sees_what_about() {
 }
 
 #[test]
+fn a_host_does_not_wait_for_an_answer() {
+    world::run(|| {
+        fs::write("/run/shop.toml", SHOP).unwrap();
+        let answered_after = |meanwhile: &str| {
+            let answer = format!("until grep -q 'this?' /run/log; do sleep 0.02; done; {meanwhile}; echo y");
+            let asked = format!("script -qfec \"{NETREC} apply /run/shop.toml\" /run/log");
+            ended(&format!("rm -f /run/log; {{ {answer}; }} | {asked}"))
+        };
+        let bridge = "ip link add br-front address 02:00:00:00:00:01 type bridge";
+        let (exit, said) = answered_after(bridge);
+        assert!(exit == 4 && said.contains("a link named `br-front` exists and is not netrec's"), "{exit}: {said}");
+        assert!(sh("ip link show br-front").contains("02:00:00:00:00:01"));
+        sh("ip link delete br-front");
+        let (exit, said) = answered_after("ip netns add api");
+        assert!(exit == 4 && said.contains("another one by now: nothing was touched"), "{exit}: {said}");
+        let (exit, said) = answered_after("true");
+        assert!(exit == 0 && said.contains("verified: nothing left to do"), "{exit}: {said}");
+    });
+}
+
+#[test]
 fn a_place_to_listen_at_that_cannot_be_is_named() {
     world::run(|| {
         fs::write("/run/shop.toml", SHOP).unwrap();

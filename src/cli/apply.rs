@@ -177,9 +177,7 @@ impl Errand<'_> {
             return Ok(exit);
         }
         let confirming = apply.map(|apply| apply.precautions(&self, &prepared)).transpose()?.flatten();
-        if asks && !output::ask(&format!("{} this?", self.command)) {
-            return Err(Failure::new(Exit::Refused, Diagnostic::new("not confirmed: nothing was touched")));
-        }
+        let prepared = if asks { self.asked(&mut kernel, &changes)? } else { prepared };
         let mut record = self.record(&prepared, &changes);
         let confirming = confirming.map(Confirming::begin).transpose()?;
         let report = if watched {
@@ -198,6 +196,22 @@ impl Errand<'_> {
         let exit = settled_exit(&report, settled.as_ref());
         output::leave((report, kernel));
         Ok(exit)
+    }
+
+    /// Asks whether to go on, and looks again: a host does not wait for an answer, and what was free before may be
+    /// somebody's by now.
+    fn asked(&self, kernel: &mut Linux, changes: &str) -> Result<Prepared, Failure> {
+        let refused = |why| Failure::new(Exit::Refused, Diagnostic::new(format!("{why}: nothing was touched")));
+        if !output::ask(&format!("{} this?", self.command)) {
+            return Err(refused("not confirmed"));
+        }
+        kernel.believe(Arc::default());
+        let prepared = look(kernel, self.target).map_err(|it| Failure::unplanned(it, &self.loaded.sources))?;
+        if render::text(&prepared.diff) == changes {
+            Ok(prepared)
+        } else {
+            Err(refused("the plan is another one by now"))
+        }
     }
 
     /// The right to write. What was asked before somebody else gave it away is of another time.
