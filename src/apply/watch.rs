@@ -48,6 +48,9 @@ const BLIND_FIRST: Duration = Duration::from_millis(100);
 /// At most that long.
 const BLIND_MAX: Duration = Duration::from_secs(30);
 
+/// After a look that the host refused the next one waits no longer than that if something is announced meanwhile.
+const HEARD: Duration = Duration::from_secs(1);
+
 /// Looks at everything take at most that share of the time.
 const WHOLE_SHARE: u32 = 1_000;
 
@@ -77,11 +80,15 @@ pub struct Watcher {
     flips: Option<Clock>,
     /// From when to when something was announced that no look has seen.
     dirty: Option<(Clock, Clock)>,
+    /// From when on something may be wrong that no look could put right, as nothing came of them.
+    unhealed: Option<Clock>,
     looking: bool,
     /// Whether a round is wanted that the one ordered already cannot be.
     again: bool,
-    /// No look before that.
+    /// No look before that,
     not_before: Clock,
+    /// but from then on where something was announced since the host refused one: what was in the way may have gone.
+    heard_before: Option<Clock>,
     /// A look at that time at the latest.
     slow: Clock,
     /// From then on the next look is at everything, announced or not.
@@ -118,9 +125,11 @@ impl Watcher {
             suspended: false,
             flips: None,
             dirty: None,
+            unhealed: None,
             looking: false,
             again: false,
             not_before: Clock::ZERO,
+            heard_before: None,
             slow: Clock::ZERO,
             whole: Clock::ZERO,
             blind: 0,
@@ -217,7 +226,8 @@ impl Watcher {
             return Next::Wait(None);
         }
         let whole = now >= self.time_of_whole_look();
-        self.candidate.wake(whole || now >= self.slow, now);
+        let heard = self.good.is_none() && self.time_if_heard(now).is_some_and(|at| at <= now);
+        self.candidate.wake(whole || now >= self.slow || heard, now);
         let at = self.time_of_look(now);
         let trying = self.candidate.due().filter(|_| !self.suspended);
         match trying.or(self.good.as_ref()).filter(|_| at <= now).cloned() {
@@ -245,15 +255,28 @@ impl Watcher {
         let given_way = self.candidate.gives_way().then_some(Clock::ZERO);
         let retry = self.pace.due(&self.left).filter(|_| !self.suspended);
         let may_look = self.good.is_some() || due.is_some();
-        let woken = self.dirty.filter(|_| may_look).map(|_| self.budget.ready(now));
-        let wanted = [woken, retry, given_way, tried].into_iter().flatten();
+        let woken = (self.is_woken() && may_look).then(|| self.budget.ready(now));
+        let heard = self.time_if_heard(now);
+        let first = heard.filter(|_| self.good.is_none() && !self.suspended);
+        let wanted = [woken, retry, given_way, tried, first].into_iter().flatten();
         let slow = self.slow.min(self.time_of_whole_look());
-        wanted.fold(slow, Clock::min).max(self.not_before)
+        wanted.fold(slow, Clock::min).max(heard.map_or(self.not_before, |heard| heard.min(self.not_before)))
+    }
+
+    /// When to look again at what the host has refused, if something was announced since.
+    fn time_if_heard(&mut self, now: Clock) -> Option<Clock> {
+        let at = self.heard_before.filter(|_| self.dirty.is_some())?;
+        Some(at.max(self.budget.ready(now)))
+    }
+
+    /// Whether something may be wrong that a look is to put right.
+    fn is_woken(&self) -> bool {
+        self.dirty.is_some() || self.unhealed.is_some()
     }
 
     /// What was announced is put right first, but not for ever.
     fn time_of_whole_look(&self) -> Clock {
-        if self.dirty.is_some() { self.whole + self.limits.slow } else { self.whole }
+        if self.is_woken() { self.whole + self.limits.slow } else { self.whole }
     }
 
     /// What came of the look that [`next`](Self::next) asked for.
@@ -262,8 +285,11 @@ impl Watcher {
         self.standing.counters.looks += 1;
         self.standing.counters.looks_us += sight.took.as_micros() as u64;
         let since = self.dirty.map_or(now, |(first, _)| first);
-        // What was announced before it began has been seen.
-        self.dirty = self.dirty.filter(|(_, last)| *last > sight.began).map(|(_, last)| (last, last));
+        if !matches!(sight.result, Err((NoPlan::Unseen(_), _))) {
+            // What was announced before it began has been seen.
+            self.dirty = self.dirty.filter(|(_, last)| *last > sight.began).map(|(_, last)| (last, last));
+        }
+        self.heard_before = None;
         let again = std::mem::take(&mut self.again);
         if sight.deaf || again {
             self.disturbed(now);
@@ -291,9 +317,16 @@ impl Watcher {
                 }
                 self.wrote = !idle;
                 self.followed();
-                self.digest(round, since, now);
+                let unhealed = self.unhealed.take().unwrap_or(since);
+                self.digest(round, (unhealed, since), now);
             }
-            Err((why, text)) => self.hindered(&why, text, sight.took, now),
+            Err((why, text)) => {
+                self.unhealed.get_or_insert(since);
+                if let Some(gone) = sight.unguarded {
+                    self.note_absence((gone, !gone), since, now);
+                }
+                self.hindered(&why, text, sight.took, now);
+            }
         }
         if given_way || self.good.is_none() {
             self.candidate.wait(now);
@@ -322,8 +355,9 @@ impl Watcher {
     fn hindered(&mut self, why: &NoPlan, text: String, took: Duration, now: Clock) {
         let unseen = matches!(why, NoPlan::Unseen(_));
         let blamed = self.trying.take().filter(|_| !unseen && !matches!(why, NoPlan::Undecided(_)));
-        if self.held_up.note(&text) {
-            let kept = self.good.is_some() && !unseen;
+        // What is kept up has its turn after what is blamed, and only then.
+        let kept = self.good.is_some() && blamed.is_some();
+        if self.held_up.note(&text, kept) {
             self.tell(Event::Rejected { reason: text, kept });
             self.standing.counters.rejected += u64::from(blamed.is_some());
         }
@@ -331,6 +365,9 @@ impl Watcher {
             // Meanwhile the files may have come to say something else, which is tried next.
             if self.candidate.is(&content) {
                 self.candidate.refuse(matches!(why, NoPlan::Refused(_)));
+            }
+            if self.good.is_none() {
+                self.budget.spend(took, now);
             }
         } else if matches!(why, NoPlan::Undecided(_)) {
             // Whoever decides is heard, but not the end of a guard that is killed.
@@ -342,7 +379,7 @@ impl Watcher {
             self.not_before = now + pause;
             self.budget.spend(took, now);
         }
-        self.disturbed(now);
+        self.heard_before = matches!(why, NoPlan::Refused(_)).then_some(now + HEARD);
     }
 
     /// Works out how it stands now, and tells if that is new.

@@ -9,17 +9,20 @@ use super::round::{Fix, Round};
 use super::{Clock, Watcher};
 use crate::kernel::KernelError;
 use crate::model::resource::{KindName, ResourceId};
-use crate::model::state::State as Wanted;
 
 impl Watcher {
-    pub(super) fn digest(&mut self, round: Round, since: Clock, now: Clock) {
+    /// Something was announced since `since`, and something earlier, at `unhealed`, if looks came to nothing meanwhile.
+    pub(super) fn digest(&mut self, round: Round, (unhealed, since): (Clock, Clock), now: Clock) {
         let Round { fixes, failed, left, converged, pending, wanted, unguarded, .. } = round;
         let failed: BTreeMap<&ResourceId, &KernelError> = failed.iter().map(|(id, why)| (id, why)).collect();
-        self.note_changes(&fixes, &failed, now.saturating_sub(since));
+        self.note_changes(&fixes, &failed, now.saturating_sub(unhealed));
         self.note_tries(&fixes, &failed, now);
         let mut wrong = left.clone();
         wrong.extend(failed.into_keys().cloned());
-        self.note_absence(&wanted, &wrong, unguarded, (since, now));
+        match wanted.iter().find(|(id, _)| id.kind == KindName::Firewall) {
+            Some((id, _)) => self.note_absence((unguarded, !(unguarded && wrong.contains(id))), since, now),
+            None => self.absence.unwanted(),
+        }
         for id in self.pace.settle(&wrong, now) {
             self.tell(Event::Settled { id: id.to_string() });
         }
@@ -80,17 +83,8 @@ impl Watcher {
         }
     }
 
-    fn note_absence(
-        &mut self,
-        wanted: &Wanted,
-        wrong: &BTreeSet<ResourceId>,
-        gone: bool,
-        (since, now): (Clock, Clock),
-    ) {
-        let Some((id, _)) = wanted.iter().find(|(id, _)| id.kind == KindName::Firewall) else {
-            return self.absence.unwanted();
-        };
-        let stands = !(gone && wrong.contains(id));
+    /// Whether the firewall was found gone, and whether it stands now.
+    pub(super) fn note_absence(&mut self, (gone, stands): (bool, bool), since: Clock, now: Clock) {
         if let Some(took) = self.absence.saw((gone, stands), since, now) {
             self.tell(Event::Unguarded { took_ms: took.as_millis() as u64 });
         }

@@ -10,6 +10,7 @@ use crate::model::kinds::firewall::Rules;
 use crate::model::resource::{Kind, Need, Resource, ResourceId, Thing};
 use crate::model::state::{Desired, Pending, State};
 use crate::model::topology::Topology;
+use crate::model::wire::Scope;
 
 /// A look and a plan; nothing was written yet.
 #[derive(Debug)]
@@ -145,6 +146,13 @@ impl<'a> Draft<'a> {
         let known = self.next.filter(|_| settled).map(|next| Box::new(next.settled()));
         Ok(Round { fixes, failed, left, converged, pending, wanted, known, settled, unguarded })
     }
+}
+
+/// Whether the firewall is not there, or has others' rules, where no round says so; none if that cannot be seen.
+pub fn is_unguarded(kernel: &mut impl Kernel, scope: &Scope) -> Option<bool> {
+    let observed = kernel.observe(scope).ok()?;
+    let stands = |it: &Resource| matches!(it, Resource::Firewall(firewall) if firewall.rules == Rules::Intact);
+    Some(!observed.ours.resources().any(stands))
 }
 
 fn unguards(change: &Change) -> bool {

@@ -1,11 +1,13 @@
 //! The watcher on the simulated kernel, with a clock that is a number.
 
+mod refused;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::event::Event;
 use super::reading::{Finding, Patience, Reading, is_cut_off};
-use super::round::{Draft, Round};
+use super::round::{Draft, Round, is_unguarded};
 use super::standing::State;
 use super::tally::Tally;
 use super::{Clock, Content, Limits, Next, Order, Sight, Watcher};
@@ -92,11 +94,12 @@ impl Host {
             self.before = Some(wanted.clone());
         }
         self.now += ROUND;
+        let unguarded = result.as_ref().err().and_then(|_| is_unguarded(&mut self.kernel, &order.content.scope));
         let result = result.map_err(|why| {
             let text = format!("{why:?}");
             (why, text)
         });
-        self.watcher.looked(Sight { began, ..seen(order, result) }, self.now);
+        self.watcher.looked(Sight { began, unguarded, ..seen(order, result) }, self.now);
     }
 
     fn passes(&mut self, time: Duration) {
@@ -113,9 +116,9 @@ impl Host {
         self.watcher.heard(&Heard { changed: true, messages: 1, authors, ..Heard::default() }, self.now);
     }
 
-    fn somebody_makes_eth0(&mut self) {
-        let eth0 = crate::model::observed::ForeignLink { kind: "".into(), mtu: 1500, ports: 0, topology: None };
-        self.kernel.foreign.links.insert(("host".into(), "eth0".into()), eth0);
+    fn somebody_makes(&mut self, link: &str) {
+        let its = crate::model::observed::ForeignLink { kind: "".into(), mtu: 1500, ports: 0, topology: None };
+        self.kernel.foreign.links.insert(("host".into(), link.into()), its);
     }
 
     fn has(&self, id: &str) -> bool {
@@ -137,7 +140,7 @@ impl Host {
 
 /// How a look ended that was over at once.
 fn seen(order: &Order, result: Result<Round, (NoPlan, String)>) -> Sight {
-    Sight { ordered: order.at, began: order.at, whole: order.whole, took: ROUND, deaf: false, result }
+    Sight { ordered: order.at, began: order.at, whole: order.whole, took: ROUND, deaf: false, unguarded: None, result }
 }
 
 /// Well-formed, but it contradicts a host on which a link of somebody else's has the name.
@@ -238,111 +241,6 @@ fn own_echoes_end() {
     assert_eq!(host.watcher.standing(host.now).counters.looks - looks, 1);
 }
 
-#[test]
-fn bad_files_and_refusals_keep_the_last_good_topology() {
-    let mut host = Host::new(SHOP);
-    host.passes(second(1));
-    host.watcher.reject("shop.toml is not there".into());
-    assert_eq!(host.state(), State::Degraded);
-    let bridge = host.of_kind(KindName::Bridge)[0].clone();
-    host.remove(&bridge);
-    host.passes(second(1));
-    assert!(host.has(&bridge), "the last good topology is kept up meanwhile");
-    host.somebody_makes_eth0();
-    host.watcher.accept(taken(), host.now);
-    host.passes(second(1));
-    assert_eq!(host.state(), State::Degraded);
-    host.remove(&bridge);
-    host.passes(second(1));
-    assert!(host.has(&bridge));
-    // Whoever wants it tried again has it tried, and not for ever.
-    let looks = host.watcher.standing(host.now).counters.looks;
-    host.watcher.urge(host.now);
-    host.remove(&bridge);
-    host.passes(second(1));
-    assert!(host.has(&bridge));
-    let looks = host.watcher.standing(host.now).counters.looks - looks;
-    assert!(looks < 10, "{looks} looks in a second");
-    assert_eq!(host.told(|event| matches!(event, Event::Rejected { .. })), 2);
-}
-
-#[test]
-fn what_is_refused_is_followed_soon_after_nothing_is_in_its_way() {
-    for good in [Some(SHOP), None] {
-        let mut host = Host::new(good.unwrap_or(SHOP));
-        if good.is_some() {
-            host.passes(second(1));
-        }
-        host.somebody_makes_eth0();
-        host.watcher.accept(taken(), host.now);
-        // Announcements of others, that have nothing to do with it.
-        for _ in 0..30 {
-            host.watcher.disturbed(host.now);
-            host.passes(Duration::from_millis(100));
-        }
-        assert_eq!(host.state(), State::Degraded);
-        // Nobody says so.
-        host.kernel.foreign.links.clear();
-        host.passes(second(4));
-        assert!(host.has("host/bridge/eth0"), "{:#?}", host.events);
-        assert_eq!(host.state(), State::Pending);
-        assert_eq!(host.told(|event| matches!(event, Event::Rejected { .. })), 1, "{:#?}", host.events);
-        assert_eq!(host.told(|event| *event == Event::Recovered), 1, "{:#?}", host.events);
-    }
-}
-
-#[test]
-fn what_is_refused_for_good_costs_next_to_nothing() {
-    let mut host = Host::new(SHOP);
-    host.passes(second(1));
-    let looks = |host: &Host| host.watcher.standing(host.now).counters.looks;
-    let bridge = host.of_kind(KindName::Bridge)[0].clone();
-    host.somebody_makes_eth0();
-    host.watcher.accept(taken(), host.now);
-    let first = looks(&host);
-    // All that goes wrong meanwhile is healed at once.
-    for _ in 0..10 {
-        host.passes(Duration::from_millis(11_300));
-        host.remove(&bridge);
-        host.passes(ROUND * 5);
-        assert!(host.has(&bridge));
-    }
-    let minutes = looks(&host) - first;
-    assert!(minutes < 50, "{minutes} looks in two minutes, 20 of them to heal");
-    host.events.clear();
-    let before = looks(&host);
-    host.passes(second(3600));
-    let hour = looks(&host) - before;
-    assert!(hour < 2 * 80, "{hour} looks in an hour, a pair at each slow one");
-    assert!(host.events.is_empty(), "{:#?}", host.events);
-    assert_eq!(host.state(), State::Degraded);
-}
-
-#[test]
-fn what_time_does_not_better_is_not_tried_again_before_the_slow_look() {
-    for why in [NoPlan::Invalid(Vec::new().into()), NoPlan::Undecided(Vec::new().into())] {
-        let (mut watcher, mut now, mut tried) = (Watcher::new(LIMITS), Clock::ZERO, 0);
-        watcher.accept(content(SHOP), now);
-        while now < second(100) {
-            match watcher.next(now) {
-                Next::Look(order) => {
-                    tried += 1;
-                    watcher.looked(seen(&order, Err((why.clone(), "wrong".into()))), now + ROUND);
-                }
-                Next::Wait(at) => now = at.expect("it tries again"),
-            }
-            watcher.disturbed(now);
-        }
-        assert!((2..=5).contains(&tried), "{tried}");
-        watcher.urge(now);
-        let Next::Look(order) = watcher.next(now) else { panic!("somebody wants it") };
-        // And once more while that is under way.
-        watcher.urge(now);
-        watcher.looked(seen(&order, Err((why, "wrong".into()))), now);
-        assert!(matches!(watcher.next(now), Next::Look(_)), "it is not for the look before");
-    }
-}
-
 /// The round under way knows nothing of it, so whatever comes of that says nothing of it.
 #[test]
 fn what_is_accepted_while_another_is_tried_is_tried_itself() {
@@ -351,7 +249,7 @@ fn what_is_accepted_while_another_is_tried_is_tried_itself() {
     let other = SHOP.replace("10.10.", "10.11.");
     host.watcher.accept(content(&other), host.now);
     let Next::Look(order) = host.watcher.next(host.now) else { panic!("it is tried") };
-    host.somebody_makes_eth0();
+    host.somebody_makes("eth0");
     host.watcher.accept(taken(), host.now);
     host.look(&order);
     host.passes(second(1));
@@ -394,27 +292,6 @@ fn what_is_asked_for_while_a_round_is_under_way_gets_one_of_its_own() {
     assert!(!host.has(&bridge), "it was ordered not to write");
     host.passes(second(1));
     assert!(host.has(&bridge));
-}
-
-#[test]
-fn a_host_that_cannot_be_looked_at_is_asked_again() {
-    let mut watcher = Watcher::new(LIMITS);
-    watcher.accept(content(SHOP), Clock::ZERO);
-    let mut now = Clock::ZERO;
-    let mut looks = 0;
-    while now < second(60) {
-        match watcher.next(now) {
-            Next::Look(order) => {
-                looks += 1;
-                let error = crate::kernel::KernelError::Interrupted(10);
-                watcher.looked(seen(&order, Err((NoPlan::Unseen(error), "busy".into()))), now + ROUND);
-            }
-            Next::Wait(at) => now = at.expect("it tries again"),
-        }
-    }
-    assert!((6..=14).contains(&looks), "{looks}");
-    assert_eq!(watcher.standing(now).state, State::Degraded);
-    assert_eq!(watcher.events().count(), 2, "said once");
 }
 
 #[test]

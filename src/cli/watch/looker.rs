@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::mpsc;
 
-use crate::apply::watch::round::{Draft, Round};
+use crate::apply::watch::round::{Draft, Round, is_unguarded};
 use crate::apply::watch::{Content, Order, Sight};
 use crate::apply::{Known, NoPlan, Target};
 use crate::cli::confirm;
@@ -132,6 +132,10 @@ impl Hand {
             None => Target::Topology(topology),
         };
         let result = round(&mut self.linux, order, target, self.before.as_ref());
+        let unguarded = match &result {
+            Ok(_) | Err(NoPlan::Unseen(_)) => None,
+            Err(_) => is_unguarded(&mut self.linux, &order.content.scope),
+        };
         (self.known, self.bygone) = match known {
             Some((content, known)) if same(&content) => (Some((content, known)), None),
             other => (None, other),
@@ -168,6 +172,7 @@ impl Hand {
             whole: order.whole,
             took: self.start.elapsed().saturating_sub(began),
             deaf,
+            unguarded,
             result,
         }
     }
