@@ -38,6 +38,7 @@ fn every_drift_is_healed() {
             "echo 0 > /proc/sys/net/ipv4/ip_forward",
             "nft flush ruleset",
             "nft delete table inet netrec-shop",
+            "nft delete table inet netrec-user",
             "nft flush chain inet netrec-shop forward 2>/dev/null || nft flush table inet netrec-shop",
             "ip netns delete api",
             "ip -n db link delete eth0",

@@ -21,6 +21,7 @@ use super::netns::{self, Found, Identity};
 use super::read::sees_host;
 use super::{KernelError, ask, decode};
 use crate::model::kinds::firewall::Firewall;
+use crate::model::kinds::user_rules::UserRules;
 use crate::model::resource::KindName;
 use crate::model::wire::{NetnsRef, Owner};
 
@@ -57,6 +58,9 @@ const NFTABLES_GROUP: u32 = 7;
 const NFTABLES: u16 = 10 << 8;
 /// `NFT_MSG_NEWGEN`: ends the announcements of a transaction.
 const NEW_GENERATION: u16 = NFTABLES | 15;
+
+/// `NFT_MSG_NEWTABLE` and `NFT_MSG_DELTABLE`.
+const OF_TABLES: [u16; 2] = [NFTABLES, NFTABLES | 2];
 
 /// What was announced since the last time.
 #[expect(clippy::struct_excessive_bools, reason = "each is a thing that was heard or not, in any combination")]
@@ -122,7 +126,8 @@ impl Listener {
         Ok(Self { socket, table: None, touched: false })
     }
 
-    /// Hears what happens to the nftables tables of a topology in this namespace.
+    /// Hears what happens to the nftables tables of a topology in this namespace, and whether the one for rules of users
+    /// comes or goes.
     pub fn netfilter(owner: &Owner) -> Result<Self, KernelError> {
         let mut socket = Socket::open(Protocol::Netfilter)?;
         socket.join(NFTABLES_GROUP)?;
@@ -274,7 +279,9 @@ fn hear_netfilter(heard: &mut Heard, message: &Reply<'_>, table: &str, touched: 
 
     let all = || attributes(message.payload.get(GENERIC..).unwrap_or_default()).map_while(Result::ok);
     if message.kind != NEW_GENERATION {
-        *touched |= all().any(|(kind, value)| kind == TABLE && string(value) == table);
+        // The table for rules of users is theirs; that it is there is ours to see to.
+        let counts = |name: &str| name == table || name == UserRules::TABLE && OF_TABLES.contains(&message.kind);
+        *touched |= all().any(|(kind, value)| kind == TABLE && counts(&string(value)));
         return false;
     }
     if !std::mem::take(touched) {
@@ -388,6 +395,7 @@ fn assign(netns: &OwnedFd) -> Result<Option<i32>, KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::attribute::Put as _;
 
     /// What is heard of a message with that beginning, from a namespace.
     fn heard(kind: u16, beginning: &[u8], nsid: Option<i32>) -> Heard {
@@ -414,6 +422,25 @@ mod tests {
         }
         assert_eq!(route(libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, None), [true; 2]);
         assert_eq!(route(libc::RT_TABLE_LOCAL, libc::RTN_LOCAL, Some(7)), [false; 2]);
+    }
+
+    #[test]
+    fn of_the_table_for_rules_of_users_it_is_heard_whether_it_comes_or_goes() {
+        const NEW_RULE: u16 = NFTABLES | 6;
+        let heard = |kind, table: &str| {
+            let (mut heard, mut touched, mut payload) = (Heard::default(), false, vec![0; 4]);
+            payload.put_text(1, table);
+            let mut hear = |kind, payload: &[u8]| {
+                let message = Reply { kind, flags: 0, sequence: 0, port: 0, payload };
+                hear_netfilter(&mut heard, &message, "netrec-t", &mut touched)
+            };
+            assert!(!hear(kind, &payload), "the transaction goes on");
+            hear(NEW_GENERATION, &[0; 4])
+        };
+        let [new, delete] = OF_TABLES;
+        assert_eq!([new, delete, NEW_RULE].map(|kind| heard(kind, "netrec-t")), [true; 3]);
+        assert_eq!([new, delete, NEW_RULE].map(|kind| heard(kind, UserRules::TABLE)), [true, true, false]);
+        assert_eq!([new, delete, NEW_RULE].map(|kind| heard(kind, "netrec-other")), [false; 3]);
     }
 
     #[test]
