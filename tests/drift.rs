@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use watched::{FILE, NETREC, SHOP, Watcher, wait_for};
+use watched::{FILE, NETREC, SHOP, Watcher, is_quiet, wait_for};
 use world::sh;
 
 /// Rounds; `NETREC_DRIFT=500 NETREC_SEED=7 cargo test --test drift` is a longer one.
@@ -389,16 +389,6 @@ fn a_namespace_that_is_mounted_is_heard() {
         }
         watcher.end();
     });
-}
-
-/// Waits until nothing of what was is looked at any more.
-fn is_quiet(watcher: &Watcher) {
-    let mut looks = 0;
-    let quiet = wait_for(|| {
-        std::thread::sleep(Duration::from_millis(300));
-        std::mem::replace(&mut looks, watcher.counter("looks")) == looks
-    });
-    quiet.expect("an end of all echoes");
 }
 
 /// Linux announces what comes, and not what goes for it.

@@ -5,8 +5,27 @@
 mod watched;
 mod world;
 
-use watched::{SHOP, Watcher, is_as, settled};
+use watched::{SHOP, Watcher, is_as, is_quiet, settled};
 use world::sh;
+
+/// That a link has lost its IPv6 is seen at the link, when an address on it is refused; Linux says so only while it has some.
+#[test]
+fn ipv6_that_is_switched_off_behind_its_back_is_switched_on_again() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--look-every", "1h"]);
+        let before = settled();
+        watcher.ask(r#"{"version":1,"do":"suspend"}"#);
+        sh("ip -6 address flush dev br-front");
+        watcher.until(|standing| standing["drifted"].as_u64() > Some(0));
+        is_quiet(&watcher);
+        sh("echo 1 > /proc/sys/net/ipv6/conf/br-front/disable_ipv6");
+        is_quiet(&watcher);
+        watcher.ask(r#"{"version":1,"do":"resume"}"#);
+        is_as(&before);
+        assert_eq!(sh("cat /proc/sys/net/ipv6/conf/br-front/disable_ipv6").trim(), "0");
+        watcher.end();
+    });
+}
 
 /// What is refused as a whole heals nothing, and the time without the firewall counts as long as that lasts.
 #[test]

@@ -77,6 +77,7 @@ impl Kernel for Linux {
         self.kept.end_forgetting();
         let kept = std::mem::take(&mut self.kept);
         let (results, mut kept) = Run::new(self, kept, steps).all(progress);
+        self.memory.failed(steps, &results);
         kept.written = Written::by(steps, &results, std::mem::take(&mut kept.commits));
         self.kept = kept;
         self.belief.after(&results);

@@ -320,11 +320,25 @@ impl Memory {
             again.indexes.append(&mut far);
         }
     }
+
+    /// Forgets what may have hindered steps: an address is refused where its link has no IPv6, which is seen at the link.
+    /// Elsewhere than on the host that is forgotten with all else of the namespace.
+    pub(super) fn failed(&mut self, steps: &[Step], results: &[Result<(), KernelError>]) {
+        let failed = steps.iter().zip(results).filter(|(_, result)| result.is_err());
+        for (step, _) in failed {
+            if let Resource::Address(address) = step.op.subject()
+                && &*address.netns == HOST
+            {
+                self.host_again.get_or_insert_default().names.insert(address.link.clone());
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::kinds::address::Address;
     use crate::model::kinds::netns::Netns;
     use crate::model::kinds::sysctl::Sysctl;
     use crate::model::resource::{Few, Kind};
@@ -428,6 +442,20 @@ mod tests {
             || Netns { name: "api".into(), owner: Owner::new("t"), label: Label::of(""), bound: true, lo_up: true };
         assert_eq!(again(Op::Create(netns().into())), Some([].into()));
         assert_eq!(again(Op::Delete(netns().into())), None, "ends elsewhere go with it");
+    }
+
+    #[test]
+    fn of_an_address_that_was_refused_the_link_is_asked_again() {
+        let address = Address::new(&HOST.into(), &"br-front".into(), "fd00::1/64".parse().unwrap());
+        let op: Op = Op::Create(address.into());
+        let step = Step { id: op.subject().id(), parts: Vec::new().into(), op, waits: Few::default() };
+        let again = |result| {
+            let mut memory = memory();
+            memory.failed(std::slice::from_ref(&step), &[result]);
+            memory.take_host().expect("it was seen").1.map(|again| again.names)
+        };
+        assert_eq!(again(Ok(())), None);
+        assert_eq!(again(Err(KernelError::Lost(nix::errno::Errno::EACCES))), Some(["br-front".into()].into()));
     }
 
     #[test]

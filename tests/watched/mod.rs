@@ -185,6 +185,16 @@ pub(crate) fn is_as(before: &str) {
     .unwrap_or_else(|| panic!("{}", similar::TextDiff::from_lines(before, &last).unified_diff()));
 }
 
+/// Waits until nothing of what was is looked at any more.
+pub(crate) fn is_quiet(watcher: &Watcher) {
+    let mut looks = 0;
+    let quiet = wait_for(|| {
+        std::thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut looks, watcher.counter("looks")) == looks
+    });
+    quiet.expect("an end of all echoes");
+}
+
 /// Somebody who does the same every 100 ms, until dropped: also when the test fails.
 pub(crate) struct Fighter(Child);
 
