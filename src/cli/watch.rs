@@ -3,6 +3,7 @@
 //! One thread waits for everything at once and asks [`Watcher`] what to do; another one looks and writes.
 
 mod directories;
+mod ears;
 mod hook;
 mod looker;
 mod metrics;
@@ -16,15 +17,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use self::directories::{Directories, Sign, around};
+use self::directories::{Sign, around};
+use self::ears::{Ears, Happening};
 use self::hook::{Change, Hook};
 use self::looker::Looker;
-use self::mounts::Mounts;
 use self::notice::Manager;
 use self::server::{Asked, Listen, Outlet};
 use self::teller::Teller;
@@ -104,27 +102,6 @@ fn failed(what: &str) -> impl Fn(std::io::Error) -> Failure {
     move |error| KernelError::io(what, &error).into()
 }
 
-fn polled(listener: Listener) -> Result<AsyncFd<Listener>, Failure> {
-    #[expect(unsafe_code, reason = "tokio wants to be promised that the descriptor stays the same")]
-    // SAFETY: a listener owns its socket from its making to its end.
-    let polled = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
-    polled.map_err(|error| failed("epoll")(error.into()))
-}
-
-/// Where things happen.
-struct Ears {
-    route: AsyncFd<Listener>,
-    netfilter: AsyncFd<Listener>,
-    files: Directories,
-    namespaces: Directories,
-    mounts: Mounts,
-    decisions: Directories,
-    questions: mpsc::Receiver<Asked>,
-    hang_up: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
 /// Where things are told.
 struct Mouth {
     teller: Teller,
@@ -151,22 +128,6 @@ struct Service {
     turned: bool,
 }
 
-/// Something that happened.
-enum Happening {
-    Announced(Result<Heard, KernelError>),
-    /// To the files; whether nothing but that one was put in the place of another.
-    Files(bool),
-    Namespaces,
-    Mounts,
-    /// What waits to be confirmed began to wait, or was decided.
-    Decided,
-    Seen(Option<Sight>),
-    Asked(Asked),
-    Reload,
-    End,
-    Time,
-}
-
 impl Service {
     fn start(options: Watch, loaded: Loaded) -> Result<Self, Failure> {
         let start = Instant::now();
@@ -183,19 +144,7 @@ impl Service {
             let outlet = Outlet::open(listen).map_err(failed(&format!("--listen {listen}")))?;
             tokio::spawn(outlet.serve(topology.clone(), asking));
         }
-        let of = |kind| signal(kind).map_err(failed("signals"));
-        let ears = Ears {
-            route: polled(route)?,
-            netfilter: polled(netfilter)?,
-            files: Directories::new(),
-            namespaces: Directories::new(),
-            mounts: Mounts::new(),
-            decisions: Directories::new(),
-            questions,
-            hang_up: of(SignalKind::hangup())?,
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
-        };
+        let ears = Ears::open([route, netfilter], questions)?;
         let manager = Manager::from_environment();
         // The service manager hears from completed looks only, so there must be enough of them.
         let slow = manager.watchdog.map_or(options.look_every, |limit| options.look_every.min(limit / 3));
@@ -465,34 +414,4 @@ fn fingerprint(text: &Result<Sources, Failure>) -> u64 {
         }
         Err(failure) => !hash::words(&[&failure.text()]),
     }
-}
-
-impl Ears {
-    /// Waits until something happens, or it is time.
-    async fn next(&mut self, looker: &mut Looker, wake: Instant) -> Happening {
-        tokio::select! {
-            sight = looker.sight() => Happening::Seen(sight),
-            heard = hear(&mut self.route) => Happening::Announced(heard),
-            heard = hear(&mut self.netfilter) => Happening::Announced(heard),
-            replaced = self.files.woken() => Happening::Files(replaced),
-            _ = self.namespaces.woken() => Happening::Namespaces,
-            () = self.mounts.changed() => Happening::Mounts,
-            _ = self.decisions.woken() => Happening::Decided,
-            Some(asked) = self.questions.recv() => Happening::Asked(asked),
-            _ = self.hang_up.recv() => Happening::Reload,
-            _ = self.terminate.recv() => Happening::End,
-            _ = self.interrupt.recv() => Happening::End,
-            () = tokio::time::sleep_until(wake.into()) => Happening::Time,
-        }
-    }
-}
-
-async fn hear(listener: &mut AsyncFd<Listener>) -> Result<Heard, KernelError> {
-    let failed = |error: std::io::Error| KernelError::io("netlink", &error);
-    let mut ready = listener.readable_mut().await.map_err(failed)?;
-    let heard = ready.get_inner_mut().hear()?;
-    if !heard.more {
-        ready.clear_ready();
-    }
-    Ok(heard)
 }
