@@ -1,12 +1,57 @@
 //! A watcher in whose way something stands: what it says of that meanwhile, and how it goes on.
 
-#![expect(clippy::unwrap_used, reason = "a test may end at once")]
-
 mod watched;
 mod world;
 
-use watched::{SHOP, Watcher, is_as, is_quiet, settled};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+
+use serde_json::Value;
+use watched::{FILE, NETREC, SHOP, Watcher, events_of, is_as, is_quiet, settled};
 use world::sh;
+
+/// As a pager that waits for its user, or a log whose reader has stalled: who speaks does not wait for who reads.
+#[test]
+fn a_reader_who_is_held_up_holds_up_nobody() {
+    const EVENTS: usize = 2_000;
+
+    world::run(|| {
+        fs::create_dir_all("/run/files").unwrap();
+        fs::write(FILE, SHOP).unwrap();
+        fs::write(events_of("shop"), "").unwrap();
+        for reads in [false, true] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            let watcher = Watcher::start_telling(writer, Command::new(NETREC), FILE, "shop", &[]);
+            watcher.until(|standing| standing["state"] == "in_sync");
+            let before = settled();
+            for event in 0..EVENTS {
+                let verb = ["suspend", "resume"][event % 2];
+                watcher.ask(&format!(r#"{{"version":1,"do":"{verb}"}}"#)).unwrap();
+            }
+            sh("nft flush ruleset");
+            is_as(&before);
+            if !reads {
+                watcher.end();
+                continue;
+            }
+            let mut lines = BufReader::new(reader).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap());
+            let (mut told, mut left_out) = (0, 0);
+            while left_out == 0 {
+                // Any question wakes it; it is not to be told before there is room.
+                watcher.standing();
+                let line: Value = lines.next().unwrap();
+                told += usize::from(line["event"] != "left_out");
+                left_out = line["events"].as_u64().unwrap_or_default() as usize;
+            }
+            assert!(told + left_out > EVENTS, "{told} events told and {left_out} left out");
+            watcher.ask(r#"{"version":1,"do":"suspend"}"#).unwrap();
+            watcher.end();
+            let last: Vec<Value> = lines.collect();
+            assert!(last.iter().any(|line| line["to"] == "suspended"), "what is said at the end arrives: {last:?}");
+        }
+    });
+}
 
 /// That a link has lost its IPv6 is seen at the link, when an address on it is refused; Linux says so only while it has some.
 #[test]

@@ -3,6 +3,7 @@
 //! What a command found out goes to stdout; diagnostics, progress and logs go to stderr. One file a command.
 
 mod apply;
+mod aside;
 mod check;
 mod confirm;
 mod control;
@@ -336,6 +337,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     output::log(arguments.verbose);
     let format = arguments.command.format();
     let exit = arguments.command.run(around).unwrap_or_else(|failure| failure.report(format));
+    output::end();
     match (output::unsaid(), exit) {
         (Some(why), Exit::Done | Exit::Differs) => {
             output::complain(&format!("error: cannot write to stdout: {why}\n"));

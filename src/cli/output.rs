@@ -1,24 +1,74 @@
 //! The two streams, and whether a person is at them.
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use serde::Serialize;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::aside::Aside;
+
 /// Why something that was said did not get out, the first time.
 static UNSAID: OnceLock<String> = OnceLock::new();
+
+/// Lines that wait for a reader who is held up.
+const WAITING: usize = 1_000;
+/// How long is waited for one when all is over.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Both streams, where whoever speaks does not wait for who reads.
+static ASIDE: Mutex<Option<Streams>> = Mutex::new(None);
+
+struct Streams {
+    said: Aside<String>,
+    complaints: Aside<String>,
+    /// Complaints for which there was no room.
+    left_out: usize,
+}
+
+/// From now on nobody who speaks waits for who reads: a terminal may be stopped, and a log's reader may stall.
+pub(super) fn aside() -> std::io::Result<()> {
+    let said = Aside::start("stdout", WAITING, |text: String| write(&text))?;
+    let complaints = Aside::start("stderr", WAITING, |text: String| write_complaint(&text))?;
+    *ASIDE.lock().expect("nobody panics with it") = Some(Streams { said, complaints, left_out: 0 });
+    Ok(())
+}
+
+/// Waits for a moment until all that was said is read.
+pub(super) fn end() {
+    let streams = ASIDE.lock().expect("nobody panics with it").take();
+    if let Some(Streams { said, complaints, .. }) = streams {
+        said.end(PATIENCE);
+        complaints.end(PATIENCE);
+    }
+}
 
 /// Leaves something as it is when the program is about to end: taking thousands of objects apart would be for nobody.
 pub(super) fn leave<T>(it: T) {
     std::mem::forget(it);
 }
 
-/// Writes to stdout. A reader that has gone is no error: it has read what it wanted. Any other failure is kept for
-/// [`unsaid`], so that an apply is not left half done for want of a listener.
+/// Writes to stdout, or has it written.
 pub(super) fn say(text: &str) {
+    offer(text);
+}
+
+/// The same; whether there was room for it.
+pub(super) fn offer(text: &str) -> bool {
+    let put = |streams: &Streams| streams.said.put(text.to_owned()).is_ok();
+    let room = ASIDE.lock().expect("nobody panics with it").as_ref().map(put);
+    if room.is_none() {
+        write(text);
+    }
+    room.unwrap_or(true)
+}
+
+/// A reader that has gone is no error: it has read what it wanted. Any other failure is kept for [`unsaid`], so that an
+/// apply is not left half done for want of a listener.
+fn write(text: &str) {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -39,8 +89,22 @@ pub(super) fn say_json(value: &impl Serialize) {
     say(&(text + "\n"));
 }
 
-/// Writes to stderr.
+/// Writes to stderr, or has it written.
 pub(super) fn complain(text: &str) {
+    let mut aside = ASIDE.lock().expect("nobody panics with it");
+    let Some(Streams { complaints, left_out, .. }) = &mut *aside else {
+        drop(aside);
+        return write_complaint(text);
+    };
+    if *left_out > 0 && complaints.put(format!("{left_out} complaints were left out\n")).is_ok() {
+        *left_out = 0;
+    }
+    if *left_out > 0 || complaints.put(text.to_owned()).is_err() {
+        *left_out += 1;
+    }
+}
+
+fn write_complaint(text: &str) {
     let mut stderr = std::io::stderr().lock();
     let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
 }
@@ -112,8 +176,22 @@ pub(super) fn log(verbose: u8) {
     let asked = std::env::var("RUST_LOG").ok().filter(|asked| !asked.is_empty());
     let asked = asked.and_then(|asked| asked.parse::<Targets>().ok());
     let filter = asked.unwrap_or_else(|| default.parse().expect("it is one of those above"));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Complaints).without_time().with_target(false);
     let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+}
+
+/// Where logs go: line by line.
+struct Complaints;
+
+impl Write for Complaints {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        complain(&String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A line on the terminal that says how far an apply has come, once that takes longer than half a second.

@@ -31,7 +31,7 @@ use super::control::{self, Answer, Verb};
 use super::duration::duration;
 use super::failure::Failure;
 use super::load::{self, Loaded, load};
-use super::{Exit, Input};
+use super::{Exit, Input, output};
 use crate::apply::NoPlan;
 use crate::apply::confirm::guard;
 use crate::apply::history::{History, Record};
@@ -91,6 +91,7 @@ impl Watch {
         let name = loaded.topology.name.clone();
         let watched = || Diagnostic::new(format!("topology {name} is watched by another netrec"));
         let _lock = lock::watch(&name)?.ok_or_else(|| Failure::new(Exit::Busy, watched()))?;
+        output::aside().map_err(failed("thread"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("tokio"))?;
         let result = runtime.block_on(async { Service::start(self, loaded)?.run().await });
         let _ = std::fs::remove_file(control::socket(&name));
@@ -383,6 +384,7 @@ impl Service {
 
     fn tell(&mut self) {
         let now = self.now();
+        self.mouth.teller.catch_up(now);
         let events: Vec<Event> = self.watcher.events().collect();
         for event in &events {
             self.mouth.teller.tell(event, now);

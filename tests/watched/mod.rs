@@ -62,8 +62,19 @@ impl Watcher {
     }
 
     /// The same by a command of its own.
-    pub(crate) fn start_as(mut command: Command, path: &str, topology: &'static str, options: &[&str]) -> Self {
+    pub(crate) fn start_as(command: Command, path: &str, topology: &'static str, options: &[&str]) -> Self {
         let events = fs::File::options().append(true).create(true).open(events_of(topology)).unwrap();
+        Self::start_telling(events, command, path, topology, options)
+    }
+
+    /// The same with somebody else who is told.
+    pub(crate) fn start_telling(
+        events: impl Into<Stdio>,
+        mut command: Command,
+        path: &str,
+        topology: &'static str,
+        options: &[&str],
+    ) -> Self {
         let complaints = fs::File::options().append(true).create(true).open("/run/complaints").unwrap();
         command.args(["watch", "--format", "json"]).args(options).arg(path);
         let child = command.stdin(Stdio::null()).stdout(events).stderr(complaints).spawn().unwrap();

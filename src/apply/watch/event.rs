@@ -79,6 +79,11 @@ pub enum Event {
     },
     /// Announcements of the kernel were lost; everything is looked at.
     Overflow,
+    /// Whoever tells could not tell all.
+    LeftOut {
+        /// How many events.
+        events: u64,
+    },
     /// The topology stands otherwise than before.
     State {
         /// How it stood.
@@ -121,6 +126,7 @@ impl fmt::Display for Event {
             Self::Pending { container, reason } => write!(f, "pending: container {container}: {}", printable(reason)),
             Self::Attached { container } => write!(f, "attached: container {container}"),
             Self::Overflow => f.write_str("overflow: announcements of the kernel were lost, looking at everything"),
+            Self::LeftOut { events } => write!(f, "{events} events were left out"),
             Self::State { from, to } => write!(f, "state: {from} -> {to}"),
         }
     }

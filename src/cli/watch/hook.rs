@@ -4,13 +4,13 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::apply::watch::standing::State;
+use crate::cli::aside::Aside;
 
 /// How long it may run.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,41 +28,35 @@ pub(super) struct Change {
 }
 
 /// Runs it.
-pub(super) struct Hook {
-    changes: SyncSender<Change>,
-}
+pub(super) struct Hook(Aside<Change>);
 
 impl Hook {
     /// Starts the thread that does.
     pub(super) fn start(program: PathBuf) -> std::io::Result<Self> {
-        let (changes, taken) = sync_channel(WAITING);
-        std::thread::Builder::new().name("hook".into()).spawn(move || serve(&program, &taken))?;
-        Ok(Self { changes })
+        Aside::start("hook", WAITING, move |change| run(&program, change)).map(Self)
     }
 
     /// Has it run for a change.
     pub(super) fn run(&self, change: Change) {
-        if let Err(TrySendError::Full(change)) = self.changes.try_send(change) {
+        if let Err(change) = self.0.put(change) {
             tracing::warn!(to = %change.to, "the hook takes too long: not run for this change");
         }
     }
 }
 
-fn serve(program: &Path, changes: &Receiver<Change>) {
-    for change in changes {
-        let started = Command::new(program)
-            .env("NETREC_TOPOLOGY", &change.topology)
-            .env("NETREC_FROM", change.from.to_string())
-            .env("NETREC_STATE", change.to.to_string())
-            .env("NETREC_REASON", change.reason.unwrap_or_default())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .process_group(0)
-            .spawn();
-        match started {
-            Ok(child) => wait(child, program),
-            Err(error) => tracing::warn!(hook = %program.display(), %error, "cannot be run"),
-        }
+fn run(program: &Path, change: Change) {
+    let started = Command::new(program)
+        .env("NETREC_TOPOLOGY", &change.topology)
+        .env("NETREC_FROM", change.from.to_string())
+        .env("NETREC_STATE", change.to.to_string())
+        .env("NETREC_REASON", change.reason.unwrap_or_default())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn();
+    match started {
+        Ok(child) => wait(child, program),
+        Err(error) => tracing::warn!(hook = %program.display(), %error, "cannot be run"),
     }
 }
 

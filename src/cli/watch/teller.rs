@@ -1,5 +1,6 @@
 //! Events to whoever reads stdout: lines for people, so many a minute at most, however bad things are, with a count of
-//! what is left out; or all of them, one JSON object a line.
+//! what is left out; or all of them, one JSON object a line. What finds no room, as the reader is held up, is left out
+//! and counted as well.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +22,8 @@ pub(super) struct Teller {
     /// Lines that may be said now.
     left: u32,
     as_of: Clock,
-    suppressed: u64,
+    /// Events that were not told, for their number or for want of a reader.
+    left_out: u64,
 }
 
 #[derive(Serialize)]
@@ -37,38 +39,46 @@ struct Line<'a, T> {
 impl Teller {
     /// Starts with nothing said.
     pub(super) fn new(format: Format, topology: &str) -> Self {
-        Self { format, topology: topology.to_owned(), left: BURST, as_of: Clock::ZERO, suppressed: 0 }
+        Self { format, topology: topology.to_owned(), left: BURST, as_of: Clock::ZERO, left_out: 0 }
     }
 
     /// Tells an event, or counts it.
     pub(super) fn tell(&mut self, event: &Event, now: Clock) {
+        self.catch_up(now);
+        if self.left_out == 0 && self.may() && self.say(event) {
+            self.left = self.left.saturating_sub(1);
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Tells how many events were left out, as soon as there is room.
+    pub(super) fn catch_up(&mut self, now: Clock) {
         let gained = now.saturating_sub(self.as_of).as_secs() / EVERY.as_secs();
         if gained > 0 {
             self.left = self.left.saturating_add(gained as u32).min(BURST);
             self.as_of = now;
         }
-        if self.left == 0 && self.format == Format::Text {
-            self.suppressed += 1;
-            return;
+        if self.left_out > 0 && self.may() && self.say(&Event::LeftOut { events: self.left_out }) {
+            self.left_out = 0;
         }
-        self.left = self.left.saturating_sub(1);
-        let left_out = std::mem::take(&mut self.suppressed);
-        if left_out > 0 {
-            output::say(&format!("{}: {left_out} events were left out\n", self.topology));
-        }
-        self.say(event.to_string().trim_end(), event);
     }
 
-    fn say(&self, text: &str, event: &Event) {
+    /// Whether a line may be told.
+    fn may(&self) -> bool {
+        self.left > 0 || self.format == Format::Json
+    }
+
+    fn say(&self, event: &Event) -> bool {
         let topology = &self.topology;
         let line = match self.format {
-            Format::Text => format!("{topology}: {text}"),
+            Format::Text => format!("{topology}: {}", event.to_string().trim_end()),
             Format::Json => {
                 let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
                 serde_json::to_string(&Line { version: 1, topology, time_ms, event })
                     .expect("our own types have string keys")
             }
         };
-        output::say(&(line + "\n"));
+        output::offer(&(line + "\n"))
     }
 }
