@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Command;
 
 use serde_json::Value;
-use watched::{FILE, NETREC, SHOP, Watcher, events_of, is_as, is_quiet, settled};
+use watched::{FILE, NETREC, SHOP, Watcher, events_of, is_as, is_quiet, settled, wait_for};
 use world::sh;
 
 /// As a pager that waits for its user, or a log whose reader has stalled: who speaks does not wait for who reads.
@@ -50,6 +50,33 @@ fn a_reader_who_is_held_up_holds_up_nobody() {
             let last: Vec<Value> = lines.collect();
             assert!(last.iter().any(|line| line["to"] == "suspended"), "what is said at the end arrives: {last:?}");
         }
+    });
+}
+
+/// As Kubernetes puts a file of a `ConfigMap`: inotify says nothing of it.
+#[test]
+fn a_file_that_is_mounted_over_is_followed() {
+    world::run(|| {
+        let watcher = Watcher::of(SHOP, &["--poll-every", "1h"]);
+        let follows = |octet: u32| {
+            let address = format!("10.10.0.{octet}/24");
+            wait_for(|| sh("ip -n api address show").contains(&address)).unwrap_or_else(|| panic!("{address}"));
+        };
+        let write = |file: &str, octet: u32| fs::write(file, SHOP.replace("10.10.0.10", &format!("10.10.0.{octet}")));
+        fs::create_dir("/run/others").unwrap();
+        write("/run/other", 30).unwrap();
+        write("/run/others/shop.toml", 40).unwrap();
+        sh(&format!("mount --bind /run/other {FILE}"));
+        follows(30);
+        sh("mount --bind /run/others /run/files");
+        follows(40);
+        write(FILE, 50).unwrap();
+        follows(50);
+        sh("umount /run/files");
+        follows(30);
+        sh(&format!("umount {FILE}"));
+        follows(10);
+        watcher.end();
     });
 }
 

@@ -13,6 +13,7 @@ mod server;
 mod teller;
 mod vigil;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,8 @@ struct Service {
     mouth: Mouth,
     /// Whoever waits for a round that is ordered after that time.
     waiting: Vec<(Clock, oneshot::Sender<Answer>)>,
+    /// The files that are listened to: others may be mounted over them, of which inotify says nothing.
+    heard: Vec<Option<(u64, u64)>>,
     reloading: bool,
     /// Whether signs of life are to be waited for anew: the containers are others, or there was one.
     turned: bool,
@@ -166,6 +169,7 @@ impl Service {
                 tally: Tally::default(),
             },
             waiting: Vec::new(),
+            heard: Vec::new(),
             reloading: false,
             turned: false,
             topology,
@@ -188,18 +192,14 @@ impl Service {
             let wake = self.advance();
             match self.ears.next(&mut self.looker, self.start + wake).await {
                 Happening::Announced(heard) => self.announced(&heard?),
-                Happening::Files(replaced) => {
-                    tracing::debug!(replaced, "something happened to the files");
-                    // Of several the others may follow.
-                    if replaced && self.paths.len() == 1 && !self.paths[0].is_dir() {
-                        self.reading.replaced(self.now());
-                    } else {
-                        self.reading.disturbed(self.now());
-                    }
-                    self.listen_to_files();
-                }
+                Happening::Files(replaced) => self.stirred(replaced),
                 Happening::Namespaces => self.turned = true,
-                Happening::Mounts => self.vigil.wake(self.now()),
+                Happening::Mounts => {
+                    self.vigil.wake(self.now());
+                    if self.identities() != self.heard {
+                        self.stirred(true);
+                    }
+                }
                 Happening::Decided => self.watcher.urge(self.now()),
                 Happening::Seen(sight) => {
                     let gone = || Failure::new(Exit::Unexpected, Diagnostic::new("the looking thread has ended"));
@@ -267,9 +267,31 @@ impl Service {
         self.watcher.heard(heard, self.now());
     }
 
+    /// Something happened to the files; whether nothing but that one was put, whole, in the place of another.
+    fn stirred(&mut self, replaced: bool) {
+        tracing::debug!(replaced, "something happened to the files");
+        // Of several the others may follow.
+        if replaced && self.paths.len() == 1 && !self.paths[0].is_dir() {
+            self.reading.replaced(self.now());
+        } else {
+            self.reading.disturbed(self.now());
+        }
+        self.listen_to_files();
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default()).collect()
+    }
+
+    /// Which files they are, by device and inode.
+    fn identities(&self) -> Vec<Option<(u64, u64)>> {
+        let identity = |file| std::fs::metadata(file).ok().map(|it| (it.dev(), it.ino()));
+        self.files().into_iter().map(identity).collect()
+    }
+
     fn listen_to_files(&mut self) {
-        let files = self.paths.iter().flat_map(|path| load::expand(path).unwrap_or_default());
-        let entries = self.paths.iter().cloned().chain(files).flat_map(|file| around(&file));
+        self.heard = self.identities();
+        let entries = self.paths.iter().cloned().chain(self.files()).flat_map(|file| around(&file));
         let directories = self.paths.iter().filter(|path| path.is_dir());
         self.ears.files.watch(entries.chain(directories.map(|path| Sign::In(path.clone(), load::counts))));
     }
