@@ -415,7 +415,7 @@ fn what_is_watched_is_applied_by_its_watcher() {
         // What would be undone is not done.
         fs::write("/run/files/other", SHOP.replace("mtu = 1500", "mtu = 1450")).unwrap();
         let (code, text) = netrec(&["apply", "/run/files/other"]);
-        assert!(code == Some(4) && text.contains("the watcher's files say something else"), "{text}");
+        assert!(code == Some(8) && text.contains("the watcher's files say something else"), "{text}");
         let (code, text) = netrec(&["destroy", FILE]);
         assert!(code == Some(8) && text.contains("is watched"), "{text}");
         assert!(has_bridge());

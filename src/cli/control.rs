@@ -160,7 +160,7 @@ fn checked(topology: &str, answer: Option<Answer>) -> Result<Answer, Failure> {
         Failure::new(Exit::Unexpected, finding.hint("`netrec watch` does that"))
     })?;
     match answer.error {
-        Some(error) => Err(Failure::new(Exit::Refused, Diagnostic::new(error))),
+        Some(error) => Err(Failure::new(Exit::Busy, Diagnostic::new(error))),
         None => Ok(answer),
     }
 }
