@@ -322,8 +322,8 @@ impl Watcher {
             }
             Err((why, text)) => {
                 self.unhealed.get_or_insert(since);
-                if let Some(gone) = sight.unguarded {
-                    self.note_absence((gone, !gone), since, now);
+                if let Some(guard) = sight.guard {
+                    self.note_absence(guard, since, now);
                 }
                 self.hindered(&why, text, sight.took, now);
             }

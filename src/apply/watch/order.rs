@@ -78,8 +78,9 @@ pub struct Sight {
     pub took: Duration,
     /// Whether there are namespaces since then of which nothing was heard before.
     pub deaf: bool,
-    /// Whether the firewall's table was not there or its rules were others, if nothing came of it and that was seen.
-    pub unguarded: Option<bool>,
+    /// Whether the firewall's table was not there or its rules were others, and whether it stands, if nothing came of the rest
+    /// and that was seen.
+    pub guard: Option<(bool, bool)>,
     /// What came of it; or why there was none, and the same for people, with places in the files.
     pub result: Result<Round, (NoPlan, String)>,
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::apply::rails::{self, Allowance};
 use crate::apply::{Known, NoPlan, Prepared, Target, decide, execute, prepare};
-use crate::diff::{Change, Diff};
+use crate::diff::plan::plan;
+use crate::diff::{Change, Diff, diff};
 use crate::kernel::{Kernel, KernelError};
 use crate::model::kinds::firewall::Rules;
 use crate::model::resource::{Kind, Need, Resource, ResourceId, Thing};
@@ -148,11 +149,22 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Whether the firewall is not there, or has others' rules, where no round says so; none if that cannot be seen.
-pub fn is_unguarded(kernel: &mut impl Kernel, scope: &Scope) -> Option<bool> {
-    let observed = kernel.observe(scope).ok()?;
-    let stands = |it: &Resource| matches!(it, Resource::Firewall(firewall) if firewall.rules == Rules::Intact);
-    Some(!observed.ours.resources().any(stands))
+/// Where no round was possible: whether the firewall was not there, or had others' rules, and whether it stands now. It is put
+/// back as the `last` round wanted it, if one did and that is given: what it keeps closed stays closed, whatever else may not
+/// be touched. None if nothing can be seen.
+pub fn guard(kernel: &mut impl Kernel, scope: &Scope, last: Option<&State>) -> Option<(bool, bool)> {
+    let firewall = |state: &State| -> State {
+        state.resources().filter(|it| matches!(it, Resource::Firewall(_))).cloned().collect()
+    };
+    let there = firewall(&kernel.observe(scope).ok()?.ours);
+    let intact = |it: &Resource| matches!(it, Resource::Firewall(firewall) if firewall.rules == Rules::Intact);
+    if there.resources().any(intact) {
+        return Some((false, true));
+    }
+    let wanted = last.map(firewall).filter(|wanted| !wanted.is_empty());
+    let back = wanted.and_then(|wanted| plan(&diff(&wanted, &there), &wanted, &there).ok());
+    let stands = back.is_some_and(|plan| kernel.execute(&plan.steps, &mut |_| {}).iter().all(Result::is_ok));
+    Some((true, stands))
 }
 
 fn unguards(change: &Change) -> bool {

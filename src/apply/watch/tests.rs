@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::event::Event;
 use super::reading::{Finding, Patience, Reading, is_cut_off};
-use super::round::{Draft, Round, is_unguarded};
+use super::round::{Draft, Round, guard};
 use super::standing::State;
 use super::tally::Tally;
 use super::{Clock, Content, Limits, Next, Order, Sight, Watcher};
@@ -94,12 +94,13 @@ impl Host {
             self.before = Some(wanted.clone());
         }
         self.now += ROUND;
-        let unguarded = result.as_ref().err().and_then(|_| is_unguarded(&mut self.kernel, &order.content.scope));
+        let last = self.before.as_ref();
+        let guard = result.as_ref().err().and_then(|_| guard(&mut self.kernel, &order.content.scope, last));
         let result = result.map_err(|why| {
             let text = format!("{why:?}");
             (why, text)
         });
-        self.watcher.looked(Sight { began, unguarded, ..seen(order, result) }, self.now);
+        self.watcher.looked(Sight { began, guard, ..seen(order, result) }, self.now);
     }
 
     fn passes(&mut self, time: Duration) {
@@ -140,7 +141,7 @@ impl Host {
 
 /// How a look ended that was over at once.
 fn seen(order: &Order, result: Result<Round, (NoPlan, String)>) -> Sight {
-    Sight { ordered: order.at, began: order.at, whole: order.whole, took: ROUND, deaf: false, unguarded: None, result }
+    Sight { ordered: order.at, began: order.at, whole: order.whole, took: ROUND, deaf: false, guard: None, result }
 }
 
 /// Well-formed, but it contradicts a host on which a link of somebody else's has the name.

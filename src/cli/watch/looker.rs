@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::mpsc;
 
-use crate::apply::watch::round::{Draft, Round, is_unguarded};
+use crate::apply::watch::round::{Draft, Round, guard};
 use crate::apply::watch::{Content, Order, Sight};
 use crate::apply::{Known, NoPlan, Target};
 use crate::cli::confirm;
@@ -132,9 +132,9 @@ impl Hand {
             None => Target::Topology(topology),
         };
         let result = round(&mut self.linux, order, target, self.before.as_ref());
-        let unguarded = match &result {
+        let guard = match &result {
             Ok(_) | Err(NoPlan::Unseen(_)) => None,
-            Err(_) => is_unguarded(&mut self.linux, &order.content.scope),
+            Err(_) => guarded(&mut self.linux, order, self.before.as_ref()),
         };
         (self.known, self.bygone) = match known {
             Some((content, known)) if same(&content) => (Some((content, known)), None),
@@ -172,7 +172,7 @@ impl Hand {
             whole: order.whole,
             took: self.start.elapsed().saturating_sub(began),
             deaf,
-            unguarded,
+            guard,
             result,
         }
     }
@@ -214,6 +214,14 @@ fn round(kernel: &mut Linux, order: &Order, target: Target, before: Option<&Stat
     let _lock = lock::acquire(LOCK_PATIENCE).map_err(NoPlan::Unseen)?.ok_or_else(busy)?;
     may_write(&order.content)?;
     Draft::new(kernel, topology, &order.held, target)?.carry_out(kernel, before)
+}
+
+/// The firewall is seen to, where the rest is refused.
+fn guarded(kernel: &mut Linux, order: &Order, before: Option<&State>) -> Option<(bool, bool)> {
+    let lock = if order.write { lock::acquire(Duration::ZERO).ok().flatten() } else { None };
+    let contested = order.held.iter().any(|id| id.kind == KindName::Firewall);
+    let may = lock.is_some() && !contested && may_write(&order.content).is_ok();
+    guard(kernel, &order.content.scope, before.filter(|_| may))
 }
 
 /// Under the lock: nobody decides meanwhile. What waits to be confirmed is left to whoever confirms it, and what never was

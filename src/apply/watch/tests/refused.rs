@@ -179,6 +179,7 @@ fn what_cannot_be_healed_counts_from_when_it_was_announced() {
     host.passes(second(20));
     assert_eq!(host.watcher.standing(host.now).unguarded.now_ms, None, "the firewall stands");
     let firewall = host.of_kind(KindName::Firewall)[0].clone();
+    host.before = None; // as where it was refused from the start
     host.remove(&firewall);
     host.passes(second(15));
     assert!(!host.has(&firewall));
@@ -189,6 +190,20 @@ fn what_cannot_be_healed_counts_from_when_it_was_announced() {
     let unguarded = host.watcher.standing(host.now).unguarded;
     assert_eq!((unguarded.times, unguarded.now_ms), (1, None));
     assert!((15_000..17_000).contains(&unguarded.total_ms), "{unguarded:?}");
-    let healed = |event: &Event| matches!(event, Event::Changed { intentional: 0, took_ms, .. } if *took_ms >= 35_000);
+    let healed = |event: &Event| matches!(event, Event::Changed { took_ms, .. } if *took_ms >= 35_000);
     assert_eq!(host.told(healed), 1, "{:#?}", host.events);
+}
+
+#[test]
+fn the_firewall_is_put_back_where_all_else_is_refused() {
+    let mut host = in_the_way();
+    host.passes(second(20));
+    let [firewall, address] = [KindName::Firewall, KindName::Address].map(|kind| host.of_kind(kind)[0].clone());
+    host.remove(&address);
+    host.remove(&firewall);
+    host.passes(second(2));
+    assert!(host.has(&firewall) && !host.has(&address));
+    let unguarded = host.watcher.standing(host.now).unguarded;
+    assert!((unguarded.times, unguarded.now_ms) == (1, None) && unguarded.total_ms < 2_000, "{unguarded:?}");
+    assert_eq!(host.state(), State::Degraded);
 }
