@@ -344,3 +344,16 @@ fn links_of_others_under_another_name_are_left_alone() {
         assert_eq!(links(), before);
     });
 }
+
+/// As of hosts that speak BGP.
+#[test]
+fn a_default_route_with_several_next_hops_is_an_uplink_as_any_other() {
+    lab::in_private_namespaces(|| {
+        wire("lan", "up0", "192.0.2.2/24 192.0.2.3/24");
+        run("ip address add 192.0.2.1/24 dev up0; ip link set up0 mtu 1400
+            ip route add default nexthop via 192.0.2.2 nexthop via 192.0.2.3");
+        std::fs::write("/run/t.toml", "[networks.n]\ndriver = \"bridge\"\n").unwrap();
+        let plan = run(&format!("{NETREC} plan /run/t.toml"));
+        assert!(plan.contains("mtu 1400,"), "{plan}");
+    });
+}

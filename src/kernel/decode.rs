@@ -20,6 +20,8 @@ const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_PROTOCOL: u16 = 21;
 const RTA_VIA: u16 = 18;
+/// Offset of `rtnh_ifindex` in `struct rtnexthop` (`linux/rtnetlink.h`).
+const NEXT_HOP_LINK: usize = 4;
 const IFLA_PROP_LIST: u16 = 52;
 const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_INET_CONF: u16 = 1;
@@ -187,6 +189,7 @@ pub fn route(payload: &[u8]) -> Result<Option<RouteFacts>, KernelError> {
             libc::RTA_GATEWAY => route.gateway = Some(ip(value)?),
             RTA_VIA => route.gateway = via(value)?,
             libc::RTA_OIF => route.link = Some(number(value)?),
+            libc::RTA_MULTIPATH => route.link = route.link.or(u32_at(value, NEXT_HOP_LINK)),
             libc::RTA_PRIORITY => route.metric = number(value)?,
             libc::RTA_PREFSRC => route.source = Some(ip(value)?),
             _ => {}

@@ -193,7 +193,7 @@ pub struct RouteFacts {
     pub destination: IpNet,
     /// `RTA_GATEWAY` or `RTA_VIA`.
     pub gateway: Option<IpAddr>,
-    /// `RTA_OIF`; none with several next hops.
+    /// `RTA_OIF`; with several next hops that of the first.
     pub link: Option<u32>,
     /// `RTA_PRIORITY`.
     pub metric: u32,
