@@ -147,7 +147,7 @@ fn a_path_may_lead_to_what_a_run_makes() {
     alone(|| {
         let before = [("a", "netns = \"a\""), ("b", "netns = \"b\"")];
         run(&on_lan("", &before), || ());
-        let twice = on_lan("", &[before[0], before[1], ("c", "netns = \"c\""), ("d", "path = \"/run/netns/c\"")]);
+        let twice = on_lan("", &[before[0], before[1], ("c", "netns = \"c\""), ("d", "path = \"/run/netns/./c\"")]);
         let topology = parse(&[Source::new("w.toml", twice)]).unwrap();
         let (target, mut kernel) = (Target::Topology(&topology), Linux::for_one_run());
         let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();

@@ -186,7 +186,10 @@ impl Plan {
             }
             let word = |udp: &bool| if *udp { "udp" } else { "tcp" };
             let ports = it.ports.iter().map(|(first, last, udp)| format!("\"{first}-{last}/{}\"", word(udp)));
-            let _ = writeln!(out, "ports = [{}]", ports.collect::<Vec<_>>().join(", "));
+            let ports: Vec<String> = ports.collect();
+            if !ports.is_empty() {
+                let _ = writeln!(out, "ports = [{}]", ports.join(", "));
+            }
         }
         out
     }
