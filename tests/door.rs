@@ -139,7 +139,7 @@ fn routes_and_rules_of_the_host_are_read_from_all_tables() {
         assert_eq!((ours.table, ours.protocol), (1_845_494_016, 78));
         assert_eq!((route(host, "198.51.100.0/24").table, route(host, "198.51.100.0/24").protocol), (100, 4));
         assert_eq!(route(host, "203.0.113.0/24").route_type, libc::RTN_BLACKHOLE);
-        assert_eq!((route(host, "172.16.0.0/16").link, route(host, "172.16.0.0/16").gateway), (None, None));
+        assert_eq!((route(host, "172.16.0.0/16").link, route(host, "172.16.0.0/16").gateway), (Some(index), None));
         assert_eq!(route(host, "172.17.0.0/16").gateway, "fd10::9".parse().ok());
         assert_eq!(route(host, "::/0").gateway, "fd10::fe".parse().ok());
         assert_eq!(route(host, "fd20::/64").table, 100);

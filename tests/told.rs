@@ -136,8 +136,22 @@ fn a_host_does_not_wait_for_an_answer() {
         sh("ip link delete br-front");
         let (exit, said) = answered_after("ip netns add api");
         assert!(exit == 4 && said.contains("another one by now: nothing was touched"), "{exit}: {said}");
+        sh("ip netns delete api");
         let (exit, said) = answered_after("true");
         assert!(exit == 0 && said.contains("verified: nothing left to do"), "{exit}: {said}");
+    });
+}
+
+#[test]
+fn the_rails_hold_for_what_is_there_when_it_is_answered() {
+    world::run(|| {
+        fs::write("/run/shop.toml", SHOP).unwrap();
+        ends(0, "netrec apply --yes /run/shop.toml");
+        let answer =
+            "until grep -q 'this?' /run/log; do sleep 0.02; done; ip netns exec api sleep 5 >&- & sleep 0.2; echo y";
+        let asked = format!("script -qfec \"{NETREC} destroy /run/shop.toml\" /run/log");
+        let (exit, said) = ended(&format!("{{ {answer}; }} | {asked}"));
+        assert!(exit == 4 && said.contains("in use by process"), "{exit}: {said}");
     });
 }
 

@@ -357,3 +357,19 @@ fn a_default_route_with_several_next_hops_is_an_uplink_as_any_other() {
         assert!(plan.contains("mtu 1400,"), "{plan}");
     });
 }
+
+#[test]
+fn of_several_addresses_in_a_subnet_one_sees_to_its_route() {
+    lab::in_private_namespaces(|| {
+        let topology = "[networks.n]\ndriver = \"bridge\"\nsubnets = [\"10.10.0.0/24\", \"fd10::/64\"]\n[containers.c]\n\
+                        netns = \"c\"\n[endpoints.e]\ncontainer = \"c\"\nnetwork = \"n\"\n\
+                        addresses = [\"10.10.0.5\", \"10.10.0.6\", \"fd10::5\", \"fd10::6\"]\n";
+        std::fs::write("/run/t.toml", topology).unwrap();
+        run(&format!("{NETREC} apply /run/t.toml"));
+        let routes = || run("ip -n c route show 10.10.0.0/24; ip -n c -6 route show fd10::/64");
+        let before = routes();
+        run("ip -n c route delete 10.10.0.0/24; ip -n c -6 route delete fd10::/64");
+        run(&format!("{NETREC} apply /run/t.toml"));
+        assert_eq!(routes(), before);
+    });
+}

@@ -323,7 +323,7 @@ impl Watcher {
             Err((why, text)) => {
                 self.unhealed.get_or_insert(since);
                 if let Some(guard) = sight.guard {
-                    self.note_absence(guard, since, now);
+                    self.guarded(&guard, since, now);
                 }
                 self.hindered(&why, text, sight.took, now);
             }

@@ -164,9 +164,7 @@ impl Errand<'_> {
         if asks && !nothing && (self.format == Format::Json || !output::is_seen()) {
             output::complain(&plan::told(&prepared, &changes));
         }
-        let allowance = self.allowing.allowance(&prepared, kernel.around());
-        rails::check(&prepared, self.target, &allowance).map_err(|it| unplanned(NoPlan::Refused(it)))?;
-        able(&mut kernel, &prepared).map_err(unplanned)?;
+        self.may(&mut kernel, &prepared).map_err(unplanned)?;
         let json = || serde_json::to_value(plan::json(&prepared, self.loaded)).expect("our own types have string keys");
         let plan = matches!(self.format, Format::Json).then(json);
         if nothing {
@@ -198,6 +196,13 @@ impl Errand<'_> {
         Ok(exit)
     }
 
+    /// Whether it is safe, and possible.
+    fn may(&self, kernel: &mut Linux, prepared: &Prepared) -> Result<(), NoPlan> {
+        let allowance = self.allowing.allowance(prepared, kernel.around());
+        rails::check(prepared, self.target, &allowance).map_err(NoPlan::Refused)?;
+        able(kernel, prepared)
+    }
+
     /// Asks whether to go on, and looks again: a host does not wait for an answer, and what was free before may be
     /// somebody's by now.
     fn asked(&self, kernel: &mut Linux, changes: &str) -> Result<Prepared, Failure> {
@@ -206,12 +211,13 @@ impl Errand<'_> {
             return Err(refused("not confirmed"));
         }
         kernel.believe(Arc::default());
-        let prepared = look(kernel, self.target).map_err(|it| Failure::unplanned(it, &self.loaded.sources))?;
-        if render::text(&prepared.diff) == changes {
-            Ok(prepared)
-        } else {
-            Err(refused("the plan is another one by now"))
+        let unplanned = |it| Failure::unplanned(it, &self.loaded.sources);
+        let prepared = look(kernel, self.target).map_err(unplanned)?;
+        if render::text(&prepared.diff) != changes {
+            return Err(refused("the plan is another one by now"));
         }
+        self.may(kernel, &prepared).map_err(unplanned)?;
+        Ok(prepared)
     }
 
     /// The right to write. What was asked before somebody else gave it away is of another time.

@@ -13,6 +13,7 @@ use super::netns::{self, Identity};
 use super::read::{Ahead, Seen};
 use super::surroundings::MOMENT;
 use crate::model::focus::otherwise;
+use crate::model::kinds::sysctl::IPV4_FORWARD;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Absent, Facts, NetnsFacts, NetnsRef, Place, Scope};
 
@@ -304,7 +305,11 @@ impl Memory {
                         names.insert(veth.name.clone());
                     }
                     // Whether a link has IPv6 is seen at the link.
-                    Resource::Sysctl(setting) if &*setting.netns == HOST => names.extend(setting.link()),
+                    Resource::Sysctl(setting) if &*setting.netns == HOST => {
+                        names.extend(setting.link());
+                        // So has each link a setting that goes with the host's.
+                        others |= &*setting.key == IPV4_FORWARD;
+                    }
                     // Its ports are changed with it.
                     Resource::Bridge(_) => others = true,
                     _ => {}
@@ -435,7 +440,8 @@ mod tests {
             memory.take_host().map(|(_, again)| again.expect("it is of the host").names)
         };
         let setting = |key: &str| Sysctl { netns: HOST.into(), key: key.into(), value: "0".into() };
-        assert_eq!(again(Op::Create(setting("net.ipv4.ip_forward").into())), Some([].into()));
+        assert_eq!(again(Op::Create(setting("net.ipv4.ip_forward").into())), None, "each link's goes with it");
+        assert_eq!(again(Op::Create(setting("net.ipv6.conf.all.forwarding").into())), Some([].into()));
         let of_link = setting("net.ipv6.conf.br-front.disable_ipv6");
         assert_eq!(again(Op::Create(of_link.into())), Some(["br-front".into()].into()));
         let netns =

@@ -183,8 +183,8 @@ impl Observed {
                         .insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
                 }
                 // Linux takes what is meant for a link of that name for this one, and makes no other.
-                foreign.links.extend(link.altnames.iter().map(|name| {
-                    let (kind, topology) = (Text::default(), whose.filter(|_| theirs).map(Text::from));
+                foreign.links.extend(link.altnames.iter().filter(|_| theirs).map(|name| {
+                    let (kind, topology) = (Text::default(), whose.map(Text::from));
                     ((netns.clone(), name.clone()), ForeignLink { kind, mtu: link.mtu, ports: 0, topology })
                 }));
             }

@@ -123,6 +123,8 @@ impl Watcher {
     }
 
     pub(crate) fn events(&self) -> String {
+        // Who speaks does not wait for the thread that writes.
+        std::thread::sleep(Duration::from_millis(100));
         fs::read_to_string(events_of(self.topology)).unwrap()
     }
 

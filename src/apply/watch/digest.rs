@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::event::Event;
 use super::pace::Verdict;
-use super::round::{Fix, Round};
+use super::round::{Fix, Guard, Round};
 use super::{Clock, Watcher};
 use crate::kernel::KernelError;
 use crate::model::resource::{KindName, ResourceId};
@@ -39,6 +39,13 @@ impl Watcher {
             self.converged = Some(now);
         }
         self.left = wrong;
+    }
+
+    /// The firewall was seen to, and nothing else.
+    pub(super) fn guarded(&mut self, guard: &Guard, since: Clock, now: Clock) {
+        self.note_changes(&guard.fixes, &BTreeMap::new(), now.saturating_sub(since));
+        self.note_tries(&guard.fixes, &BTreeMap::new(), now);
+        self.note_absence((guard.gone, guard.stands), since, now);
     }
 
     fn note_changes(&mut self, fixes: &[Fix], failed: &BTreeMap<&ResourceId, &KernelError>, took: Duration) {

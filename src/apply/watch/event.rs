@@ -105,7 +105,7 @@ impl fmt::Display for Event {
         match self {
             Self::Accepted { digest } => write!(f, "accepted: the files' content {digest} is followed"),
             Self::Rejected { reason, kept } => {
-                let kept = if *kept { "the last good topology is kept up" } else { "nothing is done" };
+                let kept = if *kept { "the last good topology is kept up" } else { "no topology is kept up" };
                 write!(f, "rejected: {kept}: {}", printable_lines(reason))
             }
             Self::Recovered => f.write_str("recovered"),

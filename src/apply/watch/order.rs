@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Clock;
-use super::round::Round;
+use super::round::{Guard, Round};
 use crate::apply::NoPlan;
 use crate::model::lower;
 use crate::model::resource::ResourceId;
@@ -78,9 +78,8 @@ pub struct Sight {
     pub took: Duration,
     /// Whether there are namespaces since then of which nothing was heard before.
     pub deaf: bool,
-    /// Whether the firewall's table was not there or its rules were others, and whether it stands, if nothing came of the rest
-    /// and that was seen.
-    pub guard: Option<(bool, bool)>,
+    /// What became of the firewall, if nothing came of the rest and that was seen.
+    pub guard: Option<Guard>,
     /// What came of it; or why there was none, and the same for people, with places in the files.
     pub result: Result<Round, (NoPlan, String)>,
 }

@@ -149,22 +149,34 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Where no round was possible: whether the firewall was not there, or had others' rules, and whether it stands now. It is put
-/// back as the `last` round wanted it, if one did and that is given: what it keeps closed stays closed, whatever else may not
-/// be touched. None if nothing can be seen.
-pub fn guard(kernel: &mut impl Kernel, scope: &Scope, last: Option<&State>) -> Option<(bool, bool)> {
+/// What became of the firewall where no round was possible.
+#[derive(Clone, Default, Debug)]
+pub struct Guard {
+    /// Whether it was not there, or had others' rules.
+    pub gone: bool,
+    /// Whether it stands now.
+    pub stands: bool,
+    /// What was put back.
+    pub fixes: Vec<Fix>,
+}
+
+/// Sees to the firewall where no round was possible: it is put back as the `last` round wanted it, if that is given, so that what
+/// it keeps closed stays closed, whatever else may not be touched. None if nothing can be seen.
+pub fn guard(kernel: &mut impl Kernel, scope: &Scope, last: Option<&State>) -> Option<Guard> {
     let firewall = |state: &State| -> State {
         state.resources().filter(|it| matches!(it, Resource::Firewall(_))).cloned().collect()
     };
     let there = firewall(&kernel.observe(scope).ok()?.ours);
     let intact = |it: &Resource| matches!(it, Resource::Firewall(firewall) if firewall.rules == Rules::Intact);
-    if there.resources().any(intact) {
-        return Some((false, true));
+    let gone = !there.resources().any(intact);
+    let left = Guard { gone, stands: !gone, fixes: Vec::new() };
+    let Some(wanted) = last.map(firewall).filter(|wanted| !wanted.is_empty()) else { return Some(left) };
+    let diff = diff(&wanted, &there);
+    let Some(plan) = plan(&diff, &wanted, &there).ok().filter(|plan| !plan.is_empty()) else { return Some(left) };
+    if !kernel.execute(&plan.steps, &mut |_| {}).iter().all(Result::is_ok) {
+        return Some(left);
     }
-    let wanted = last.map(firewall).filter(|wanted| !wanted.is_empty());
-    let back = wanted.and_then(|wanted| plan(&diff(&wanted, &there), &wanted, &there).ok());
-    let stands = back.is_some_and(|plan| kernel.execute(&plan.steps, &mut |_| {}).iter().all(Result::is_ok));
-    Some((true, stands))
+    Some(Guard { gone, stands: true, fixes: fixes(&diff, Some(&wanted)) })
 }
 
 fn unguards(change: &Change) -> bool {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::mpsc;
 
-use crate::apply::watch::round::{Draft, Round, guard};
+use crate::apply::watch::round::{Draft, Guard, Round, guard};
 use crate::apply::watch::{Content, Order, Sight};
 use crate::apply::{Known, NoPlan, Target};
 use crate::cli::confirm;
@@ -217,7 +217,7 @@ fn round(kernel: &mut Linux, order: &Order, target: Target, before: Option<&Stat
 }
 
 /// The firewall is seen to, where the rest is refused.
-fn guarded(kernel: &mut Linux, order: &Order, before: Option<&State>) -> Option<(bool, bool)> {
+fn guarded(kernel: &mut Linux, order: &Order, before: Option<&State>) -> Option<Guard> {
     let lock = if order.write { lock::acquire(Duration::ZERO).ok().flatten() } else { None };
     let contested = order.held.iter().any(|id| id.kind == KindName::Firewall);
     let may = lock.is_some() && !contested && may_write(&order.content).is_ok();

@@ -15,7 +15,9 @@ use smallvec::smallvec;
 use super::route::MAIN;
 use crate::model::links::route_message;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, text};
-use crate::model::wire::{AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place};
+use crate::model::wire::{
+    AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place, RouteFacts,
+};
 
 /// `IFA_F_SECONDARY` (`linux/if_addr.h`).
 const SECONDARY: u32 = 1;
@@ -35,7 +37,8 @@ pub struct Address {
     /// Whether it lives by the grace of another IPv4 address of its subnet, as the kernel says; not asked for, and so
     /// not compared.
     pub secondary: bool,
-    /// Whether its subnet is routed to the link, which Linux sees to when the address comes, and not afterwards.
+    /// Whether its subnet is routed, which Linux sees to when the address comes, and not afterwards. Somebody's own route
+    /// there is as good, and one of several addresses in the subnet sees to it.
     pub routed: bool,
 }
 
@@ -72,13 +75,14 @@ impl Address {
             let ours = facts.protocol == PROTOCOL;
             let link = inside.link(facts.link).filter(|link| ours && owner.owns(link))?;
             let secondary = facts.address.addr().is_ipv4() && facts.flags & SECONDARY != 0;
+            let net = facts.address.trunc();
+            let of_subnet =
+                |it: &&AddressFacts| it.link == facts.link && it.protocol == PROTOCOL && it.address.trunc() == net;
+            let first = inside.addresses.iter().find(of_subnet).is_some_and(|first| std::ptr::eq(first, facts));
             // A link that is down has no routes, and one of a VRF has them elsewhere.
-            let elsewhere = !link.up || link.master.is_some();
-            let routed = elsewhere
-                || is_alone(facts.address)
-                || inside.routes.iter().any(|route| {
-                    route.link == Some(link.index) && route.table == MAIN && route.destination == facts.address.trunc()
-                });
+            let elsewhere = !link.up || link.master.is_some() || secondary || !first;
+            let to_subnet = |route: &RouteFacts| route.table == MAIN && route.destination == net;
+            let routed = elsewhere || is_alone(facts.address) || inside.routes.iter().any(to_subnet);
             Some(Self { secondary, routed, ..Self::new(netns, &link.name, facts.address) })
         };
         inside.addresses.iter().filter_map(observed).collect()
