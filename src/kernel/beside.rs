@@ -246,9 +246,10 @@ mod tests {
             sent.store(true, Ordering::Relaxed);
             thread.join().unwrap()
         };
-        let sent: Vec<_> = (0..20).map(|_| sent()).collect();
-        assert!(sent.iter().any(|(on, _)| *on == second), "{sent:?}");
-        assert!(sent.iter().all(|(_, may)| *may == all), "{sent:?}");
+        // Where other tests are busy there it may be fetched back before it runs.
+        let tries = (0..10_000).map(|_| sent());
+        let arrived = tries.inspect(|(_, may)| assert_eq!(*may, all)).filter(|(on, _)| *on == second).take(3).count();
+        assert_eq!(arrived, 3);
     }
 
     #[test]
