@@ -85,9 +85,9 @@ pub struct Watcher {
     looking: bool,
     /// Whether a round is wanted that the one ordered already cannot be.
     again: bool,
-    /// No look before that,
+    /// No look before that.
     not_before: Clock,
-    /// but from then on where something was announced since the host refused one: what was in the way may have gone.
+    /// But from then on if something was announced since the host refused one: what was in the way may have gone.
     heard_before: Option<Clock>,
     /// A look at that time at the latest.
     slow: Clock,

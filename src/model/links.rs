@@ -74,6 +74,12 @@ pub fn forwarding() -> AfSpecUnspec {
     AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(on)])
 }
 
+/// Settings of families, all that a message says of them: of two such attributes Linux takes the last.
+pub fn families(settings: impl IntoIterator<Item = AfSpecUnspec>) -> Option<LinkAttribute> {
+    let settings: Vec<_> = settings.into_iter().collect();
+    (!settings.is_empty()).then_some(LinkAttribute::AfSpecUnspec(settings))
+}
+
 /// Whether a link makes a link-local address by itself: its `IFLA_INET6_ADDR_GEN_MODE` is another one than
 /// [`no_link_local`] sets (`IN6_ADDR_GEN_MODE_NONE`, `linux/if_link.h`). Without IPv6 it has none.
 pub fn makes_link_local(link: &LinkFacts) -> bool {

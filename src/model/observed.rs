@@ -172,21 +172,16 @@ impl Observed {
         let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in facts.namespaces.iter() {
-            for link in &inside.links {
-                let whose = link.alias.strip_prefix("netrec:").and_then(|rest| rest.split(':').next());
-                let theirs = !owner.owns(link) && &*link.name != "lo";
-                if theirs {
-                    let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
-                    let (kind, mtu, topology) = (link.kind.clone(), link.mtu, whose.map(Text::from));
-                    foreign
-                        .links
-                        .insert((netns.clone(), link.name.clone()), ForeignLink { kind, mtu, ports, topology });
-                }
-                // Linux takes what is meant for a link of that name for this one, and makes no other.
-                foreign.links.extend(link.altnames.iter().filter(|_| theirs).map(|name| {
-                    let (kind, topology) = (Text::default(), whose.map(Text::from));
-                    ((netns.clone(), name.clone()), ForeignLink { kind, mtu: link.mtu, ports: 0, topology })
-                }));
+            for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {
+                let ports = inside.links.iter().filter(|port| port.master == Some(link.index)).count();
+                let topology =
+                    link.alias.strip_prefix("netrec:").and_then(|rest| rest.split(':').next()).map(Text::from);
+                let its = ForeignLink { kind: link.kind.clone(), mtu: link.mtu, ports, topology };
+                // Linux takes what is meant for a link of such a name for this one, and makes no other.
+                let other_name = ForeignLink { kind: Text::default(), ports: 0, ..its.clone() };
+                let others = link.altnames.iter().map(|name| ((netns.clone(), name.clone()), other_name.clone()));
+                foreign.links.extend(others);
+                foreign.links.insert((netns.clone(), link.name.clone()), its);
             }
             let off = |link: &&LinkFacts| link.ipv6_off && owner.owns(link) && links::may_need_ipv6(netns, link);
             let off = inside.links.iter().filter(off);

@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use smallvec::smallvec;
 
-use super::route::MAIN;
+use super::route::{MAIN, Route};
 use crate::model::links::route_message;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, text};
 use crate::model::wire::{
@@ -91,24 +91,18 @@ impl Address {
     /// The route to its subnet as Linux makes it (`fib_add_ifaddr`, `addrconf_prefix_route`), so that it goes with the
     /// address.
     fn route(&self, index: u32) -> Message {
-        let mut message = RouteMessage::default();
-        message.header.destination_prefix_length = self.address.prefix_len();
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        let ip = self.address.addr();
+        let like_ours = Route {
+            netns: self.netns.clone(),
+            table: MAIN,
+            destination: self.address.trunc(),
+            metric: if ip.is_ipv6() { METRIC } else { 0 },
+            via: None,
+            link: self.link.clone(),
+            source: Some(ip).filter(IpAddr::is_ipv4),
+        };
+        let mut message = like_ours.message(index);
         message.header.protocol = RouteProtocol::Kernel;
-        message.header.kind = RouteType::Unicast;
-        message.attributes =
-            vec![RouteAttribute::Destination(self.address.trunc().addr().into()), RouteAttribute::Oif(index)];
-        match self.address.addr() {
-            IpAddr::V4(ip) => {
-                message.header.address_family = AddressFamily::Inet;
-                message.header.scope = RouteScope::Link;
-                message.attributes.push(RouteAttribute::PrefSource(ip.into()));
-            }
-            IpAddr::V6(_) => {
-                message.header.address_family = AddressFamily::Inet6;
-                message.attributes.push(RouteAttribute::Priority(METRIC));
-            }
-        }
         route_message(&self.netns, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
     }
 

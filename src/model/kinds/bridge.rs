@@ -74,9 +74,10 @@ impl Bridge {
         ];
         // An MTU given at birth is not taken for the user's: the bridge would follow its smallest port, and go back to 1500
         // with the last one (`br_mtu_auto_adjust`).
-        let families = iter::once(links::no_link_local_mode()).chain(self.forwards.then(links::forwarding));
-        let families = LinkAttribute::AfSpecUnspec(families.collect());
-        let after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu), families];
+        let mut after = vec![LinkAttribute::IfAlias(self.mark()), LinkAttribute::Mtu(self.mtu)];
+        after.extend(links::families(
+            iter::once(links::no_link_local_mode()).chain(self.forwards.then(links::forwarding)),
+        ));
         let host = host();
         let mut messages = vec![links::create(&host, message), links::change(&host, &self.name, after)];
         messages.extend(self.going_up().map(links::last));
@@ -110,13 +111,9 @@ impl Bridge {
         if self.grouped != from.grouped {
             attributes.push(LinkAttribute::Group(self.owner.group));
         }
-        let families = [
-            (self.link_local != from.link_local).then(links::no_link_local_mode),
-            (self.forwards && !from.forwards).then(links::forwarding),
-        ];
-        if families.iter().any(Option::is_some) {
-            attributes.push(LinkAttribute::AfSpecUnspec(families.into_iter().flatten().collect()));
-        }
+        let no_link_local = (self.link_local != from.link_local).then(links::no_link_local_mode);
+        let forwarding = (self.forwards && !from.forwards).then(links::forwarding);
+        attributes.extend(links::families(no_link_local.into_iter().chain(forwarding)));
         let mut messages = vec![links::change(&host, &self.name, attributes)];
         if self.up != from.up {
             messages.push(links::set_up(&host, &self.name, self.up));

@@ -44,7 +44,7 @@ impl Route {
         if destination.addr().is_ipv6() { 1024 } else { 0 }
     }
 
-    fn message(&self, index: u32) -> RouteMessage {
+    pub(super) fn message(&self, index: u32) -> RouteMessage {
         let ipv6 = self.destination.addr().is_ipv6();
         let mut message = RouteMessage::default();
         message.header.address_family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
