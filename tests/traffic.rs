@@ -369,7 +369,8 @@ fn of_several_addresses_in_a_subnet_one_sees_to_its_route() {
         let routes = || run("ip -n c route show 10.10.0.0/24; ip -n c -6 route show fd10::/64");
         let before = routes();
         run("ip -n c route delete 10.10.0.0/24; ip -n c -6 route delete fd10::/64");
-        run(&format!("{NETREC} apply /run/t.toml"));
+        let told = run(&format!("{NETREC} apply /run/t.toml"));
+        assert!(told.contains("applied: 2 steps, 0 failed"), "{told}");
         assert_eq!(routes(), before);
     });
 }
