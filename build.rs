@@ -15,21 +15,25 @@ mod model {
             mod bridged;
             mod compile;
             mod definition;
+            mod language;
             mod numbers;
+            mod parts;
             mod rules;
 
             use compile::{HOLDS_GROUP, UNKNOWN};
 
             use crate::model::attribute::Put as _;
 
-            /// Both tables of any topology by their family: under the number of the message that makes an object, its
-            /// attributes.
+            /// Both tables of any topology by their family: under the number of the message that makes an object, the
+            /// parts that it is there for, and its attributes.
             pub fn tables() -> impl Iterator<Item = (u8, Vec<u8>)> {
                 rules::Skeleton::both(UNKNOWN).into_iter().map(|skeleton| {
                     let mut out = Vec::new();
-                    for (message, attributes) in compile::objects(&skeleton) {
+                    let parts = skeleton.objects.iter().map(|(parts, _)| parts.0.to_ne_bytes());
+                    for (parts, (message, attributes)) in parts.zip(compile::objects(&skeleton)) {
                         let holds = attributes.chunks(4).any(|word| word == UNKNOWN.to_ne_bytes());
-                        out.put(if holds { message | HOLDS_GROUP } else { message }, &attributes);
+                        let message = if holds { message | HOLDS_GROUP } else { message };
+                        out.put(message, &[&parts, &*attributes].concat());
                     }
                     (compile::family(skeleton.family), out)
                 })

@@ -9,116 +9,16 @@
 )]
 
 mod lab;
+mod shop;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use netrec::kernel::nft::{Nft, NftError};
-use netrec::model::kinds::firewall::{
-    Asked, Firewall, Guard, NetworkRules, Policy, Publication, Rules, SourceNat, policies,
-};
-use netrec::model::resource::{Kind, Op, Wire};
-use netrec::model::values::Protocol::{Sctp, Tcp, Udp};
-use netrec::model::values::{Ports, Protocol};
-use netrec::model::wire::{Body, Facts, NetnsFacts, Owner, TableFacts};
-
-fn observe(nft: &mut Nft) -> Option<Firewall> {
-    let owner = Owner::new("shop");
-    let outline = nft.outline().unwrap();
-    let tables = nft.tables(&outline, &owner).unwrap();
-    let facts = Facts {
-        tables: tables.into(),
-        namespaces: [("host".into(), NetnsFacts::default().into())].into(),
-        ..Facts::default()
-    };
-    let mut found = Firewall::observe(&facts, &owner);
-    assert!(found.len() <= 1);
-    found.pop()
-}
-
-fn ports(text: &str) -> Ports {
-    text.parse().unwrap()
-}
-
-fn publication(listen: &str, protocol: Protocol, range: &str, target: &str, first: u16) -> Publication {
-    let target: IpAddr = target.parse().unwrap();
-    Publication { listen: listen.parse().ok(), protocol, ports: ports(range), target, first, allow_from: None }
-}
-
-fn guards() -> Vec<Guard> {
-    let guard = |link: &str, addresses: &[&str]| Guard {
-        link: link.into(),
-        mac: "02:42:0a:0a:00:0a".parse().unwrap(),
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-    };
-    vec![guard("nr-one", &["10.10.0.10", "fd10::10"]), guard("nr-two", &["10.20.0.10"])]
-}
-
-fn said() -> Vec<Policy> {
-    let policy = |allow, from: &str, to: &str, ports: &[(Protocol, &str)]| Policy {
-        allow,
-        from: vec![from.parse().unwrap()],
-        to: vec![to.parse().unwrap()],
-        ports: ports.iter().map(|(protocol, range)| (*protocol, self::ports(range))).collect(),
-    };
-    vec![
-        policy(true, "10.20.0.0/16", "10.10.0.10/32", &[(Tcp, "5432"), (Udp, "53-60")]),
-        policy(false, "10.10.0.0/24", "10.10.0.0/24", &[(Tcp, "25")]),
-        policy(false, "10.0.0.0/8", "10.10.0.10/32", &[]),
-        policy(false, "::/0", "fd10::10/128", &[(Sctp, "1")]),
-        policy(true, "fd20::/64", "fd10::/64", &[]),
-    ]
-}
-
-fn shop() -> Firewall {
-    let front = NetworkRules::new(
-        "br-front",
-        ["10.10.0.0/24", "10.10.1.0/24", "fd10::/64"].map(|net| net.parse().unwrap()).to_vec(),
-    );
-    let back = NetworkRules {
-        bridge: "br-back".into(),
-        subnets: ["10.20.0.0/16", "fd20::/64", "255.255.255.0/24"].map(|net| net.parse().unwrap()).to_vec(),
-        ipv4: SourceNat::Fixed([203, 0, 113, 7].into()),
-        ipv6: SourceNat::Fixed("2001:db8::7".parse().unwrap()),
-        icc: false,
-        open: true,
-        host_access: true,
-        trusted: vec!["wg0".into()],
-        ..front.clone()
-    };
-    let inner = NetworkRules {
-        bridge: "br-in".into(),
-        subnets: vec!["10.30.0.0/24".parse().unwrap()],
-        internal: true,
-        ..front.clone()
-    };
-    let some = |publication: Publication, nets: &[&str]| Publication {
-        allow_from: Some(nets.iter().map(|net| net.parse().unwrap()).collect()),
-        ..publication
-    };
-    let front_nets = front.subnets.clone();
-    Firewall::new(
-        "shop",
-        &[front, back, inner],
-        &[
-            some(publication("", Tcp, "8443", "10.10.0.10", 443), &["192.0.2.0/24", "198.51.100.7/32"]),
-            some(publication("192.0.2.1", Udp, "100-109", "10.10.0.10", 100), &["192.0.2.0/24"]),
-            some(publication("", Tcp, "8443", "fd10::10", 443), &["2001:db8::/32"]),
-            some(publication("2001:db8::1", Tcp, "8444-8445", "fd10::10", 443), &["2001:db8::/32"]),
-            publication("", Tcp, "8080", "10.10.0.10", 80),
-            publication("", Tcp, "8080", "fd10::10", 80),
-            publication("127.0.0.1", Udp, "53", "10.10.0.10", 5353),
-            publication("", Sctp, "9000-9999", "10.10.0.10", 9000),
-            publication("", Sctp, "9000-9999", "fd10::10", 9000),
-            publication("192.0.2.1", Tcp, "7000-7003", "10.20.0.10", 80),
-            publication("192.0.2.1", Tcp, "443-444", "10.20.0.10", 443),
-            publication("2001:db8::1", Tcp, "443", "fd20::10", 443),
-            publication("2001:db8::1", Udp, "500-600", "fd20::10", 500),
-        ],
-    )
-    .with(Guard::elements(guards()))
-    .with(policies(&said(), &[front_nets]).unwrap())
-}
+use netrec::model::kinds::firewall::{Asked, Firewall, Guard, NetworkRules, Rules};
+use netrec::model::resource::{Kind, Op};
+use netrec::model::values::Protocol;
+use netrec::model::wire::{Body, Owner, TableFacts};
+use shop::{dump, guards, network, observe, publication, shop};
 
 /// The attributes without those of the given kinds.
 fn without(bytes: &[u8], kinds: &[u16]) -> Vec<u8> {
@@ -162,12 +62,6 @@ fn canonical(table: &TableFacts) -> BTreeMap<&'static str, Vec<Vec<u8>>> {
         ("sets", strip(&table.sets, &[13, 16, 20])),
         ("elements", elements),
     ])
-}
-
-fn dump() -> Vec<TableFacts> {
-    let mut nft = Nft::open().unwrap();
-    let outline = nft.outline().unwrap();
-    nft.tables(&outline, &Owner::new("shop")).unwrap()
 }
 
 fn compare(ours: &[TableFacts], theirs: &[TableFacts]) {
@@ -332,8 +226,9 @@ fn elements_change_in_place_and_the_rest_stays() {
         lab::nft("table ip netrec-shop { chain input { type filter hook input priority 6; policy drop; }\n}");
         let (mut nft, from) = (Nft::open().unwrap(), shop());
         lab::take(&Op::Create(&from), None).unwrap();
-        let rules = || lab::run("nft -a list chain inet netrec-shop between");
-        let before = rules();
+        let rules = |chain: &str| lab::run(&format!("nft -a list chain inet netrec-shop {chain}"));
+        // Which part of a topology has a say in it, and which not.
+        let (host, between) = (rules("leave"), rules("between"));
 
         let back = NetworkRules { subnets: vec!["10.20.0.0/16".parse().unwrap()], ..network("br-back") };
         let to = Firewall::new(
@@ -359,7 +254,9 @@ fn elements_change_in_place_and_the_rest_stays() {
         assert_eq!(observe(&mut nft).as_ref(), Some(&from));
         lab::take(&update, Some(generation)).unwrap();
         assert_eq!(observe(&mut nft).as_ref(), Some(&to));
-        assert_eq!(rules(), before);
+        assert_eq!(rules("leave"), host);
+        assert_ne!(rules("between"), between);
+        assert!(!lab::run("nft list table inet netrec-shop").contains("deny4"), "what is not used is gone");
 
         // Said twice, it deletes what is not there: the message is named and nothing happens.
         assert!(matches!(lab::take(&update, None), Err(NftError::Refused { message: Some(_), .. })));
@@ -385,14 +282,17 @@ fn elements_change_in_place_and_the_rest_stays() {
 fn what_was_written_is_asked_for_by_its_key() {
     lab::in_private_namespaces(|| {
         let mut nft = Nft::open().unwrap();
+        let stays = publication("192.0.2.2", Protocol::Udp, "53", "10.10.0.10", 53);
         let publications = [
             publication("", Protocol::Tcp, "8080", "10.10.0.10", 80),
             publication("192.0.2.1", Protocol::Udp, "53", "10.10.0.10", 53),
+            stays.clone(),
         ];
         let from = Firewall::new("shop", &[network("br-front")], &publications);
         let publications = [
             publication("", Protocol::Tcp, "8080", "10.10.0.11", 80),
             publication("", Protocol::Tcp, "8081", "10.10.0.10", 80),
+            stays,
         ];
         let to = Firewall::new("shop", &[network("br-front")], &publications).with(Guard::elements(guards()));
         let asked = Asked::after(&from, &to).unwrap();
@@ -417,11 +317,6 @@ fn what_was_written_is_asked_for_by_its_key() {
     });
 }
 
-fn network(bridge: &str) -> NetworkRules {
-    let subnets = vec!["10.10.0.0/24".parse().unwrap()];
-    NetworkRules { ipv6: SourceNat::Keep, ..NetworkRules::new(bridge, subnets) }
-}
-
 #[test]
 fn ten_thousand_ports_are_elements() {
     lab::in_private_namespaces(|| {
@@ -443,29 +338,6 @@ fn ten_thousand_ports_are_elements() {
         lab::take(&Op::Update { from: &found, to: &to }, None).unwrap();
         assert_eq!(observe(&mut nft), Some(to));
         eprintln!("made in {made:?}, read in {read:?}, all changed in {:?}", started.elapsed());
-    });
-}
-
-#[test]
-fn the_number_of_rules_never_grows() {
-    lab::in_private_namespaces(|| {
-        let rules = |firewall: &Firewall| {
-            lab::take(&Op::Create(firewall), None).unwrap();
-            let count: Vec<usize> = dump().iter().map(|table| table.rules.len()).collect();
-            lab::take(&Op::Delete(firewall), None).unwrap();
-            count
-        };
-        let range = |first: u16| {
-            let targets = ["10.10.0.10", "fd10::10"];
-            let all = targets.map(|target| publication("", Protocol::Tcp, "20000-29999", target, first));
-            Firewall::new("shop", &[network("br-front")], &all)
-        };
-        let nothing = rules(&Firewall::new("shop", &[], &[]));
-        // As many equal ports as one likes are one element a family; of shifted ones each is its own.
-        assert_eq!((range(20_000).elements.published(), range(1).elements.published()), (2, 20_000));
-        for firewall in [range(20_000), range(1), shop()] {
-            assert_eq!(rules(&firewall), nothing);
-        }
     });
 }
 

@@ -525,13 +525,18 @@ static void again(int containers) {
 
 // ---- what is asked for ----
 
+static int host;
+// What waits for no namespace.
+static void add_host(int containers) {
+  for (int network = 0; network < networks; network++) add_bridge(host, network);
+  (rules ? add_whole_firewall : add_firewall)(containers);
+}
 static void up(int containers) {
-  int s = connect_to(NETLINK_ROUTE);
+  int s = host = connect_to(NETLINK_ROUTE);
   // First, as long as there are no links to walk over.
   write_to("/proc/sys/net/ipv4/ip_forward", "1"), write_to("/proc/sys/net/ipv6/conf/all/forwarding", "1");
-  for (int network = 0; network < networks; network++) add_bridge(s, network);
   // In waves: what the kernel made for one is still in caches when it is furnished.
-  void (*beside)(int) = rules ? add_whole_firewall : add_firewall;
+  void (*beside)(int) = add_host;
   for (int from = 0; from < containers; from += WAVE, beside = 0)
     add_containers(s, from, from + WAVE < containers ? from + WAVE : containers, beside, containers);
   // Last: what containers announce while they are made would go to every port.

@@ -61,7 +61,7 @@ pub fn turned(
             (Some(Resource::Firewall(was)), Some(Resource::Firewall(is)), Some(Resource::Firewall(known))) => {
                 let elements = known.elements.turned(&was.elements, &is.elements)?;
                 if was.elements != is.elements {
-                    let firewall = Resource::from(Firewall { elements, ..(**known).clone() });
+                    let firewall = Resource::from(Firewall::holding(known.table.clone(), elements));
                     changed.extend([Resource::Firewall(known.clone()), firewall.clone()]);
                     state.insert(firewall);
                 }

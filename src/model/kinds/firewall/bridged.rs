@@ -9,12 +9,13 @@ use nftables::expr::{Expression, MetaKey, NamedExpression, Payload, PayloadBase,
 use nftables::schema::SetType::{EtherAddr, Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use super::numbers::DOOMED;
-use super::rules::{ACCEPT, DROP, Expr, Matching, SHUT, Said, Skeleton};
-use super::rules::{
-    any, assign, concat, goto, iifname, ip, ip6, is, is_not, jump, meta, neighbour_discovery, passage, payload, range,
-    update,
+use super::language::{
+    ACCEPT, DROP, Expr, Said, any, assign, concat, goto, iifname, ip, ip6, is, is_not, jump, meta, neighbour_discovery,
+    passage, payload, range, update,
 };
+use super::numbers::DOOMED;
+use super::parts::Parts;
+use super::rules::{Matching, SHUT, Skeleton};
 
 /// Before all that others do, as nft names the priorities of bridge chains (nft(8)).
 const DSTNAT: i32 = -300;
@@ -37,10 +38,12 @@ impl Skeleton {
         it.set("sources4", &[Ifname, EtherAddr, Ipv4Addr], Matching::Exact);
         it.set("sources6", &[Ifname, EtherAddr, Ipv6Addr], Matching::Exact);
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
-            it.set(format!("judged{family}"), &[address], Matching::Interval);
-            it.policies(&format!("within{family}"), address);
-            let flow = [address, address, InetProto, InetService, InetService];
-            it.set(format!("flows{family}"), &flow, Matching::Remembered);
+            it.only(Parts::WITHIN, |it| {
+                it.set(format!("judged{family}"), &[address], Matching::Interval);
+                it.policies(&format!("within{family}"), address);
+                let flow = [address, address, InetProto, InetService, InetService];
+                it.set(format!("flows{family}"), &flow, Matching::Remembered);
+            });
         }
         it.base("prerouting", NfChainType::Filter, (NfHook::Prerouting, DSTNAT));
         it.base("forward", NfChainType::Filter, (NfHook::Forward, FILTER));
@@ -127,10 +130,22 @@ impl Skeleton {
     /// no frame is asked what only one of the other family can be, nor what is asked within other networks only. A fragment
     /// that is not the first has no ports and no type: it is of use only to who gets the first, which is judged.
     fn within(&mut self) {
-        self.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
-        self.rule("forward", [is(meta(MetaKey::Protocol), "ip"), goto("forward_ip")]);
+        self.only(Parts::WITHIN, |it| {
+            it.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
+            it.rule("forward", [is(meta(MetaKey::Protocol), "ip"), goto("forward_ip")]);
+        });
         self.rule("forward", [is(meta(MetaKey::Protocol), "ip6"), goto("forward_ip6")]);
+        // `::` is in no subnet that is judged, so they come before that is asked.
+        for report in reports() {
+            self.rule("forward_ip6", report.into_iter().chain([jump("joining")]).collect::<Vec<_>>());
+        }
+        self.only(Parts::WITHIN, |it| {
+            it.judged_of_ipv4();
+            it.judged_of_ipv6();
+        });
+    }
 
+    fn judged_of_ipv4(&mut self) {
         self.rule("forward_ip", [is_not(ip("saddr"), "@judged4"), ACCEPT]);
         for later in [range("1", "8191"), range("8193", "16383")] {
             self.rule("forward_ip", [is(payload("ip", "frag-off"), later), ACCEPT]);
@@ -141,11 +156,9 @@ impl Skeleton {
         // Time exceeded, parameter problem (RFC 792).
         self.rule("forward_ip", [is(payload("icmp", "type"), range("11", "12")), ACCEPT]);
         self.judged_within("forward_ip", "ip", "@flows4", ["@within4", "@within4_port"]);
+    }
 
-        // `::` is in no subnet that is judged, so they come before that is asked.
-        for report in reports() {
-            self.rule("forward_ip6", report.into_iter().chain([jump("joining")]).collect::<Vec<_>>());
-        }
+    fn judged_of_ipv6(&mut self) {
         self.rule("forward_ip6", [is_not(ip6("saddr"), "@judged6"), ACCEPT]);
         self.rule("forward_ip6", [is(payload("ip6", "nexthdr"), "44"), is(fragment(), range("8", "65535")), ACCEPT]);
         self.rule("forward_ip6", [is(payload("icmpv6", "type"), "echo-reply"), ACCEPT]);

@@ -48,9 +48,9 @@ pub(in crate::model::kinds) const NEW_RULE: u16 = 6;
 /// `NFT_MSG_NEWSET`.
 pub(super) const NEW_SET: u16 = 9;
 
-/// What is in a table: the message that makes an object, and its attributes but for the table.
+/// What is in a table, all parts of it: the message that makes an object, and its attributes but for the table.
 pub(super) fn objects(skeleton: &Skeleton) -> impl Iterator<Item = (u16, Cow<'static, [u8]>)> {
-    skeleton.objects.iter().map(|object| (message(object), self::object(skeleton, object).into()))
+    skeleton.objects.iter().map(|(_, object)| (message(object), self::object(skeleton, object).into()))
 }
 
 fn message(object: &NfListObject<'_>) -> u16 {
@@ -276,7 +276,7 @@ impl Code<'_> {
     }
 
     fn gives_port(&self, name: &str) -> bool {
-        self.skeleton.objects.iter().any(|object| match object {
+        self.skeleton.objects.iter().any(|(_, object)| match object {
             NfListObject::Map(map) => map.name == name && fields(&map.map).len() > 1,
             _ => false,
         })

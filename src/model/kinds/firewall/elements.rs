@@ -193,6 +193,14 @@ impl Elements {
         self.0.iter().filter(|element| matches!(element, Element::Mac(..))).count()
     }
 
+    /// Names of the sets and maps that they stand in.
+    pub(super) fn sets(&self) -> Vec<&'static str> {
+        self.0.iter().map(Element::set).fold(Vec::new(), |mut sets, set| {
+            (!sets.contains(&set)).then(|| sets.push(set));
+            sets
+        })
+    }
+
     /// The notes of flows that may be stale.
     pub(super) fn notes(&self) -> impl Iterator<Item = &Stale> {
         self.0.iter().filter_map(|element| if let Element::Stale(note) = element { Some(note) } else { None })

@@ -305,7 +305,7 @@ mod tests {
     /// A firewall of one network with these mappings.
     fn firewall(publishes: &[Element]) -> Firewall {
         let elements = elements(publishes);
-        Firewall { table: "netrec-t".into(), rules: Rules::Intact, elements }
+        Firewall::holding("netrec-t".into(), elements)
     }
 
     fn host() -> [(Text, IpNet); 1] {

@@ -1,8 +1,9 @@
 //! The packet filter of a topology: two nftables tables of its name, `inet` for routing, NAT and filter, `bridge` for
 //! what the former never sees. One resource, because they stand and fall in one transaction.
 //!
-//! The rules are a fixed skeleton (`rules`, compiled by `compile` when netrec is built); all that the topology says is in
-//! the elements of its sets and maps (`elements`, on the wire in `wire`), so ten thousand published ports are no rule more.
+//! The rules are a skeleton (`rules`, compiled by `compile` when netrec is built) without the `parts` that the topology does
+//! not use; all else that it says is in the elements of its sets and maps (`elements`, on the wire in `wire`), so ten
+//! thousand published ports are no rule more than one.
 
 mod asked;
 mod begin;
@@ -15,10 +16,13 @@ mod elements;
 mod evaluate;
 mod expression;
 mod flows;
+mod language;
 mod lookup;
 pub(in crate::model) mod numbers;
 mod packet;
+mod parts;
 mod policies;
+mod reshape;
 mod rules;
 mod text;
 mod tracing;
@@ -33,6 +37,7 @@ pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verd
 pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
 pub use self::packet::{Does, Packet, Service};
+pub use self::parts::Parts;
 pub use self::policies::{Policy, TooMany, policies};
 use self::rules::Skeleton;
 pub use self::tracing::tracing;
@@ -50,6 +55,8 @@ pub struct Firewall {
     pub table: Text,
     /// Whether the kernel has our rules.
     pub rules: Rules,
+    /// The parts of them that are there: wanted are those that the elements stand in.
+    pub parts: Parts,
     /// What the sets and maps hold.
     pub elements: Elements,
 }
@@ -66,6 +73,11 @@ pub enum Rules {
 impl Firewall {
     /// What the names of all topologies' tables begin with.
     pub const PREFIX: &str = "netrec-";
+
+    /// Tables of that name as they are made to hold such elements.
+    pub fn holding(table: Text, elements: Elements) -> Self {
+        Self { table, rules: Rules::Intact, parts: compiled::parts(elements.sets().into_iter()), elements }
+    }
 
     /// Name of the tables of a topology.
     pub fn table_name(topology: &str) -> String {
@@ -90,14 +102,17 @@ impl Firewall {
 
     /// Both tables as nft would list them, to be read, and to be loaded by `nft -f`.
     pub fn text(&self) -> String {
-        text::tables(&self.table, &self.elements)
+        text::tables(self)
     }
 
     /// What the tables of a topology come to, if it has any.
     pub(in crate::model) fn observed(tables: &[TableFacts]) -> Option<Self> {
         let name = tables.first()?.name.clone();
         let (mut altered, mut found) = (None, Vec::new());
-        for (family, skeleton) in compiled::tables(group(&name)) {
+        // A rule can only be there with the sets that it asks, so they tell which rules have to be.
+        let sets = tables.iter().flat_map(|table| &table.sets).map(|set| attribute::text(set, compare::SET_NAME));
+        let parts = compiled::parts(sets);
+        for (family, skeleton) in compiled::tables(group(&name), parts) {
             let Some(table) = tables.iter().find(|table| table.family == family) else {
                 let gone = if family == compile::INET { "table inet is gone" } else { "table bridge is gone" };
                 altered.get_or_insert_with(|| gone.to_owned());
@@ -121,7 +136,7 @@ impl Firewall {
             }
         }
         let rules = altered.map_or(Rules::Intact, Rules::Altered);
-        Some(Self { table: name.into(), rules, elements: found.into_iter().collect() })
+        Some(Self { table: name.into(), rules, parts, elements: found.into_iter().collect() })
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
@@ -133,7 +148,7 @@ impl Firewall {
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let with_notes = || {
             let elements = to.elements.iter().chain(notes.iter()).cloned().collect();
-            Self { table: to.table.clone(), rules: Rules::Intact, elements }
+            Self { elements, ..to.clone() }
         };
         let (mut rules, mut open) = (Vec::new(), Vec::new());
         match from {
@@ -156,6 +171,7 @@ impl Firewall {
                 rules.extend(forgotten.iter().map(|word| wire::flush(&to.table, word.set())));
                 let gone = from.elements.without(&to.elements).filter(|element| !notes.contains(element));
                 rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
+                rules.extend(reshape::messages(&to.table, from.parts, to.parts));
                 let new = to.elements.without(&from.elements).chain(notes.iter());
                 rules.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
             }
@@ -178,7 +194,7 @@ impl Firewall {
     }
 
     fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
-        for (family, objects) in compiled::tables(group(&self.table)) {
+        for (family, objects) in compiled::tables(group(&self.table), self.parts) {
             out.push(new_table(&self.table, family, flags));
             out.extend(objects.into_iter().map(|object| made(&self.table, family, object)));
         }
@@ -255,6 +271,10 @@ impl Kind for Firewall {
             changes.push(FieldChange::in_place("rules", format!("altered ({what})"), "netrec's"));
         }
         changes.extend(self.elements.changes(&observed.elements));
+        // They come and go with what stands in them, unless somebody emptied one.
+        if changes.is_empty() && self.parts != observed.parts {
+            changes.push(FieldChange::in_place("rules", observed.parts, self.parts));
+        }
         changes
     }
 

@@ -1,5 +1,6 @@
-//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name and the group of its
-//! ports. All else that differs between topologies is in the elements (`elements`), so the number of rules never grows.
+//! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name, the group of its
+//! ports, and [parts](Parts) that it does not use. All else that differs between topologies is in the elements (`elements`),
+//! so the number of rules never grows with them.
 //!
 //! The build script takes this module as well (`compiled`), so it knows the language of rules and nothing of netrec.
 //!
@@ -7,11 +8,16 @@
 
 use std::borrow::Cow;
 
-use nftables::expr::{CT, Expression, Fib, FibFlag, FibResult, Map as Lookup, Meta, MetaKey, NamedExpression};
-use nftables::expr::{Payload, PayloadField, Prefix, Range};
-use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue};
-use nftables::stmt::{self, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, SetOp, Statement};
+use nftables::expr::{Expression, FibFlag, MetaKey, NamedExpression};
+use nftables::schema::{Chain, Map, NfListObject, Rule, Set, SetFlag, SetType};
+use nftables::stmt::{Match, NATFamily, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::language::{
+    ACCEPT, DROP, MASQUERADE, RETURN, Said, concat, ct, dnat, goto, iifname, ip, ip6, is, is_not, jump, local,
+    loopback, meta, midstream, neighbour_discovery, nfproto, oifname, passage, payload, snat, types,
+};
+use super::parts::Parts;
 
 /// Priorities as nft names them (nft(8), standard priority names); bridge chains have their own (`bridged`).
 const RAW: i32 = -300;
@@ -22,17 +28,18 @@ const SRCNAT: i32 = 100;
 /// The chain that is there while the tables are replaced.
 pub(super) const SHUT: &str = "shut";
 
-pub(super) type Said = Statement<'static>;
-pub(super) type Expr = Expression<'static>;
-type Object = NfListObject<'static>;
+pub(super) type Object = NfListObject<'static>;
 
 /// One of the two tables of a topology, empty of elements.
 #[derive(Clone, Debug)]
 pub(super) struct Skeleton {
     /// `inet` or `bridge`.
     pub(super) family: NfFamily,
-    /// What is in it as the kernel lists it: sets and maps, chains, and rules chain by chain.
-    pub(super) objects: Vec<Object>,
+    /// What is in it as the kernel lists it: sets and maps, chains, and rules chain by chain; each with the parts that it is
+    /// there for only if all of them are.
+    pub(super) objects: Vec<(Parts, Object)>,
+    /// The part that what is added belongs to.
+    part: Parts,
 }
 
 impl Skeleton {
@@ -42,10 +49,12 @@ impl Skeleton {
     }
 
     fn in_order(mut self) -> Self {
-        let chains =
-            self.objects.iter().filter_map(|it| if let NfListObject::Chain(it) = it { Some(&it.name) } else { None });
+        let chains = self
+            .objects
+            .iter()
+            .filter_map(|(_, it)| if let NfListObject::Chain(it) = it { Some(&it.name) } else { None });
         let chains: Vec<Cow<'static, str>> = chains.cloned().collect();
-        self.objects.sort_by_key(|object| match object {
+        self.objects.sort_by_key(|(_, object)| match object {
             NfListObject::Rule(it) => 2 + chains.iter().position(|chain| *chain == it.chain).unwrap_or_default(),
             NfListObject::Chain(_) => 1,
             _ => 0,
@@ -66,7 +75,29 @@ impl Skeleton {
     }
 
     pub(super) fn new(family: NfFamily) -> Self {
-        Self { family, objects: Vec::new() }
+        Self { family, objects: Vec::new(), part: Parts::NONE }
+    }
+
+    /// Adds what belongs to a part.
+    pub(super) fn only(&mut self, part: Parts, add: impl FnOnce(&mut Self)) {
+        let whole = std::mem::replace(&mut self.part, part);
+        add(self);
+        self.part = whole;
+    }
+
+    fn add(&mut self, parts: Parts, object: Object) {
+        self.objects.push((self.part | parts, object));
+    }
+
+    /// The parts that sets and maps belong to which a rule asks.
+    fn asked(&self, rule: &[Said]) -> Parts {
+        let sets = self.objects.iter().filter_map(|(part, object)| match object {
+            NfListObject::Set(it) => Some((part, &it.name)),
+            NfListObject::Map(it) => Some((part, &it.name)),
+            _ => None,
+        });
+        let asks = |set: &str| rule.iter().any(|statement| names(statement).is_some_and(|it| it == set));
+        sets.filter(|(_, set)| asks(set)).fold(Parts::NONE, |parts, (part, _)| parts | *part)
     }
 
     /// Routing, NAT and filter.
@@ -92,25 +123,41 @@ impl Skeleton {
 
     fn sets(&mut self) {
         use SetType::{Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
-        for name in ["bridges", "internal", "open", "host_access", "masquerade4", "masquerade6"] {
-            self.set(name, &[Ifname], Matching::Exact);
+        self.set("bridges", &[Ifname], Matching::Exact);
+        self.set("icc", &[Ifname, Ifname], Matching::Exact);
+        for (name, part) in [("internal", Parts::INTERNAL), ("open", Parts::OPEN), ("host_access", Parts::HOST_ACCESS)]
+        {
+            self.only(part, |it| it.set(name, &[Ifname], Matching::Exact));
         }
-        for name in ["icc", "no_icc", "trusted"] {
-            self.set(name, &[Ifname, Ifname], Matching::Exact);
+        for (name, part) in [("no_icc", Parts::NO_ICC), ("trusted", Parts::TRUSTED)] {
+            self.only(part, |it| it.set(name, &[Ifname, Ifname], Matching::Exact));
         }
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
             let name = |stem: &str, at: &str| format!("{stem}{family}{at}");
             self.set(name("subnets", ""), &[address], Matching::Interval);
-            self.map(name("snat", ""), &[Ifname], &[address], Matching::Exact);
             self.set(name("stale", ""), &[address, InetProto, InetService, InetService, address], Matching::Exact);
-            for (at, key) in [("_at", vec![address, InetProto, InetService]), ("", vec![InetProto, InetService])] {
-                self.map(name("publish", at), &key, &[address, InetService], Matching::Exact);
-                self.map(name("ranges", at), &key, &[address], Matching::Interval);
-                self.set(name("limited", at), &key, Matching::Interval);
-                self.set(name("allow_from", at), &[&[address], &*key].concat(), Matching::Interval);
+            self.only(Parts::MASQUERADE, |it| it.set(name("masquerade", ""), &[Ifname], Matching::Exact));
+            self.only(Parts::SNAT, |it| it.map(name("snat", ""), &[Ifname], &[address], Matching::Exact));
+            for (at, key, parts) in [
+                (
+                    "_at",
+                    vec![address, InetProto, InetService],
+                    [Parts::PUBLISH_AT, Parts::RANGES_AT, Parts::LIMITED_AT],
+                ),
+                ("", vec![InetProto, InetService], [Parts::PUBLISH, Parts::RANGES, Parts::LIMITED]),
+            ] {
+                let [publish, ranges, limited] = parts;
+                self.only(publish, |it| {
+                    it.map(name("publish", at), &key, &[address, InetService], Matching::Exact);
+                });
+                self.only(ranges, |it| it.map(name("ranges", at), &key, &[address], Matching::Interval));
+                self.only(limited, |it| {
+                    it.set(name("limited", at), &key, Matching::Interval);
+                    it.set(name("allow_from", at), &[&[address], &*key].concat(), Matching::Interval);
+                });
             }
-            for stem in ["deny", "allow"] {
-                self.policies(&name(stem, ""), address);
+            for (stem, part) in [("deny", Parts::DENY), ("allow", Parts::ALLOW)] {
+                self.only(part, |it| it.policies(&name(stem, ""), address));
             }
         }
     }
@@ -278,34 +325,48 @@ impl Skeleton {
                 (set.size, set.timeout) = (Some(FLOWS), Some(FLOW_S));
             }
         }
-        self.objects.push(NfListObject::Set(Box::new(set)));
+        self.add(Parts::NONE, NfListObject::Set(Box::new(set)));
     }
 
     pub(super) fn map(&mut self, name: String, key: &[SetType], data: &[SetType], matching: Matching) {
         let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
         let map = Map { name: name.into(), set_type: types(key), map: types(data), flags, ..Map::default() };
-        self.objects.push(NfListObject::Map(Box::new(map)));
+        self.add(Parts::NONE, NfListObject::Map(Box::new(map)));
     }
 
     pub(super) fn chain(&mut self, name: &'static str) {
-        self.objects.push(NfListObject::Chain(Chain { name: name.into(), ..Chain::default() }));
+        self.add(Parts::NONE, NfListObject::Chain(Chain { name: name.into(), ..Chain::default() }));
     }
 
     pub(super) fn base(&mut self, name: &'static str, kind: NfChainType, (hook, priority): (NfHook, i32)) {
-        self.objects.push(NfListObject::Chain(Chain {
-            name: name.into(),
-            _type: Some(kind),
-            hook: Some(hook),
-            prio: Some(priority),
-            policy: Some(NfChainPolicy::Accept),
-            ..Chain::default()
-        }));
+        let policy = Some(NfChainPolicy::Accept);
+        let (kind, hook, prio) = (Some(kind), Some(hook), Some(priority));
+        let chain = Chain { name: name.into(), _type: kind, hook, prio, policy, ..Chain::default() };
+        self.add(Parts::NONE, NfListObject::Chain(chain));
     }
 
     pub(super) fn rule(&mut self, chain: &'static str, expr: impl Into<Vec<Said>>) {
-        let expr = expr.into().into();
-        self.objects.push(NfListObject::Rule(Rule { chain: chain.into(), expr, ..Rule::default() }));
+        let expr = expr.into();
+        let parts = self.asked(&expr);
+        self.add(parts, NfListObject::Rule(Rule { chain: chain.into(), expr: expr.into(), ..Rule::default() }));
     }
+}
+
+/// The set or map that a statement asks or fills.
+fn names(statement: &Said) -> Option<&str> {
+    let name = match statement {
+        Statement::Match(Match { right: Expression::String(word), .. }) => word,
+        Statement::Set(it) => &it.set,
+        Statement::DNAT(Some(nat)) | Statement::SNAT(Some(nat)) => match &nat.addr {
+            Some(Expression::Named(NamedExpression::Map(found))) => match &found.data {
+                Expression::String(name) => name,
+                _ => return None,
+            },
+            _ => return None,
+        },
+        _ => return None,
+    };
+    name.strip_prefix('@')
 }
 
 /// How keys of a set are matched.
@@ -322,153 +383,3 @@ pub(super) const FLOWS: u32 = 65_535;
 
 /// For how many seconds, as conntrack remembers UDP streams (`nf_conntrack_udp_timeout_stream`, 120) and a margin.
 const FLOW_S: u32 = 180;
-
-pub(super) const ACCEPT: Said = Statement::Accept(None);
-pub(super) const DROP: Said = Statement::Drop(None);
-const RETURN: Said = Statement::Return(None);
-const MASQUERADE: Said = Statement::Masquerade(None);
-
-fn types(types: &[SetType]) -> SetTypeValue<'static> {
-    match types {
-        [one] => SetTypeValue::Single(*one),
-        several => SetTypeValue::Concatenated(several.to_vec().into()),
-    }
-}
-
-pub(super) fn text(text: &'static str) -> Expr {
-    Expression::String(text.into())
-}
-
-pub(super) fn goto(chain: &'static str) -> Said {
-    Statement::Goto(JumpTarget { target: chain.into() })
-}
-
-pub(super) fn jump(chain: &'static str) -> Said {
-    Statement::Jump(JumpTarget { target: chain.into() })
-}
-
-pub(super) fn matches(left: Expr, op: Operator, right: Expr) -> Said {
-    Statement::Match(Match { left, right, op })
-}
-
-pub(super) fn is(left: Expr, right: impl Into<Right>) -> Said {
-    matches(left, Operator::EQ, right.into().0)
-}
-
-pub(super) fn is_not(left: Expr, right: impl Into<Right>) -> Said {
-    matches(left, Operator::NEQ, right.into().0)
-}
-
-/// Right side of a match: a word, a reference to a set (`@name`), or an expression.
-pub(super) struct Right(Expr);
-
-impl From<&'static str> for Right {
-    fn from(word: &'static str) -> Self {
-        Self(text(word))
-    }
-}
-
-impl From<Expr> for Right {
-    fn from(expression: Expr) -> Self {
-        Self(expression)
-    }
-}
-
-pub(super) fn meta(key: MetaKey) -> Expr {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
-}
-
-pub(super) fn iifname() -> Expr {
-    meta(MetaKey::Iifname)
-}
-
-fn oifname() -> Expr {
-    meta(MetaKey::Oifname)
-}
-
-fn nfproto(family: &'static str) -> Said {
-    is(meta(MetaKey::Nfproto), family)
-}
-
-pub(super) fn payload(protocol: &'static str, field: &'static str) -> Expr {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
-}
-
-pub(super) fn ip(field: &'static str) -> Expr {
-    payload("ip", field)
-}
-
-pub(super) fn ip6(field: &'static str) -> Expr {
-    payload("ip6", field)
-}
-
-fn loopback() -> Expr {
-    Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(text("127.0.0.0")), len: 8 }))
-}
-
-/// Type of an address as the routing tables have it.
-fn local(of: FibFlag) -> Expr {
-    let flags = [of].into();
-    Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, flags }))
-}
-
-pub(super) fn concat(parts: Vec<Expr>) -> Expr {
-    Expression::Named(NamedExpression::Concat(parts))
-}
-
-/// Who asks whom, and for what.
-pub(super) fn passage(family: &'static str, ends: [&'static str; 2], ports: &[&'static str]) -> Expr {
-    let mut fields = ends.map(|end| payload(family, end)).to_vec();
-    fields.push(meta(MetaKey::L4proto));
-    fields.extend(ports.iter().map(|port| payload("th", port)));
-    concat(fields)
-}
-
-/// Writes into a header.
-pub(super) fn assign(key: Expr, value: Expr) -> Said {
-    Statement::Mangle(Mangle { key, value })
-}
-
-/// Remembers a key in a set for as long as the set says.
-pub(super) fn update(set: &'static str, key: Expr) -> Said {
-    Statement::Set(stmt::Set { op: SetOp::Update, elem: key, set: set.into() })
-}
-
-fn ct(key: &'static str, any_of: &[&'static str]) -> Said {
-    let left = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }));
-    any(left, any_of)
-}
-
-/// A connection that begins, as far as conntrack knows, in the middle.
-fn midstream(then: Said) -> [Said; 3] {
-    [ct("state", &["new"]), any(payload("tcp", "flags"), &["ack"]), then]
-}
-
-/// Neighbour solicitations and advertisements by their types (RFC 4861).
-pub(super) fn neighbour_discovery() -> Expr {
-    range("135", "136")
-}
-
-/// Everything from one value to another one.
-pub(super) fn range(first: &'static str, last: &'static str) -> Expr {
-    Expression::Range(Box::new(Range { range: [text(first), text(last)] }))
-}
-
-/// Whether any of some flags is set.
-pub(super) fn any(left: Expr, of: &[&'static str]) -> Said {
-    matches(left, Operator::IN, Expression::List(of.iter().map(|word| text(word)).collect()))
-}
-
-fn looked_up(family: NATFamily, key: Expr, map: &'static str) -> NAT<'static> {
-    let addr = Expression::Named(NamedExpression::Map(Box::new(Lookup { key, data: text(map) })));
-    NAT { addr: Some(addr), family: Some(family), port: None, flags: None }
-}
-
-fn dnat(family: NATFamily, key: Expr, map: &'static str) -> Said {
-    Statement::DNAT(Some(looked_up(family, key, map)))
-}
-
-fn snat(family: NATFamily, map: &'static str) -> Said {
-    Statement::SNAT(Some(looked_up(family, iifname(), map)))
-}

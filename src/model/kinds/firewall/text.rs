@@ -9,15 +9,17 @@ use nftables::types::{NfChainType, NfFamily};
 
 use super::definition::fields;
 use super::elements::Elements;
-use super::rules::Skeleton;
+use super::rules::{Object, Skeleton};
+use super::{Firewall, Parts};
 
 /// Both tables with their elements.
-pub(super) fn tables(table: &str, elements: &Elements) -> String {
+pub(super) fn tables(firewall: &Firewall) -> String {
+    let Firewall { table, parts, elements, .. } = firewall;
     let mut out = String::new();
     for skeleton in Skeleton::both(super::group(table)) {
         let family = if skeleton.family == NfFamily::INet { "inet" } else { "bridge" };
         line(&mut out, format_args!("table {family} {table} {{"));
-        for object in &skeleton.objects {
+        for object in used(&skeleton, *parts) {
             match object {
                 NfListObject::Set(it) => {
                     let kind = format!("type {}", types(&it.set_type));
@@ -35,13 +37,18 @@ pub(super) fn tables(table: &str, elements: &Elements) -> String {
                     let more = if it.flags.is_some() { INTERVAL } else { "" };
                     set(&mut out, ("map", &it.name, &(kind + more)), elements);
                 }
-                NfListObject::Chain(it) => chain(&mut out, it, &skeleton),
+                NfListObject::Chain(it) => chain(&mut out, it, (&skeleton, *parts)),
                 _ => {}
             }
         }
         line(&mut out, format_args!("}}"));
     }
     out
+}
+
+/// What is in a table if a topology uses these parts.
+fn used(skeleton: &Skeleton, parts: Parts) -> impl Iterator<Item = &Object> {
+    skeleton.objects.iter().filter(move |(needs, _)| parts.contains(*needs)).map(|(_, object)| object)
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -67,7 +74,7 @@ fn types(types: &SetTypeValue<'_>) -> String {
     names.collect::<Vec<_>>().join(" . ")
 }
 
-fn chain(out: &mut String, chain: &Chain<'_>, skeleton: &Skeleton) {
+fn chain(out: &mut String, chain: &Chain<'_>, (skeleton, parts): (&Skeleton, Parts)) {
     line(out, format_args!("\tchain {} {{", chain.name));
     if let (Some(kind), Some(hook), Some(priority)) = (chain._type, chain.hook, chain.prio) {
         let kind = if kind == NfChainType::NAT { "nat" } else { "filter" };
@@ -75,7 +82,7 @@ fn chain(out: &mut String, chain: &Chain<'_>, skeleton: &Skeleton) {
         let priority = named_priority(skeleton.family, &hook, priority);
         line(out, format_args!("\t\ttype {kind} hook {hook} priority {priority}; policy accept;"));
     }
-    for object in &skeleton.objects {
+    for object in used(skeleton, parts) {
         if let NfListObject::Rule(rule) = object
             && rule.chain == chain.name
         {
@@ -90,14 +97,14 @@ fn rule(rule: &Rule<'_>) -> String {
     rule.expr.iter().map(statement).collect::<Vec<_>>().join(" ")
 }
 
-/// The rules of a chain of the topology whose ports are in that group, in order.
-pub(super) fn rules(group: u32, bridge: bool, chain: &str) -> Vec<String> {
+/// The rules of a chain of the topology whose ports are in that group and that uses those parts, in order.
+pub(super) fn rules((group, parts): (u32, Parts), bridge: bool, chain: &str) -> Vec<String> {
     let [inet, bridged] = Skeleton::both(group);
-    let of_chain = |object: &NfListObject<'_>| match object {
+    let of_chain = |object: &Object| match object {
         NfListObject::Rule(it) if it.chain == chain => Some(rule(it)),
         _ => None,
     };
-    if bridge { bridged } else { inet }.objects.iter().filter_map(of_chain).collect()
+    used(if bridge { &bridged } else { &inet }, parts).filter_map(of_chain).collect()
 }
 
 /// nft has names for priorities at the hooks where they make sense.

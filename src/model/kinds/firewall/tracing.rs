@@ -4,8 +4,9 @@
 use nftables::expr::{Expression, MetaKey};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
+use super::language::{Expr, Said, any, assign, is, meta, payload};
 use super::packet::{Packet, Service};
-use super::rules::{Expr, Said, Skeleton, any, assign, is, meta, payload};
+use super::rules::Skeleton;
 use super::{CREATE, EXCLUSIVE, NEW_TABLE, compile, made, said};
 use crate::model::attribute::Put as _;
 use crate::model::resource::Text;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Element, Firewall, Listen, Mapping, Role, Rules};
+use super::{Element, Firewall, Listen, Mapping, Role};
 use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 
@@ -81,14 +81,13 @@ impl Firewall {
         sorted.sort_by_key(|it| (it.protocol, it.ports));
         let published = sorted.into_iter().flat_map(Publication::elements);
         let elements = networks.iter().flat_map(NetworkRules::elements).chain(published).collect();
-        Self { table: Self::table_name(topology).into(), rules: Rules::Intact, elements }
+        Self::holding(Self::table_name(topology).into(), elements)
     }
 
     /// With more elements: of [`Guard`]s, and of [`policies`](super::policies()).
     #[must_use]
     pub fn with(self, more: impl IntoIterator<Item = Element>) -> Self {
-        let elements = self.elements.into_iter().chain(more).collect();
-        Self { elements, ..self }
+        Self::holding(self.table, self.elements.into_iter().chain(more).collect())
     }
 }
 
