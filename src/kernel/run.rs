@@ -32,6 +32,8 @@ pub(super) struct Run<'a> {
     results: Vec<Result<(), KernelError>>,
     /// Messages of steps whose later parts wait for their stage, or for the end.
     rest: BTreeMap<usize, Vec<Message>>,
+    /// Steps that were begun before their stage.
+    early: BTreeSet<usize>,
     /// How much is still to be said to nftables.
     rules_left: usize,
 }
@@ -44,7 +46,15 @@ impl<'a> Run<'a> {
     pub(super) fn new(linux: &'a Linux, kept: Kept, steps: &'a [Step]) -> Self {
         let of_rules = |(_, place): &&(usize, Place)| *place == Place::Netfilter;
         let rules_left = steps.iter().flat_map(|step| &step.parts).filter(of_rules).count();
-        Self { linux, kept, steps, results: vec![Ok(()); steps.len()], rest: BTreeMap::new(), rules_left }
+        Self {
+            linux,
+            kept,
+            steps,
+            results: vec![Ok(()); steps.len()],
+            rest: BTreeMap::new(),
+            early: BTreeSet::new(),
+            rules_left,
+        }
     }
 
     /// Takes all steps, and tells how each ended; after each stage how many have.
@@ -69,11 +79,7 @@ impl<'a> Run<'a> {
         let stopped = stop::asked();
         for (at, step) in wave.iter().map(|at| (*at, &self.steps[*at])) {
             for (part, (_, place)) in step.parts.iter().enumerate().filter(|(_, (of, _))| *of == stage) {
-                if part == 0 && self.skips(at) {
-                    continue;
-                }
-                if part == 0 && stopped {
-                    self.results[at] = Err(KernelError::Stopped);
+                if part == 0 && (self.early.contains(&at) || !self.begins(at, stopped)) {
                     continue;
                 }
                 let brought = if part == 0 { None } else { Some(self.rest.remove(&at).unwrap_or_default()) };
@@ -86,7 +92,7 @@ impl<'a> Run<'a> {
         let rules = lanes.remove(&Place::Netfilter).unwrap_or_default();
         self.rules_left -= rules.len();
         let made = rules.iter().any(|(at, _)| matches!(self.steps[*at].op, Op::Create(_)));
-        self.namespaces_and_rules(names, rules);
+        self.namespaces_and_rules(names, rules, |run| run.before_its_stage(wave, stage + 1));
         if made && self.rules_left == 0 {
             self.look_ahead();
         }
@@ -101,6 +107,41 @@ impl<'a> Run<'a> {
         }
         self.containers(containers);
         self.skip_in_vain(wave);
+    }
+
+    /// Whether a step is to be taken.
+    fn begins(&mut self, at: usize, stopped: bool) -> bool {
+        if self.skips(at) {
+            return false;
+        }
+        if stopped {
+            self.results[at] = Err(KernelError::Stopped);
+        }
+        !stopped
+    }
+
+    /// Says what the host hears first in a stage while namespaces are made in the one before, whose rules are made: up to
+    /// what waits for anything else of that.
+    fn before_its_stage(&mut self, wave: &[usize], stage: usize) {
+        let host = (stage, Place::Netns(HOST.into()));
+        let mut first = BTreeSet::new();
+        for at in wave.iter().copied().filter(|at| self.steps[*at].parts.first() == Some(&host)) {
+            let is_done = |wait: &u32| match self.steps[*wait as usize].parts.last() {
+                Some((of, Place::Netfilter)) => *of < stage,
+                Some((of, _)) => of + 1 < stage || first.contains(&(*wait as usize)),
+                None => true,
+            };
+            if !self.steps[at].waits.iter().all(is_done) {
+                break;
+            }
+            first.insert(at);
+        }
+        let stopped = stop::asked();
+        let tasks: Vec<Task> = first.iter().filter(|at| self.begins(**at, stopped)).map(|at| (*at, None)).collect();
+        self.early.extend(first);
+        if !tasks.is_empty() {
+            self.host(tasks);
+        }
     }
 
     /// Has rules that are complete looked at while links are made.
@@ -247,9 +288,10 @@ impl<'a> Run<'a> {
     }
 
     /// Namespaces that go do so first: each waits for a grace period, and none ends while flows are forgotten. Those that come
-    /// are made beside the transaction, which may take the kernel longer than a few of them, and on two threads: once it has the
-    /// modules, none holds for long what the others wait for. One alone is made in less time than a thread starts.
-    fn namespaces_and_rules(&mut self, names: Vec<Task>, rules: Vec<Task>) {
+    /// are made beside the transaction, which may take the kernel longer than a few of them, and `more`; and on two threads:
+    /// once it has the modules, none holds for long what the others wait for. One alone is made in less time than a thread
+    /// starts.
+    fn namespaces_and_rules(&mut self, names: Vec<Task>, rules: Vec<Task>, more: impl FnOnce(&mut Self)) {
         let bodies = self.messages(&Place::Namespaces, names);
         let (mut made, mut creations, mut removals) = (Vec::new(), Vec::new(), Vec::new());
         for (at, body) in &bodies {
@@ -268,7 +310,13 @@ impl<'a> Run<'a> {
             several if several > 1 && beside::processors() > 1 => 2,
             _ => usize::from(!rules.is_empty()),
         };
-        let (created, ()) = netns::create_beside(&creations, others, || self.netfilter(rules));
+        let beside = || {
+            self.netfilter(rules);
+            if others > 0 {
+                more(self);
+            }
+        };
+        let (created, ()) = netns::create_beside(&creations, others, beside);
         for (at, result) in made.into_iter().zip(created) {
             self.results[at] = result;
         }
