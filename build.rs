@@ -17,8 +17,8 @@ mod model {
             mod definition;
             mod language;
             mod numbers;
-            mod parts;
             mod rules;
+            mod uses;
 
             use compile::{HOLDS_GROUP, UNKNOWN};
 
@@ -27,13 +27,13 @@ mod model {
             /// Both tables of any topology by their family: under the number of the message that makes an object, the
             /// parts that it is there for, and its attributes.
             pub fn tables() -> impl Iterator<Item = (u8, Vec<u8>)> {
-                rules::Skeleton::both(UNKNOWN).into_iter().map(|skeleton| {
+                rules::Skeleton::both(UNKNOWN, uses::Uses::ALL).into_iter().map(|skeleton| {
                     let mut out = Vec::new();
-                    let parts = skeleton.objects.iter().map(|(parts, _)| parts.0.to_ne_bytes());
-                    for (parts, (message, attributes)) in parts.zip(compile::objects(&skeleton)) {
+                    let uses = skeleton.objects.iter().map(|(uses, _)| uses.0.to_ne_bytes());
+                    for (uses, (message, attributes)) in uses.zip(compile::objects(&skeleton)) {
                         let holds = attributes.chunks(4).any(|word| word == UNKNOWN.to_ne_bytes());
                         let message = if holds { message | HOLDS_GROUP } else { message };
-                        out.put(message, &[&parts, &*attributes].concat());
+                        out.put(message, &[&uses, &*attributes].concat());
                     }
                     (compile::family(skeleton.family), out)
                 })

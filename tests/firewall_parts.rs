@@ -34,9 +34,8 @@ fn the_number_of_rules_never_grows() {
     });
 }
 
-/// Whatever a topology begins or ceases to use, its tables become those that it would have been given at first.
-#[test]
-fn rules_come_and_go_with_what_is_used() {
+/// Each part by itself, and all of them.
+fn firewalls() -> [Firewall; 19] {
     let plain = network("br-front");
     let with = |change: &dyn Fn(&mut NetworkRules)| {
         let mut network = plain.clone();
@@ -52,7 +51,7 @@ fn rules_come_and_go_with_what_is_used() {
         let nets = ["10.10.0.0/24", "fd10::/64"].map(|net| net.parse().unwrap()).to_vec();
         with(&|_| {}).with(policies(&said()[which..=which], &[nets]).unwrap())
     };
-    let firewalls = [
+    [
         Firewall::new("shop", &[], &[]),
         with(&|_| {}),
         with(&|it| it.internal = true),
@@ -72,7 +71,28 @@ fn rules_come_and_go_with_what_is_used() {
         judged(1),
         judged(2),
         shop(),
-    ];
+    ]
+}
+
+#[test]
+fn what_is_shown_is_what_is_made() {
+    lab::in_private_namespaces(|| {
+        for firewall in firewalls() {
+            lab::take(&Op::Create(&firewall), None).unwrap();
+            lab::run("nft flush set inet netrec-shop stale4; nft flush set inet netrec-shop stale6");
+            let made = lab::run("nft list ruleset");
+            lab::take(&Op::Delete(&firewall), None).unwrap();
+            lab::nft(&firewall.text());
+            assert_eq!(lab::run("nft list ruleset"), made);
+            lab::run("nft flush ruleset");
+        }
+    });
+}
+
+/// Whatever a topology begins or ceases to use, its tables become those that it would have been given at first.
+#[test]
+fn rules_come_and_go_with_what_is_used() {
+    let firewalls = firewalls();
     lab::in_private_namespaces(|| {
         let mut nft = Nft::open().unwrap();
         let mut last: Option<Firewall> = None;

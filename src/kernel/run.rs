@@ -120,22 +120,9 @@ impl<'a> Run<'a> {
         !stopped
     }
 
-    /// Says what the host hears first in a stage while namespaces are made in the one before, whose rules are made: up to
-    /// what waits for anything else of that.
+    /// Says what the host hears first in a stage while namespaces are made in the one before.
     fn before_its_stage(&mut self, wave: &[usize], stage: usize) {
-        let host = (stage, Place::Netns(HOST.into()));
-        let mut first = BTreeSet::new();
-        for at in wave.iter().copied().filter(|at| self.steps[*at].parts.first() == Some(&host)) {
-            let is_done = |wait: &u32| match self.steps[*wait as usize].parts.last() {
-                Some((of, Place::Netfilter)) => *of < stage,
-                Some((of, _)) => of + 1 < stage || first.contains(&(*wait as usize)),
-                None => true,
-            };
-            if !self.steps[at].waits.iter().all(is_done) {
-                break;
-            }
-            first.insert(at);
-        }
+        let first = waves::beside_names(self.steps, wave, stage);
         let stopped = stop::asked();
         let tasks: Vec<Task> = first.iter().filter(|at| self.begins(**at, stopped)).map(|at| (*at, None)).collect();
         self.early.extend(first);

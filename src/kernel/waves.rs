@@ -1,6 +1,9 @@
-//! Waves: so many namespaces at a time, with all that waits for them.
+//! Waves: so many namespaces at a time, with all that waits for them; and what waits for none of them.
 
-use crate::model::resource::{Op, Resource, Step};
+use std::collections::BTreeSet;
+
+use crate::model::resource::{HOST, Op, Resource, Step};
+use crate::model::wire::Place;
 
 /// The steps of each wave, in the order of the plan. All stages of a wave come before those of the next one, and nothing waits for
 /// a later wave. A removal that waits for a namespace is in the last: requests that remove links wait for a grace period each, and
@@ -24,6 +27,25 @@ pub(super) fn of(steps: &[Step], names: usize) -> Vec<Vec<usize>> {
         waves[wave].push(at);
     }
     waves
+}
+
+/// The steps of a wave that the host hears first in a stage, up to one that waits for something else than what ended before
+/// the last stage, the rules of that, or each other: they may be taken while the last stage makes its namespaces.
+pub(super) fn beside_names(steps: &[Step], wave: &[usize], stage: usize) -> BTreeSet<usize> {
+    let host = (stage, Place::Netns(HOST.into()));
+    let mut first = BTreeSet::new();
+    for at in wave.iter().copied().filter(|at| steps[*at].parts.first() == Some(&host)) {
+        let has_ended = |wait: &u32| match steps[*wait as usize].parts.last() {
+            Some((of, Place::Netfilter)) => *of < stage,
+            Some((of, _)) => of + 1 < stage || first.contains(&(*wait as usize)),
+            None => true,
+        };
+        if !steps[at].waits.iter().all(has_ended) {
+            break;
+        }
+        first.insert(at);
+    }
+    first
 }
 
 #[cfg(test)]
@@ -76,5 +98,39 @@ mod tests {
             step(create(netns("d")), &[]),
         ];
         assert_eq!(of(&late, 1), [vec![0], vec![1], vec![], vec![2, 3, 4]]);
+    }
+
+    #[test]
+    fn what_waits_for_no_namespace_may_be_begun_beside_them() {
+        let create = |name: &str, parts: &[(usize, Place)], waits: &[u32]| {
+            let step = step(Op::Create(bridge(name)), waits);
+            Step { parts: parts.iter().cloned().collect(), ..step }
+        };
+        let (host, settings) = (|| Place::Netns(HOST.into()), || Place::Sysctl(HOST.into()));
+        let first = |steps: &[Step]| {
+            let wave: Vec<usize> = (0..steps.len()).collect();
+            beside_names(steps, &wave, 1).into_iter().collect::<Vec<_>>()
+        };
+        let mut steps = vec![
+            create("name", &[(0, Place::Namespaces)], &[]),
+            create("rules", &[(0, Place::Netfilter)], &[]),
+            create("bridge", &[(1, host()), (2, settings())], &[1]),
+            create("its address", &[(1, host())], &[]),
+            create("a pair", &[(1, host())], &[0, 2]),
+            create("other bridge", &[(1, host())], &[1]),
+        ];
+        assert_eq!(first(&steps), [2, 3], "the pair waits for the name, and what comes after it for its turn");
+        steps[3].waits = Few::from_slice(&[2]);
+        assert_eq!(first(&steps), [2, 3]);
+        for (stage, place) in [(0, settings()), (1, Place::Netfilter), (0, host())] {
+            steps[1].parts = [(stage, place)].into_iter().collect();
+            assert!(first(&steps).is_empty(), "{stage}");
+        }
+        // Of a stage that is over.
+        steps[1].parts = [(0, settings())].into_iter().collect();
+        steps.iter_mut().skip(2).for_each(|step| step.parts.iter_mut().for_each(|(stage, _)| *stage += 1));
+        let wave: Vec<usize> = (0..4).collect();
+        assert_eq!(beside_names(&steps, &wave, 2).into_iter().collect::<Vec<_>>(), [2, 3]);
+        assert!(beside_names(&steps, &wave[3..], 2).is_empty(), "of another wave");
     }
 }

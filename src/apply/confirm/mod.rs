@@ -18,7 +18,7 @@ use super::{NoPlan, Prepared, Report, Target, execute, look};
 use crate::diff::plan::plan;
 use crate::diff::{Change, diff};
 use crate::kernel::Kernel;
-use crate::model::kinds::firewall::Rules;
+use crate::model::kinds::firewall::{Firewall, Rules};
 use crate::model::observed::Observed;
 use crate::model::resource::{Kind, Resource, ResourceId, Text};
 use crate::model::simulate::Simulation;
@@ -138,7 +138,9 @@ fn restorable(resource: &Resource) -> Result<Resource, &'static str> {
             let bridge = Arc::make_mut(bridge);
             (bridge.grouped, bridge.alias) = (true, None);
         }
-        Resource::Firewall(firewall) => Arc::make_mut(firewall).rules = Rules::Intact,
+        Resource::Firewall(firewall) if firewall.rules != Rules::Intact => {
+            *firewall = Firewall::holding(firewall.table.clone(), firewall.elements.clone()).into();
+        }
         _ => {}
     }
     Ok(resource)

@@ -30,7 +30,7 @@ impl Asked {
         // What was noted before is noted again, and then forgotten.
         let gone: Vec<&Element> = gone.filter(|element| !matches!(element, Element::Stale(_))).collect();
         let forgotten = flows::forgotten(&flows::stale(Some(from), &to.elements));
-        let shaped = from.rules == Rules::Intact && from.parts == to.parts;
+        let shaped = from.rules == Rules::Intact && from.uses == to.uses;
         let plain = shaped && new.iter().chain(&gone).all(|element| element.has_key());
         let few = new.len() + gone.len() <= ELEMENTS;
         let there = new.into_iter().chain(forgotten.iter()).map(|element| (element, Some(wire::nodes(element))));

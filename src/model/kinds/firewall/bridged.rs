@@ -14,8 +14,8 @@ use super::language::{
     passage, payload, range, update,
 };
 use super::numbers::DOOMED;
-use super::parts::Parts;
 use super::rules::{Matching, SHUT, Skeleton};
+use super::uses::Uses;
 
 /// Before all that others do, as nft names the priorities of bridge chains (nft(8)).
 const DSTNAT: i32 = -300;
@@ -38,7 +38,7 @@ impl Skeleton {
         it.set("sources4", &[Ifname, EtherAddr, Ipv4Addr], Matching::Exact);
         it.set("sources6", &[Ifname, EtherAddr, Ipv6Addr], Matching::Exact);
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
-            it.only(Parts::WITHIN, |it| {
+            it.only(Uses::WITHIN, |it| {
                 it.set(format!("judged{family}"), &[address], Matching::Interval);
                 it.policies(&format!("within{family}"), address);
                 let flow = [address, address, InetProto, InetService, InetService];
@@ -130,7 +130,7 @@ impl Skeleton {
     /// no frame is asked what only one of the other family can be, nor what is asked within other networks only. A fragment
     /// that is not the first has no ports and no type: it is of use only to who gets the first, which is judged.
     fn within(&mut self) {
-        self.only(Parts::WITHIN, |it| {
+        self.only(Uses::WITHIN, |it| {
             it.rule("forward", [any(payload("tcp", "flags"), &["ack", "rst"]), ACCEPT]);
             it.rule("forward", [is(meta(MetaKey::Protocol), "ip"), goto("forward_ip")]);
         });
@@ -139,7 +139,7 @@ impl Skeleton {
         for report in reports() {
             self.rule("forward_ip6", report.into_iter().chain([jump("joining")]).collect::<Vec<_>>());
         }
-        self.only(Parts::WITHIN, |it| {
+        self.only(Uses::WITHIN, |it| {
             it.judged_of_ipv4();
             it.judged_of_ipv6();
         });

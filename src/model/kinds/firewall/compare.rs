@@ -98,7 +98,7 @@ fn rules(ours: &[&[u8]], table: &TableFacts) -> Option<String> {
 mod tests {
     use super::super::compile::{self, UNKNOWN};
     use super::super::compiled::tables;
-    use super::super::parts::Parts;
+    use super::super::uses::Uses;
     use super::*;
     use crate::model::attribute::Put as _;
 
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_was_made_is_known_whatever_the_order_of_chains() {
-        for table in tables(UNKNOWN, Parts::ALL) {
+        for table in tables(UNKNOWN, Uses::ALL) {
             let mut listed = made(&table);
             assert_eq!(difference(&table.1, &listed), None);
             listed.rules.sort_by_key(|rule| chain(rule));
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn whatever_is_done_to_a_rule_is_seen() {
-        for table in tables(UNKNOWN, Parts::ALL) {
+        for table in tables(UNKNOWN, Uses::ALL) {
             let whole = made(&table);
             let differs = |rules: Vec<Vec<u8>>| difference(&table.1, &TableFacts { rules, ..whole.clone() });
             for (at, rule) in whole.rules.iter().enumerate() {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn whatever_is_done_to_a_chain_or_a_set_is_seen() {
-        for table in tables(UNKNOWN, Parts::ALL) {
+        for table in tables(UNKNOWN, Uses::ALL) {
             let whole = made(&table);
             let differs = |alter: &dyn Fn(&mut TableFacts)| {
                 let mut altered = whole.clone();
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_packets_fill_is_told_a_size_and_nothing_else_about_its_key() {
-        let tables: Vec<_> = tables(UNKNOWN, Parts::ALL).collect();
+        let tables: Vec<_> = tables(UNKNOWN, Uses::ALL).collect();
         let filled = tables.iter().flat_map(|(_, it)| super::objects(it, NEW_SET)).filter(|set| remembers(set));
         let described = filled.map(|set| attribute::get(set, super::super::definition::DESCRIPTION).unwrap());
         let kinds: Vec<u16> = described.flat_map(|it| attribute::walk(it).map(|(kind, _)| kind)).collect();

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::compare;
 use super::compile::{self, HOLDS_GROUP, UNKNOWN};
-use super::parts::Parts;
+use super::uses::Uses;
 use crate::model::attribute;
 
 const TABLES: [(u8, &[u8]); 2] = [
@@ -18,34 +18,34 @@ pub(super) type Object = (u16, Cow<'static, [u8]>);
 
 /// Both tables of a topology whose ports are in that group and that uses those parts, by their family: each with what is in
 /// it in the order in which it is made.
-pub(super) fn tables(group: u32, parts: Parts) -> impl Iterator<Item = (u8, Vec<Object>)> {
+pub(super) fn tables(group: u32, uses: Uses) -> impl Iterator<Item = (u8, Vec<Object>)> {
     TABLES.into_iter().map(move |(family, objects)| {
-        let used = compiled(objects).filter(|(needs, ..)| parts.contains(*needs));
+        let all = compiled(objects).filter(|(needs, ..)| uses.contains(*needs));
         let object = |(_, message, attributes)| match message & HOLDS_GROUP {
             0 => (message, Cow::Borrowed(attributes)),
             _ => (message & !HOLDS_GROUP, filled_in(attributes, group).into()),
         };
-        (family, used.map(object).collect())
+        (family, all.map(object).collect())
     })
 }
 
 /// The parts that some sets belong to, known by name.
-pub(super) fn parts<'a>(sets: impl Iterator<Item = &'a str>) -> Parts {
+pub(super) fn uses<'a>(sets: impl Iterator<Item = &'a str>) -> Uses {
     let of = |set: &'a str| {
         let mut all = TABLES.into_iter().flat_map(|(_, objects)| compiled(objects));
         let own = all.find(|(_, message, attributes)| {
             *message == compile::NEW_SET && attribute::is_text(attributes, compare::SET_NAME, set)
         });
-        own.map_or(Parts::NONE, |(parts, ..)| parts)
+        own.map_or(Uses::NONE, |(uses, ..)| uses)
     };
-    sets.map(of).fold(Parts::NONE, |all, one| all | one)
+    sets.map(of).fold(Uses::NONE, |all, one| all | one)
 }
 
 /// What the build script wrote: of each object its parts, its message and its attributes.
-fn compiled(objects: &'static [u8]) -> impl Iterator<Item = (Parts, u16, &'static [u8])> {
+fn compiled(objects: &'static [u8]) -> impl Iterator<Item = (Uses, u16, &'static [u8])> {
     attribute::walk(objects).filter_map(|(message, object)| {
-        let (parts, attributes) = object.split_first_chunk()?;
-        Some((Parts(u32::from_ne_bytes(*parts)), message, attributes))
+        let (uses, attributes) = object.split_first_chunk()?;
+        Some((Uses(u32::from_ne_bytes(*uses)), message, attributes))
     })
 }
 
@@ -65,9 +65,11 @@ mod tests {
     #[test]
     fn what_was_compiled_before_is_what_would_be_compiled_now() {
         for group in [0x6e00_0001, 0x6e00_0000, 0x6eff_ffff, UNKNOWN, UNKNOWN ^ 1] {
-            for (skeleton, (family, objects)) in Skeleton::both(group).iter().zip(tables(group, Parts::ALL)) {
-                assert_eq!(compile::family(skeleton.family), family);
-                assert_eq!(compile::objects(skeleton).collect::<Vec<_>>(), objects);
+            for uses in [Uses::ALL, Uses::NONE, Uses::PUBLISH | Uses::WITHIN, Uses::DENY | Uses::NO_ICC] {
+                for (skeleton, (family, objects)) in Skeleton::both(group, uses).iter().zip(tables(group, uses)) {
+                    assert_eq!(compile::family(skeleton.family), family);
+                    assert_eq!(compile::objects(skeleton).collect::<Vec<_>>(), objects);
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ use super::expression::Expression;
 use super::lookup::Set;
 use super::numbers::interface;
 use super::packet::{Does, Packet, Service};
-use super::{Firewall, Parts, compile, compiled, text};
+use super::{Firewall, Uses, compile, compiled, text};
 use crate::model::attribute::{self, number};
 
 /// The hooks, by their numbers (`enum nf_inet_hooks`; `NF_BR_*` are the same).
@@ -59,7 +59,7 @@ pub struct Decision {
 #[derive(Debug)]
 pub struct Ruleset {
     group: u32,
-    parts: Parts,
+    uses: Uses,
     tables: Vec<Table>,
 }
 
@@ -83,13 +83,13 @@ struct Chain {
 impl Ruleset {
     /// The rules of a firewall.
     pub fn new(firewall: &Firewall) -> Self {
-        let (group, parts) = (super::group(&firewall.table), firewall.parts);
-        Self { group, parts, tables: compiled::tables(group, parts).map(|sent| Table::new(sent, firewall)).collect() }
+        let (group, uses) = (super::group(&firewall.table), firewall.uses);
+        Self { group, uses, tables: compiled::tables(group, uses).map(|sent| Table::new(sent, firewall)).collect() }
     }
 
     /// The rules of a chain as nft lists them, in order.
     pub fn rules(&self, bridge: bool, chain: &str) -> Vec<String> {
-        text::rules((self.group, self.parts), bridge, chain)
+        text::rules((self.group, self.uses), bridge, chain)
     }
 
     /// Leads a packet through a hook of the host, or of its bridges: what was decided on the way, and whether it goes on.

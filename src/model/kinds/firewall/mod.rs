@@ -1,8 +1,8 @@
 //! The packet filter of a topology: two nftables tables of its name, `inet` for routing, NAT and filter, `bridge` for
 //! what the former never sees. One resource, because they stand and fall in one transaction.
 //!
-//! The rules are a skeleton (`rules`, compiled by `compile` when netrec is built) without the `parts` that the topology does
-//! not use; all else that it says is in the elements of its sets and maps (`elements`, on the wire in `wire`), so ten
+//! The rules are a skeleton (`rules`, compiled by `compile` when netrec is built) without the parts that the topology does not
+//! use (`uses`); all else that it says is in the elements of its sets and maps (`elements`, on the wire in `wire`), so ten
 //! thousand published ports are no rule more than one.
 
 mod asked;
@@ -20,12 +20,12 @@ mod language;
 mod lookup;
 pub(in crate::model) mod numbers;
 mod packet;
-mod parts;
 mod policies;
 mod reshape;
 mod rules;
 mod text;
 mod tracing;
+mod uses;
 mod wanted;
 mod wire;
 
@@ -37,10 +37,10 @@ pub use self::elements::{Element, Elements, Listen, Mapping, Passage, Role, Verd
 pub use self::evaluate::{Decision, Hook, Ruleset};
 pub use self::flows::{Flows, FlowsOnHost, Sent, Stale};
 pub use self::packet::{Does, Packet, Service};
-pub use self::parts::Parts;
 pub use self::policies::{Policy, TooMany, policies};
 use self::rules::Skeleton;
 pub use self::tracing::tracing;
+pub use self::uses::Uses;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use smallvec::smallvec;
 
@@ -55,8 +55,9 @@ pub struct Firewall {
     pub table: Text,
     /// Whether the kernel has our rules.
     pub rules: Rules,
-    /// The parts of them that are there: wanted are those that the elements stand in.
-    pub parts: Parts,
+    /// The parts of them that are there: at least those that the elements stand in, and where they are wanted just
+    /// [those](Self::holding).
+    pub uses: Uses,
     /// What the sets and maps hold.
     pub elements: Elements,
 }
@@ -76,7 +77,7 @@ impl Firewall {
 
     /// Tables of that name as they are made to hold such elements.
     pub fn holding(table: Text, elements: Elements) -> Self {
-        Self { table, rules: Rules::Intact, parts: compiled::parts(elements.sets().into_iter()), elements }
+        Self { table, rules: Rules::Intact, uses: compiled::uses(elements.sets().into_iter()), elements }
     }
 
     /// Name of the tables of a topology.
@@ -111,8 +112,8 @@ impl Firewall {
         let (mut altered, mut found) = (None, Vec::new());
         // A rule can only be there with the sets that it asks, so they tell which rules have to be.
         let sets = tables.iter().flat_map(|table| &table.sets).map(|set| attribute::text(set, compare::SET_NAME));
-        let parts = compiled::parts(sets);
-        for (family, skeleton) in compiled::tables(group(&name), parts) {
+        let uses = compiled::uses(sets);
+        for (family, skeleton) in compiled::tables(group(&name), uses) {
             let Some(table) = tables.iter().find(|table| table.family == family) else {
                 let gone = if family == compile::INET { "table inet is gone" } else { "table bridge is gone" };
                 altered.get_or_insert_with(|| gone.to_owned());
@@ -136,7 +137,7 @@ impl Firewall {
             }
         }
         let rules = altered.map_or(Rules::Intact, Rules::Altered);
-        Some(Self { table: name.into(), rules, parts, elements: found.into_iter().collect() })
+        Some(Self { table: name.into(), rules, uses, elements: found.into_iter().collect() })
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
@@ -169,9 +170,13 @@ impl Firewall {
             Some(from) => {
                 // What was noted before is in the notes again, or forgotten, and then nobody sees it any more.
                 rules.extend(forgotten.iter().map(|word| wire::flush(&to.table, word.set())));
+                let stays = |set: &&str| to.uses.contains(compiled::uses(std::iter::once(*set)));
+                let left: Vec<&str> = from.elements.sets().into_iter().filter(stays).collect();
                 let gone = from.elements.without(&to.elements).filter(|element| !notes.contains(element));
+                // Others go with their sets.
+                let gone = gone.filter(|element| left.contains(&element.set()));
                 rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
-                rules.extend(reshape::messages(&to.table, from.parts, to.parts));
+                rules.extend(reshape::messages(&to.table, from.uses, to.uses));
                 let new = to.elements.without(&from.elements).chain(notes.iter());
                 rules.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
             }
@@ -194,7 +199,7 @@ impl Firewall {
     }
 
     fn create(&self, flags: u16, out: &mut Vec<NftMessage>) {
-        for (family, objects) in compiled::tables(group(&self.table), self.parts) {
+        for (family, objects) in compiled::tables(group(&self.table), self.uses) {
             out.push(new_table(&self.table, family, flags));
             out.extend(objects.into_iter().map(|object| made(&self.table, family, object)));
         }
@@ -272,8 +277,8 @@ impl Kind for Firewall {
         }
         changes.extend(self.elements.changes(&observed.elements));
         // They come and go with what stands in them, unless somebody emptied one.
-        if changes.is_empty() && self.parts != observed.parts {
-            changes.push(FieldChange::in_place("rules", observed.parts, self.parts));
+        if changes.is_empty() && self.uses != observed.uses {
+            changes.push(FieldChange::in_place("rules", observed.uses, self.uses));
         }
         changes
     }

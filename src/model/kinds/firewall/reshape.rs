@@ -1,4 +1,4 @@
-//! From tables with some [`Parts`] to the same with others, beside what they hold: sets come and go, and chains are written
+//! From tables with some [`Uses`] to the same with others, beside what they hold: sets come and go, and chains are written
 //! anew in which other rules stand. All in one transaction, so packets meet the chain as it was or as it is.
 //!
 //! Chains stay, with or without rules: packets may be on their way through one, so Linux waits where one is deleted.
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::compile::{NEW_RULE, NEW_SET};
 use super::compiled::{self, Object};
-use super::parts::Parts;
+use super::uses::Uses;
 use super::{compare, group, made, said};
 use crate::model::attribute::{self, Put as _};
 use crate::model::resource::Text;
@@ -17,7 +17,7 @@ const DELETE_RULES: u16 = 8;
 const DELETE_SET: u16 = 11;
 
 /// The messages; none where the parts are the same.
-pub(super) fn messages(table: &Text, from: Parts, to: Parts) -> Vec<NftMessage> {
+pub(super) fn messages(table: &Text, from: Uses, to: Uses) -> Vec<NftMessage> {
     let mut messages = Vec::new();
     if from == to {
         return messages;

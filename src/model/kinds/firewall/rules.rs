@@ -1,5 +1,5 @@
 //! The skeleton: chains, rules and set definitions, the same for every topology but for the table's name, the group of its
-//! ports, and [parts](Parts) that it does not use. All else that differs between topologies is in the elements (`elements`),
+//! ports, and [parts](Uses) that it does not use. All else that differs between topologies is in the elements (`elements`),
 //! so the number of rules never grows with them.
 //!
 //! The build script takes this module as well (`compiled`), so it knows the language of rules and nothing of netrec.
@@ -17,7 +17,7 @@ use super::language::{
     ACCEPT, DROP, MASQUERADE, RETURN, Said, concat, ct, dnat, goto, iifname, ip, ip6, is, is_not, jump, local,
     loopback, meta, midstream, neighbour_discovery, nfproto, oifname, passage, payload, snat, types,
 };
-use super::parts::Parts;
+use super::uses::Uses;
 
 /// Priorities as nft names them (nft(8), standard priority names); bridge chains have their own (`bridged`).
 const RAW: i32 = -300;
@@ -37,18 +37,19 @@ pub(super) struct Skeleton {
     pub(super) family: NfFamily,
     /// What is in it as the kernel lists it: sets and maps, chains, and rules chain by chain; each with the parts that it is
     /// there for only if all of them are.
-    pub(super) objects: Vec<(Parts, Object)>,
+    pub(super) objects: Vec<(Uses, Object)>,
     /// The part that what is added belongs to.
-    part: Parts,
+    part: Uses,
 }
 
 impl Skeleton {
-    /// Both tables of a topology whose ports are in that group.
-    pub(super) fn both(group: u32) -> [Self; 2] {
-        [Self::inet(), Self::bridge(group)].map(Self::in_order)
+    /// Both tables of a topology whose ports are in that group and that uses those parts.
+    pub(super) fn both(group: u32, uses: Uses) -> [Self; 2] {
+        [Self::inet(), Self::bridge(group)].map(|whole| whole.in_order(uses))
     }
 
-    fn in_order(mut self) -> Self {
+    fn in_order(mut self, uses: Uses) -> Self {
+        self.objects.retain(|(needs, _)| uses.contains(*needs));
         let chains = self
             .objects
             .iter()
@@ -75,29 +76,30 @@ impl Skeleton {
     }
 
     pub(super) fn new(family: NfFamily) -> Self {
-        Self { family, objects: Vec::new(), part: Parts::NONE }
+        Self { family, objects: Vec::new(), part: Uses::NONE }
     }
 
     /// Adds what belongs to a part.
-    pub(super) fn only(&mut self, part: Parts, add: impl FnOnce(&mut Self)) {
-        let whole = std::mem::replace(&mut self.part, part);
+    pub(super) fn only(&mut self, part: Uses, add: impl FnOnce(&mut Self)) {
+        let whole = self.part;
+        self.part = whole | part;
         add(self);
         self.part = whole;
     }
 
-    fn add(&mut self, parts: Parts, object: Object) {
-        self.objects.push((self.part | parts, object));
+    fn add(&mut self, uses: Uses, object: Object) {
+        self.objects.push((self.part | uses, object));
     }
 
-    /// The parts that sets and maps belong to which a rule asks.
-    fn asked(&self, rule: &[Said]) -> Parts {
+    /// The parts that the sets and maps belong to which a rule asks; they are declared before.
+    fn asked(&self, rule: &[Said]) -> Uses {
         let sets = self.objects.iter().filter_map(|(part, object)| match object {
             NfListObject::Set(it) => Some((part, &it.name)),
             NfListObject::Map(it) => Some((part, &it.name)),
             _ => None,
         });
         let asks = |set: &str| rule.iter().any(|statement| names(statement).is_some_and(|it| it == set));
-        sets.filter(|(_, set)| asks(set)).fold(Parts::NONE, |parts, (part, _)| parts | *part)
+        sets.filter(|(_, set)| asks(set)).fold(Uses::NONE, |uses, (part, _)| uses | *part)
     }
 
     /// Routing, NAT and filter.
@@ -125,28 +127,25 @@ impl Skeleton {
         use SetType::{Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
         self.set("bridges", &[Ifname], Matching::Exact);
         self.set("icc", &[Ifname, Ifname], Matching::Exact);
-        for (name, part) in [("internal", Parts::INTERNAL), ("open", Parts::OPEN), ("host_access", Parts::HOST_ACCESS)]
-        {
+        let of_one = [("internal", Uses::INTERNAL), ("open", Uses::OPEN), ("host_access", Uses::HOST_ACCESS)];
+        for (name, part) in of_one {
             self.only(part, |it| it.set(name, &[Ifname], Matching::Exact));
         }
-        for (name, part) in [("no_icc", Parts::NO_ICC), ("trusted", Parts::TRUSTED)] {
+        for (name, part) in [("no_icc", Uses::NO_ICC), ("trusted", Uses::TRUSTED)] {
             self.only(part, |it| it.set(name, &[Ifname, Ifname], Matching::Exact));
         }
         for (family, address) in [("4", Ipv4Addr), ("6", Ipv6Addr)] {
             let name = |stem: &str, at: &str| format!("{stem}{family}{at}");
             self.set(name("subnets", ""), &[address], Matching::Interval);
             self.set(name("stale", ""), &[address, InetProto, InetService, InetService, address], Matching::Exact);
-            self.only(Parts::MASQUERADE, |it| it.set(name("masquerade", ""), &[Ifname], Matching::Exact));
-            self.only(Parts::SNAT, |it| it.map(name("snat", ""), &[Ifname], &[address], Matching::Exact));
-            for (at, key, parts) in [
-                (
-                    "_at",
-                    vec![address, InetProto, InetService],
-                    [Parts::PUBLISH_AT, Parts::RANGES_AT, Parts::LIMITED_AT],
-                ),
-                ("", vec![InetProto, InetService], [Parts::PUBLISH, Parts::RANGES, Parts::LIMITED]),
+            self.only(Uses::MASQUERADE, |it| it.set(name("masquerade", ""), &[Ifname], Matching::Exact));
+            self.only(Uses::SNAT, |it| it.map(name("snat", ""), &[Ifname], &[address], Matching::Exact));
+            let somewhere = [Uses::PUBLISH_AT, Uses::RANGES_AT, Uses::LIMITED_AT];
+            let everywhere = [Uses::PUBLISH, Uses::RANGES, Uses::LIMITED];
+            for (at, key, [publish, ranges, limited]) in [
+                ("_at", vec![address, InetProto, InetService], somewhere),
+                ("", vec![InetProto, InetService], everywhere),
             ] {
-                let [publish, ranges, limited] = parts;
                 self.only(publish, |it| {
                     it.map(name("publish", at), &key, &[address, InetService], Matching::Exact);
                 });
@@ -156,7 +155,7 @@ impl Skeleton {
                     it.set(name("allow_from", at), &[&[address], &*key].concat(), Matching::Interval);
                 });
             }
-            for (stem, part) in [("deny", Parts::DENY), ("allow", Parts::ALLOW)] {
+            for (stem, part) in [("deny", Uses::DENY), ("allow", Uses::ALLOW)] {
                 self.only(part, |it| it.policies(&name(stem, ""), address));
             }
         }
@@ -325,30 +324,30 @@ impl Skeleton {
                 (set.size, set.timeout) = (Some(FLOWS), Some(FLOW_S));
             }
         }
-        self.add(Parts::NONE, NfListObject::Set(Box::new(set)));
+        self.add(Uses::NONE, NfListObject::Set(Box::new(set)));
     }
 
     pub(super) fn map(&mut self, name: String, key: &[SetType], data: &[SetType], matching: Matching) {
         let flags = (matching == Matching::Interval).then(|| [SetFlag::Interval].into());
         let map = Map { name: name.into(), set_type: types(key), map: types(data), flags, ..Map::default() };
-        self.add(Parts::NONE, NfListObject::Map(Box::new(map)));
+        self.add(Uses::NONE, NfListObject::Map(Box::new(map)));
     }
 
     pub(super) fn chain(&mut self, name: &'static str) {
-        self.add(Parts::NONE, NfListObject::Chain(Chain { name: name.into(), ..Chain::default() }));
+        self.add(Uses::NONE, NfListObject::Chain(Chain { name: name.into(), ..Chain::default() }));
     }
 
     pub(super) fn base(&mut self, name: &'static str, kind: NfChainType, (hook, priority): (NfHook, i32)) {
         let policy = Some(NfChainPolicy::Accept);
         let (kind, hook, prio) = (Some(kind), Some(hook), Some(priority));
         let chain = Chain { name: name.into(), _type: kind, hook, prio, policy, ..Chain::default() };
-        self.add(Parts::NONE, NfListObject::Chain(chain));
+        self.add(Uses::NONE, NfListObject::Chain(chain));
     }
 
     pub(super) fn rule(&mut self, chain: &'static str, expr: impl Into<Vec<Said>>) {
         let expr = expr.into();
-        let parts = self.asked(&expr);
-        self.add(parts, NfListObject::Rule(Rule { chain: chain.into(), expr: expr.into(), ..Rule::default() }));
+        let uses = self.asked(&expr);
+        self.add(uses, NfListObject::Rule(Rule { chain: chain.into(), expr: expr.into(), ..Rule::default() }));
     }
 }
 

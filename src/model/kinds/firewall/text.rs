@@ -10,16 +10,16 @@ use nftables::types::{NfChainType, NfFamily};
 use super::definition::fields;
 use super::elements::Elements;
 use super::rules::{Object, Skeleton};
-use super::{Firewall, Parts};
+use super::{Firewall, Uses};
 
 /// Both tables with their elements.
 pub(super) fn tables(firewall: &Firewall) -> String {
-    let Firewall { table, parts, elements, .. } = firewall;
+    let Firewall { table, uses, elements, .. } = firewall;
     let mut out = String::new();
-    for skeleton in Skeleton::both(super::group(table)) {
+    for skeleton in Skeleton::both(super::group(table), *uses) {
         let family = if skeleton.family == NfFamily::INet { "inet" } else { "bridge" };
         line(&mut out, format_args!("table {family} {table} {{"));
-        for object in used(&skeleton, *parts) {
+        for (_, object) in &skeleton.objects {
             match object {
                 NfListObject::Set(it) => {
                     let kind = format!("type {}", types(&it.set_type));
@@ -37,18 +37,13 @@ pub(super) fn tables(firewall: &Firewall) -> String {
                     let more = if it.flags.is_some() { INTERVAL } else { "" };
                     set(&mut out, ("map", &it.name, &(kind + more)), elements);
                 }
-                NfListObject::Chain(it) => chain(&mut out, it, (&skeleton, *parts)),
+                NfListObject::Chain(it) => chain(&mut out, it, &skeleton),
                 _ => {}
             }
         }
         line(&mut out, format_args!("}}"));
     }
     out
-}
-
-/// What is in a table if a topology uses these parts.
-fn used(skeleton: &Skeleton, parts: Parts) -> impl Iterator<Item = &Object> {
-    skeleton.objects.iter().filter(move |(needs, _)| parts.contains(*needs)).map(|(_, object)| object)
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -74,7 +69,7 @@ fn types(types: &SetTypeValue<'_>) -> String {
     names.collect::<Vec<_>>().join(" . ")
 }
 
-fn chain(out: &mut String, chain: &Chain<'_>, (skeleton, parts): (&Skeleton, Parts)) {
+fn chain(out: &mut String, chain: &Chain<'_>, skeleton: &Skeleton) {
     line(out, format_args!("\tchain {} {{", chain.name));
     if let (Some(kind), Some(hook), Some(priority)) = (chain._type, chain.hook, chain.prio) {
         let kind = if kind == NfChainType::NAT { "nat" } else { "filter" };
@@ -82,7 +77,7 @@ fn chain(out: &mut String, chain: &Chain<'_>, (skeleton, parts): (&Skeleton, Par
         let priority = named_priority(skeleton.family, &hook, priority);
         line(out, format_args!("\t\ttype {kind} hook {hook} priority {priority}; policy accept;"));
     }
-    for object in used(skeleton, parts) {
+    for (_, object) in &skeleton.objects {
         if let NfListObject::Rule(rule) = object
             && rule.chain == chain.name
         {
@@ -98,13 +93,13 @@ fn rule(rule: &Rule<'_>) -> String {
 }
 
 /// The rules of a chain of the topology whose ports are in that group and that uses those parts, in order.
-pub(super) fn rules((group, parts): (u32, Parts), bridge: bool, chain: &str) -> Vec<String> {
-    let [inet, bridged] = Skeleton::both(group);
-    let of_chain = |object: &Object| match object {
+pub(super) fn rules((group, uses): (u32, Uses), bridge: bool, chain: &str) -> Vec<String> {
+    let [inet, bridged] = Skeleton::both(group, uses);
+    let of_chain = |(_, object): &(Uses, Object)| match object {
         NfListObject::Rule(it) if it.chain == chain => Some(rule(it)),
         _ => None,
     };
-    used(if bridge { &bridged } else { &inet }, parts).filter_map(of_chain).collect()
+    if bridge { bridged } else { inet }.objects.iter().filter_map(of_chain).collect()
 }
 
 /// nft has names for priorities at the hooks where they make sense.
