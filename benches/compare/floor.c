@@ -525,8 +525,8 @@ static void again(int containers) {
 
 // ---- what is asked for ----
 
+// What waits for no namespace, by this socket: what is done beside is given the number of containers and nothing else.
 static int host;
-// What waits for no namespace.
 static void add_host(int containers) {
   for (int network = 0; network < networks; network++) add_bridge(host, network);
   (rules ? add_whole_firewall : add_firewall)(containers);

@@ -245,8 +245,8 @@ pub struct Step {
     pub id: ResourceId,
     /// What is done.
     pub op: Op,
-    /// The stage in which each run of its messages is said: a later stage begins when the one before it has ended,
-    /// places of one stage are independent of each other, and within a place steps keep their order.
+    /// The stage in which each run of its messages is said: a later stage begins when the one before it has ended, or when
+    /// all has that it waits for; places of one stage are independent of each other, and within a place steps keep their order.
     pub parts: Parts,
     /// The steps, by their position, that must have succeeded before this one is taken.
     pub waits: Few<u32>,

@@ -1,5 +1,5 @@
-//! What the sets and maps of the skeleton hold: all that differs from one topology to the next. Small typed values,
-//! kept sorted; text is made only when somebody reads it.
+//! What the sets and maps of the skeleton hold: all that topologies say, but for what they do not use at all. Small typed
+//! values, kept sorted; text is made only when somebody reads it.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

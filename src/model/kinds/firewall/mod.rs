@@ -141,7 +141,7 @@ impl Firewall {
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
-    /// of the flows they leave stale, the opening of what was shut meanwhile, those flows, and that they are forgotten.
+    /// of the flows they leave stale, what has to wait for them, as the opening of what was shut, those flows, and that they are forgotten.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
         let notes = flows::stale(from, &to.elements);
         let flows = Flows::new(&notes, to);
@@ -170,15 +170,9 @@ impl Firewall {
             Some(from) => {
                 // What was noted before is in the notes again, or forgotten, and then nobody sees it any more.
                 rules.extend(forgotten.iter().map(|word| wire::flush(&to.table, word.set())));
-                let stays = |set: &&str| to.uses.contains(compiled::uses(std::iter::once(*set)));
-                let left: Vec<&str> = from.elements.sets().into_iter().filter(stays).collect();
-                let gone = from.elements.without(&to.elements).filter(|element| !notes.contains(element));
-                // Others go with their sets.
-                let gone = gone.filter(|element| left.contains(&element.set()));
-                rules.extend(wire::messages(&to.table, wire::DELETE_ELEMENTS, 0, gone));
-                rules.extend(reshape::messages(&to.table, from.uses, to.uses));
-                let new = to.elements.without(&from.elements).chain(notes.iter());
-                rules.extend(wire::messages(&to.table, wire::NEW_ELEMENTS, CREATE, new));
+                let [first, second] = reshape::update(from, to, &notes);
+                rules.extend(first);
+                open.extend(second);
             }
         }
         let mut said = vec![Body::Nft(rules)];

@@ -1,14 +1,18 @@
-//! From tables with some [`Uses`] to the same with others, beside what they hold: sets come and go, and chains are written
-//! anew in which other rules stand. All in one transaction, so packets meet the chain as it was or as it is.
+//! From tables of ours to the same with other elements, and with other [parts](Uses): sets come and go, and chains are
+//! written anew in which other rules stand; packets meet a chain as it was or as it is. Chains stay, with or without rules:
+//! packets may be on their way through one, so Linux waits where one is deleted.
 //!
-//! Chains stay, with or without rules: packets may be on their way through one, so Linux waits where one is deleted.
+//! Linux puts rules and keys in force before intervals (`nft_set_commit_update`, after `gencursor` has moved on): for
+//! milliseconds a rule that was just made asks an empty set. So where intervals come, what goes waits for a second transaction,
+//! and where they close, what opens does: meanwhile there is at least what closes of both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::compile::{NEW_RULE, NEW_SET};
 use super::compiled::{self, Object};
 use super::uses::Uses;
-use super::{compare, group, made, said};
+use super::wire::{DELETE_ELEMENTS, NEW_ELEMENTS};
+use super::{CREATE, Element, Elements, Firewall, Role, Verdict, compare, group, made, said, wire};
 use crate::model::attribute::{self, Put as _};
 use crate::model::resource::Text;
 use crate::model::wire::NftMessage;
@@ -16,8 +20,47 @@ use crate::model::wire::NftMessage;
 const DELETE_RULES: u16 = 8;
 const DELETE_SET: u16 = 11;
 
-/// The messages; none where the parts are the same.
-pub(super) fn messages(table: &Text, from: Uses, to: Uses) -> Vec<NftMessage> {
+/// What is said to make `to` of intact tables, with `notes`, in one transaction or in two.
+pub(super) fn update(from: &Firewall, to: &Firewall, notes: &Elements) -> [Vec<NftMessage>; 2] {
+    let new: Vec<&Element> = to.elements.without(&from.elements).collect();
+    // What was noted before is noted again, or forgotten. What is in a set that goes does so with it.
+    let stays = |set: &&str| to.uses.contains(compiled::uses(std::iter::once(*set)));
+    let stay: Vec<&str> = from.elements.sets().into_iter().filter(stays).collect();
+    let gone = from.elements.without(&to.elements).filter(|element| !notes.contains(element));
+    let gone: Vec<&Element> = gone.filter(|element| stay.contains(&element.set())).collect();
+
+    let (intervals, closes) = (new.iter().any(|it| !it.has_key()), new.iter().any(|it| it.closes()));
+    let replaced: BTreeSet<Element> = gone.iter().map(|element| element.key()).collect();
+    let waits = |element: &&Element| closes && opens(element) && !replaced.contains(&element.key());
+    let (new_late, new): (Vec<&Element>, Vec<&Element>) = new.into_iter().partition(waits);
+    // Intervals of a set must not overlap, so those that give way do so at once.
+    let filled: BTreeSet<&str> = new.iter().map(|element| element.set()).collect();
+    let waits = |element: &&Element| intervals && !filled.contains(element.set());
+    let (gone_late, gone): (Vec<&Element>, Vec<&Element>) = gone.into_iter().partition(waits);
+    let between = if intervals { from.uses | to.uses } else { to.uses };
+
+    let elements = |message, flags, all: Vec<&Element>| wire::messages(&to.table, message, flags, all.into_iter());
+    let mut first = elements(DELETE_ELEMENTS, 0, gone);
+    first.extend(reshape(&to.table, from.uses, between));
+    first.extend(elements(NEW_ELEMENTS, CREATE, new.into_iter().chain(notes.iter()).collect()));
+    let mut second = elements(DELETE_ELEMENTS, 0, gone_late);
+    second.extend(reshape(&to.table, between, to.uses));
+    second.extend(elements(NEW_ELEMENTS, CREATE, new_late));
+    [first, second]
+}
+
+/// Whether it lets pass what may be stopped without it.
+fn opens(element: &Element) -> bool {
+    match element {
+        Element::Link(role, _) => matches!(role, Role::Open | Role::HostAccess | Role::Icc),
+        Element::Policy(verdict, _) => *verdict == Verdict::Allow,
+        Element::Publish(_) | Element::Trusted(..) => true,
+        _ => false,
+    }
+}
+
+/// From some parts to others.
+fn reshape(table: &Text, from: Uses, to: Uses) -> Vec<NftMessage> {
     let mut messages = Vec::new();
     if from == to {
         return messages;
