@@ -141,7 +141,8 @@ impl Firewall {
     }
 
     /// What is said to make `to` of what is there, if anything is, in the order that a kill may cut: the rules with notes
-    /// of the flows they leave stale, what has to wait for them, as the opening of what was shut, those flows, and that they are forgotten.
+    /// of the flows they leave stale, what has to wait for that, as the opening of what was shut, those flows, and that they
+    /// are forgotten.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
         let notes = flows::stale(from, &to.elements);
         let flows = Flows::new(&notes, to);
@@ -149,7 +150,7 @@ impl Firewall {
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
         let with_notes = || {
             let elements = to.elements.iter().chain(notes.iter()).cloned().collect();
-            Self { elements, ..to.clone() }
+            Self { table: to.table.clone(), rules: Rules::Intact, uses: to.uses, elements }
         };
         let (mut rules, mut open) = (Vec::new(), Vec::new());
         match from {
