@@ -6,9 +6,10 @@ mod lab;
 mod shop;
 
 use netrec::kernel::nft::Nft;
-use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, SourceNat, policies};
+use netrec::model::kinds::firewall::{Firewall, NetworkRules, Publication, Rules, SourceNat, policies};
 use netrec::model::resource::{Kind, Op};
 use netrec::model::values::Protocol::Tcp;
+use netrec::model::wire::Body;
 use shop::{dump, network, observe, publication, said, shop};
 
 #[test]
@@ -119,5 +120,27 @@ fn rules_come_and_go_with_what_is_used() {
         assert_eq!(told(plain), ["rules open, masquerade -> masquerade"]);
         lab::take(&Op::Update { from: &emptied, to: plain }, None).unwrap();
         assert_eq!(observe(&mut nft).as_ref(), Some(plain));
+    });
+}
+
+/// A kill after the first of two transactions leaves tables of ours, from which the next apply goes on.
+#[test]
+fn a_kill_between_two_transactions_is_made_good() {
+    lab::in_private_namespaces(|| {
+        let (mut nft, mut cut) = (Nft::open().unwrap(), 0);
+        for (from, to) in firewalls().iter().flat_map(|from| firewalls().map(|to| (from.clone(), to))) {
+            lab::take(&Op::Create(&from), None).unwrap();
+            let said = lab::messages(&Op::Update { from: &from, to: &to });
+            let batches: Vec<_> =
+                said.into_iter().filter_map(|it| if let Body::Nft(it) = it.body { Some(it) } else { None }).collect();
+            cut += usize::from(batches.len() > 1);
+            nft.commit(&batches[0], None).unwrap();
+            let left = observe(&mut nft).unwrap();
+            assert_eq!(left.rules, Rules::Intact);
+            lab::take(&Op::Update { from: &left, to: &to }, None).unwrap();
+            assert_eq!(observe(&mut nft), Some(to));
+            lab::run("nft flush ruleset");
+        }
+        assert!(cut > 50, "{cut}");
     });
 }
