@@ -50,7 +50,8 @@ pub(super) fn remembers(set: &[u8]) -> bool {
     attribute::number(set, FLAGS).is_some_and(|flags| flags & FILLED_BY_PACKETS != 0)
 }
 
-fn objects(skeleton: &[Object], made_by: u16) -> Vec<&[u8]> {
+/// Attributes of what a message makes.
+pub(super) fn objects(skeleton: &[Object], made_by: u16) -> Vec<&[u8]> {
     skeleton.iter().filter(|(message, _)| *message == made_by).map(|(_, attributes)| &**attributes).collect()
 }
 

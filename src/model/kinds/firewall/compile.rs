@@ -48,7 +48,7 @@ pub(in crate::model::kinds) const NEW_RULE: u16 = 6;
 /// `NFT_MSG_NEWSET`.
 pub(super) const NEW_SET: u16 = 9;
 
-/// What is in a table, all parts of it: the message that makes an object, and its attributes but for the table.
+/// What is in a table: the message that makes an object, and its attributes but for the table.
 pub(super) fn objects(skeleton: &Skeleton) -> impl Iterator<Item = (u16, Cow<'static, [u8]>)> {
     skeleton.objects.iter().map(|(_, object)| (message(object), self::object(skeleton, object).into()))
 }

@@ -30,7 +30,7 @@ pub(super) fn update(from: &Firewall, to: &Firewall, notes: &Elements) -> [Vec<N
     let gone: Vec<&Element> = gone.filter(|element| stay.contains(&element.set())).collect();
 
     let (intervals, closes) = (new.iter().any(|it| !it.has_key()), new.iter().any(|it| it.closes()));
-    let replaced: BTreeSet<Element> = gone.iter().map(|element| element.key()).collect();
+    let replaced: BTreeSet<Element> = gone.iter().filter(|_| closes).map(|element| element.key()).collect();
     let waits = |element: &&Element| closes && opens(element) && !replaced.contains(&element.key());
     let (new_late, new): (Vec<&Element>, Vec<&Element>) = new.into_iter().partition(waits);
     // Intervals of a set must not overlap, so those that give way do so at once.
@@ -100,7 +100,7 @@ fn chain(rule: &[u8]) -> &str {
 /// The rules of each chain that has any.
 fn chains(objects: &[Object]) -> BTreeMap<&str, Vec<&[u8]>> {
     let mut chains: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
-    for (_, rule) in objects.iter().filter(|(message, _)| *message == NEW_RULE) {
+    for rule in compare::objects(objects, NEW_RULE) {
         chains.entry(chain(rule)).or_default().push(rule);
     }
     chains

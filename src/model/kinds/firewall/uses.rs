@@ -1,4 +1,4 @@
-//! Uses of the skeleton that only some topologies use. What is not used is not there: most have none of them, and their
+//! Parts of the skeleton that only some topologies use. What is not used is not there: most have none of them, and their
 //! packets pass fewer rules, their tables are made, read and listed in half the time.
 
 use std::fmt;
