@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::confirm::memory::{DIRECTORY, replace};
+use crate::kernel::names;
 use crate::model::hash::words;
 
 /// Bytes of the file at most; then its older half goes.
@@ -85,8 +86,7 @@ pub(super) fn who() -> String {
     if uid.is_root() {
         return "root".into(); // as everywhere, and to ask takes longer than all else that a record takes
     }
-    let user = nix::unistd::User::from_uid(uid).ok().flatten();
-    user.map_or_else(|| uid.to_string(), |user| user.name)
+    names::user(uid.as_raw()).unwrap_or_else(|| uid.to_string())
 }
 
 impl fmt::Display for History {

@@ -35,6 +35,7 @@ pub mod listeners;
 pub mod lock;
 mod lookup;
 pub mod memory;
+pub mod names;
 mod neighbours;
 mod netfilter;
 pub mod netlink;

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, socket};
+
+use super::names;
 
 /// How long one try waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,13 +38,7 @@ impl FromStr for Probe {
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, what) = text.split_once(':').unwrap_or((text, ""));
         match kind {
-            "tcp"
-                if what
-                    .rsplit_once(':')
-                    .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) =>
-            {
-                Ok(Self::Tcp(what.into()))
-            }
+            "tcp" if host_and_port(what).is_some() => Ok(Self::Tcp(what.into())),
             "ping" if !what.is_empty() => Ok(Self::Ping(what.into())),
             "route" => what.parse().map(Self::Route).map_err(|_| format!("`{what}` is not an address")),
             _ => Err("a probe is written `tcp:HOST:PORT`, `ping:HOST` or `route:ADDRESS`".into()),
@@ -87,8 +84,11 @@ impl Probe {
 
     fn attempt(&self, patience: Duration) -> std::io::Result<()> {
         match self {
-            Self::Tcp(to) => TcpStream::connect_timeout(&resolve(to)?, patience).map(drop),
-            Self::Ping(to) => ping(resolve(&format!("{}:0", bracketed(to)))?, patience),
+            Self::Tcp(to) => {
+                let (host, port) = host_and_port(to).ok_or(ErrorKind::InvalidInput)?;
+                TcpStream::connect_timeout(&resolve(host, port)?, patience).map(drop)
+            }
+            Self::Ping(to) => ping(resolve(to, 0)?, patience),
             Self::Route(to) => {
                 let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
                 UdpSocket::bind((any, 0))?.connect((*to, DISCARD))
@@ -97,12 +97,22 @@ impl Probe {
     }
 }
 
-fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host, port.parse().ok()?)).filter(|_| !host.is_empty())
 }
 
-fn resolve(to: &str) -> std::io::Result<SocketAddr> {
-    to.to_socket_addrs()?.next().ok_or_else(|| ErrorKind::NotFound.into())
+/// Where a host is; behind the link after `%` if its address holds for a link only (RFC 4007, 11).
+fn resolve(host: &str, port: u16) -> std::io::Result<SocketAddr> {
+    let host = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
+    let (host, link) = host.split_once('%').map_or((host, None), |(host, link)| (host, Some(link)));
+    match (names::address(host)?, link) {
+        (IpAddr::V6(address), Some(link)) => {
+            let index = link.parse().or_else(|_| if_nametoindex(link))?;
+            Ok(SocketAddrV6::new(address, port, 0, index).into())
+        }
+        (address, _) => Ok((address, port).into()),
+    }
 }
 
 /// One echo request over a raw socket, which gets the kernel's copies of all answers of that address: ours is the one
@@ -167,6 +177,16 @@ mod tests {
             probe.run().is_err()
         };
         assert!((0..200).any(refused));
+    }
+
+    #[test]
+    fn a_host_is_found_however_it_is_said() {
+        let found = |host| resolve(host, 22).map(|it| it.to_string()).unwrap();
+        assert_eq!(found("192.0.2.1"), "192.0.2.1:22");
+        assert_eq!((found("fd00::1"), found("[fd00::1]")), ("[fd00::1]:22".into(), "[fd00::1]:22".into()));
+        assert_eq!((found("fe80::1%1"), found("[fe80::1%lo]")), ("[fe80::1%1]:22".into(), "[fe80::1%1]:22".into()));
+        assert!(["127.0.0.1:22", "[::1]:22"].contains(&&*found("localhost")));
+        assert!(resolve("fe80::1%nowhere", 22).is_err());
     }
 
     #[test]
