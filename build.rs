@@ -1,7 +1,9 @@
 //! Compiles the rules of every topology: their modules are taken as they are, so there is one place that says what they are,
 //! and what a run would have to work out anew each time is a part of the program.
 
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::{env, fs};
 
 use model::kinds::firewall::tables;
@@ -42,6 +44,43 @@ mod model {
     }
 }
 
+/// What the standard library asks the linker for, and the archive that holds the same.
+const ARCHIVES: [(&str, &str); 7] =
+    [("c", "c"), ("dl", "dl"), ("gcc_s", "gcc_eh"), ("m", "m"), ("pthread", "pthread"), ("rt", "rt"), ("util", "util")];
+
+/// What the linker is told for a program that has the C library in itself, and may still lie anywhere: that library as an
+/// archive in the first place where it looks for libraries. (`crt-static` says the same to rustc, which then wants the target
+/// named, and puts the program elsewhere.) None where that is not to be had, or wanted, or does not work: linkers differ, so it
+/// is tried.
+fn alone(out: &Path) -> Option<Vec<String>> {
+    let given = |name| env::var(name).unwrap_or_default();
+    let flags = given("CARGO_ENCODED_RUSTFLAGS");
+    if given("HOST") != given("TARGET") || given("CARGO_CFG_TARGET_ENV") != "gnu" || flags.contains("crt-static") {
+        return None;
+    }
+    let archives = out.join("archives");
+    let _ = fs::remove_dir_all(&archives);
+    fs::create_dir(&archives).ok()?;
+    for (wanted, archive) in ARCHIVES {
+        let found = Command::new("cc").arg(format!("-print-file-name=lib{archive}.a")).output().ok()?;
+        let path = PathBuf::from(String::from_utf8(found.stdout).ok()?.trim());
+        // One that is not there is named without a directory.
+        symlink(Some(path).filter(|it| it.is_absolute())?, archives.join(format!("lib{wanted}.a"))).ok()?;
+    }
+    let mut told = vec!["-static-pie".to_owned(), format!("-L{}", archives.display())];
+    told.extend(["-lgcc_eh", "-lgcc", "-lc"].map(str::to_owned)); // they ask for each other
+    let (source, program) = (out.join("trial.rs"), out.join("trial"));
+    fs::write(&source, "fn main() { std::thread::spawn(|| ()).join().unwrap() }").ok()?;
+    let linker = Some(given("RUSTC_LINKER")).filter(|it| !it.is_empty()).map(|it| format!("-Clinker={it}"));
+    let mut rustc = Command::new(given("RUSTC"));
+    rustc.args(flags.split('\x1f').filter(|it| !it.is_empty())).args(linker);
+    rustc.args(told.iter().map(|it| format!("-Clink-arg={it}"))).arg("-o").arg(&program).arg(source);
+    let works = |command: &mut Command| {
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    (works(&mut rustc) && works(&mut Command::new(program))).then_some(told)
+}
+
 fn main() {
     // Lengths and kinds of attributes are in the byte order of the machine that they are for.
     let native = if cfg!(target_endian = "big") { "big" } else { "little" };
@@ -51,6 +90,9 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says it"));
     for (family, compiled) in tables() {
         fs::write(out.join(format!("rules.{family}")), compiled).expect("the directory is there to be written to");
+    }
+    for argument in alone(&out).unwrap_or_default() {
+        println!("cargo::rustc-link-arg-bins={argument}");
     }
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/model/attribute.rs");

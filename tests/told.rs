@@ -165,3 +165,12 @@ fn a_place_to_listen_at_that_cannot_be_is_named() {
         assert!(said.contains("--listen unix:/nowhere/metrics: "), "{said}");
     });
 }
+
+/// As `build.rs` has it, unless `RUSTFLAGS` say otherwise: the C library is a part of the program where there is an archive of it.
+#[test]
+fn a_loader_would_tell_of_nothing_that_the_program_needs() {
+    let (_, archive) = ended("cc -print-file-name=libc.a");
+    // A loader lists what it would load, and runs nothing (ld.so(8)).
+    let (_, said) = ended(&format!("env LD_TRACE_LOADED_OBJECTS=1 {NETREC} --version"));
+    assert_eq!(said.starts_with("netrec "), archive.starts_with('/'), "{said}{archive}");
+}
