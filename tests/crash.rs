@@ -56,14 +56,14 @@ fn after() -> String {
     text.replace("[endpoints.b7]\ncontainer = \"c7\"", "[endpoints.b7]\ncontainer = \"c8\"")
 }
 
-/// The library that counts and interrupts calls.
+/// What runs netrec, and counts and interrupts its calls.
 static INTERRUPT: LazyLock<PathBuf> = LazyLock::new(|| {
-    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("interrupt.so");
+    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("interrupt");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/crash/interrupt.c");
-    let compiler = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output();
+    let compiler = Command::new("cc").args(["-O1", "-o"]).arg(&program).arg(source).output();
     let compiler = compiler.expect("these tests need cc");
     assert!(compiler.status.success(), "{}", String::from_utf8_lossy(&compiler.stderr));
-    library
+    program
 });
 
 /// What becomes of the call.
@@ -75,9 +75,18 @@ enum Fate {
     Fails(Errno),
 }
 
+const NETREC: &str = env!("CARGO_BIN_EXE_netrec");
+
 fn netrec(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netrec"));
+    let mut command = Command::new(NETREC);
     command.args(line.split(' ')).stdin(std::process::Stdio::null());
+    command
+}
+
+/// The same, run by what counts its calls.
+fn watched(line: &str) -> Command {
+    let mut command = Command::new(&*INTERRUPT);
+    command.arg(NETREC).args(line.split(' ')).stdin(std::process::Stdio::null());
     command
 }
 
@@ -93,15 +102,15 @@ fn every() -> u64 {
 
 /// The calls of a run that goes on to its end.
 fn counted(line: &str) -> u64 {
-    let output = netrec(line).env("LD_PRELOAD", &*INTERRUPT).env("NETREC_COUNT", "/run/count").output().unwrap();
+    let output = watched(line).env("NETREC_COUNT", "/run/count").output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     fs::read_to_string("/run/count").unwrap().trim().parse().unwrap()
 }
 
 /// A run that is interrupted at a call.
 fn interrupted(line: &str, call: u64, fate: Fate) -> Output {
-    let mut command = netrec(line);
-    command.env("LD_PRELOAD", &*INTERRUPT).env("NETREC_CALL", call.to_string()).env("NETREC_COUNT", "/run/count");
+    let mut command = watched(line);
+    command.env("NETREC_CALL", call.to_string()).env("NETREC_COUNT", "/run/count");
     if let Fate::Fails(errno) = fate {
         command.env("NETREC_ERRNO", (errno as i32).to_string());
     }
@@ -237,9 +246,9 @@ fn killed_while_building() {
 fn killed_between_waves() {
     in_private_namespaces(|| {
         fs::write("/run/many.toml", workload::topology(510)).unwrap();
-        let mut command = netrec("apply --yes /run/many.toml");
+        let mut command = watched("apply --yes /run/many.toml");
         let interrupted = [("NETREC_ONLY", "unshare"), ("NETREC_CALL", "505")];
-        let output = command.env("LD_PRELOAD", &*INTERRUPT).envs(interrupted).output().unwrap();
+        let output = command.envs(interrupted).output().unwrap();
         assert_eq!(output.status.signal(), Some(SIGKILL), "{}", said(&output));
         assert_eq!(run("ip -o link show type veth | wc -l").trim(), "500");
         must("apply --yes /run/many.toml");
