@@ -58,27 +58,38 @@ fn alone(out: &Path) -> Option<Vec<String>> {
     if given("HOST") != given("TARGET") || given("CARGO_CFG_TARGET_ENV") != "gnu" || flags.contains("crt-static") {
         return None;
     }
+    let linker = Some(given("RUSTC_LINKER")).filter(|it| !it.is_empty());
     let archives = out.join("archives");
     let _ = fs::remove_dir_all(&archives);
     fs::create_dir(&archives).ok()?;
     for (wanted, archive) in ARCHIVES {
-        let found = Command::new("cc").arg(format!("-print-file-name=lib{archive}.a")).output().ok()?;
-        let path = PathBuf::from(String::from_utf8(found.stdout).ok()?.trim());
+        let mut asked = Command::new(linker.as_deref().unwrap_or("cc"));
+        let answer = asked.arg(format!("-print-file-name=lib{archive}.a")).output().ok()?.stdout;
         // One that is not there is named without a directory.
-        symlink(Some(path).filter(|it| it.is_absolute())?, archives.join(format!("lib{wanted}.a"))).ok()?;
+        let path = Some(PathBuf::from(String::from_utf8(answer).ok()?.trim())).filter(|it| it.is_absolute())?;
+        // Where it has gone, linkers would take a library that needs the loader, of which the program knows nothing.
+        println!("cargo::rerun-if-changed={}", path.display());
+        symlink(path, archives.join(format!("lib{wanted}.a"))).ok()?;
     }
     let mut told = vec!["-static-pie".to_owned(), format!("-L{}", archives.display())];
     told.extend(["-lgcc_eh", "-lgcc", "-lc"].map(str::to_owned)); // they ask for each other
     let (source, program) = (out.join("trial.rs"), out.join("trial"));
     fs::write(&source, "fn main() { std::thread::spawn(|| ()).join().unwrap() }").ok()?;
-    let linker = Some(given("RUSTC_LINKER")).filter(|it| !it.is_empty()).map(|it| format!("-Clinker={it}"));
     let mut rustc = Command::new(given("RUSTC"));
-    rustc.args(flags.split('\x1f').filter(|it| !it.is_empty())).args(linker);
+    rustc.args(flags.split('\x1f').filter(|it| !it.is_empty())).args(linker.map(|it| format!("-Clinker={it}")));
     rustc.args(told.iter().map(|it| format!("-Clink-arg={it}"))).arg("-o").arg(&program).arg(source);
     let works = |command: &mut Command| {
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     };
-    (works(&mut rustc) && works(&mut Command::new(program))).then_some(told)
+    let works = works(&mut rustc) && lies_anywhere(&program) && works(&mut Command::new(&program));
+    let _ = fs::remove_file(program);
+    works.then_some(told)
+}
+
+/// `ET_DYN` (elf(5)): gold, which cannot link so, has rustc try again for a fixed place.
+fn lies_anywhere(program: &Path) -> bool {
+    const DYNAMIC: u16 = 3;
+    fs::read(program).is_ok_and(|elf| elf.get(16..18) == Some(&DYNAMIC.to_ne_bytes()))
 }
 
 fn main() {
@@ -91,7 +102,9 @@ fn main() {
     for (family, compiled) in tables() {
         fs::write(out.join(format!("rules.{family}")), compiled).expect("the directory is there to be written to");
     }
-    for argument in alone(&out).unwrap_or_default() {
+    let told = alone(&out);
+    println!("cargo::rustc-env=NETREC_ALONE={}", told.is_some()); // for tests
+    for argument in told.unwrap_or_default() {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
     println!("cargo::rerun-if-changed=build.rs");

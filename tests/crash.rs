@@ -3,6 +3,7 @@
 //!
 //! `NETREC_CRASH_EVERY=1 cargo test --test crash` is the full size; by default every ninth call is taken.
 
+#![cfg(target_arch = "x86_64")] // whose registers `crash/interrupt.c` knows
 #![allow(clippy::unwrap_used, reason = "a test may end at once")]
 
 mod lab;

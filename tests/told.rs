@@ -166,11 +166,21 @@ fn a_place_to_listen_at_that_cannot_be_is_named() {
     });
 }
 
-/// As `build.rs` has it, unless `RUSTFLAGS` say otherwise: the C library is a part of the program where there is an archive of it.
+/// As `build.rs` says: the C library is a part of the program where it can be.
 #[test]
 fn a_loader_would_tell_of_nothing_that_the_program_needs() {
-    let (_, archive) = ended("cc -print-file-name=libc.a");
     // A loader lists what it would load, and runs nothing (ld.so(8)).
     let (_, said) = ended(&format!("env LD_TRACE_LOADED_OBJECTS=1 {NETREC} --version"));
-    assert_eq!(said.starts_with("netrec "), archive.starts_with('/'), "{said}{archive}");
+    assert_eq!(said.starts_with("netrec ").to_string(), env!("NETREC_ALONE"), "{said}");
+}
+
+/// What would ask modules of the C library, which cannot be loaded where that is a part of the program.
+#[test]
+fn users_and_hosts_are_not_asked_of_the_c_library() {
+    let has = ends(0, &format!("nm {NETREC}; nm -D {NETREC}"));
+    let names: Vec<&str> = has.lines().filter_map(|line| line.rsplit(' ').next()?.split('@').next()).collect();
+    assert!(names.contains(&"sendmsg") || has.contains("no symbols"), "{has}");
+    for asks in ["getaddrinfo", "gethostbyname_r", "getpwuid_r", "getpwnam_r", "getgrgid_r", "getgrnam_r"] {
+        assert!(!names.contains(&asks), "{asks}");
+    }
 }

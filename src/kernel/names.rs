@@ -18,14 +18,20 @@ pub fn user(uid: u32) -> Option<String> {
 ///
 /// # Errors
 ///
-/// When nobody knows the name, or can be asked.
+/// When nobody knows the name, or can be asked. When its address holds for a link only, which getent does not tell.
 pub fn address(host: &str) -> io::Result<IpAddr> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
     let known = getent("ahosts", host)?;
-    let first = known.split_whitespace().next().and_then(|it| it.parse().ok());
-    first.ok_or_else(|| io::Error::new(ErrorKind::NotFound, format!("no address of `{host}` is known")))
+    let first = known.split(char::is_whitespace).next().and_then(|it| it.split('%').next()?.parse().ok());
+    match first.ok_or_else(|| io::Error::new(ErrorKind::NotFound, format!("no address of `{host}` is known")))? {
+        IpAddr::V6(address) if address.is_unicast_link_local() => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("`{host}` is {address}, which holds for a link only: say it as `{address}%LINK`"),
+        )),
+        address => Ok(address),
+    }
 }
 
 fn name_of(users: &str, uid: u32) -> Option<String> {
@@ -38,8 +44,14 @@ fn name_of(users: &str, uid: u32) -> Option<String> {
 
 /// What a database has under a key: nothing if it does not know that.
 fn getent(database: &str, key: &str) -> io::Result<String> {
-    let output = Command::new("getent").args(["--", database, key]).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    /// What getent ends with if the key is not known.
+    const UNKNOWN: i32 = 2;
+    let output = Command::new("getent").args(["--", database, key]).stdin(Stdio::null()).output();
     let output = output.map_err(|error| io::Error::new(error.kind(), format!("cannot run getent: {error}")))?;
+    if !output.status.success() && output.status.code() != Some(UNKNOWN) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("getent: {}: {}", output.status, said.trim())));
+    }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -61,9 +73,11 @@ mod tests {
     fn a_host_is_where_its_name_says() {
         assert_eq!(address("192.0.2.1").unwrap(), IpAddr::from([192, 0, 2, 1]));
         assert!(address("localhost").unwrap().is_loopback());
-        for unknown in ["", "name.invalid", "--help"] {
+        for unknown in ["", "--help"] {
             let error = address(unknown).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "{unknown}: {error}");
         }
+        let error = getent("nothing", "").unwrap_err().to_string();
+        assert!(error.contains("status: 1") && error.contains("nothing"), "{error}");
     }
 }

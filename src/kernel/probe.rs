@@ -105,14 +105,12 @@ fn host_and_port(text: &str) -> Option<(&str, u16)> {
 /// Where a host is; behind the link after `%` if its address holds for a link only (RFC 4007, 11).
 fn resolve(host: &str, port: u16) -> std::io::Result<SocketAddr> {
     let host = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(host);
-    let (host, link) = host.split_once('%').map_or((host, None), |(host, link)| (host, Some(link)));
-    match (names::address(host)?, link) {
-        (IpAddr::V6(address), Some(link)) => {
-            let index = link.parse().or_else(|_| if_nametoindex(link))?;
-            Ok(SocketAddrV6::new(address, port, 0, index).into())
-        }
-        (address, _) => Ok((address, port).into()),
-    }
+    let Some((address, link)) = host.split_once('%') else { return Ok((names::address(host)?, port).into()) };
+    let address = address
+        .parse()
+        .map_err(|_| std::io::Error::new(ErrorKind::InvalidInput, format!("`{address}` is no IPv6 address")))?;
+    let index = link.parse().or_else(|_| if_nametoindex(link))?;
+    Ok(SocketAddrV6::new(address, port, 0, index).into())
 }
 
 /// One echo request over a raw socket, which gets the kernel's copies of all answers of that address: ours is the one
@@ -186,7 +184,9 @@ mod tests {
         assert_eq!((found("fd00::1"), found("[fd00::1]")), ("[fd00::1]:22".into(), "[fd00::1]:22".into()));
         assert_eq!((found("fe80::1%1"), found("[fe80::1%lo]")), ("[fe80::1%1]:22".into(), "[fe80::1%1]:22".into()));
         assert!(["127.0.0.1:22", "[::1]:22"].contains(&&*found("localhost")));
-        assert!(resolve("fe80::1%nowhere", 22).is_err());
+        for wrong in ["fe80::1%nowhere", "127.0.0.1%lo", "localhost%lo"] {
+            assert!(resolve(wrong, 22).is_err(), "{wrong}");
+        }
     }
 
     #[test]
