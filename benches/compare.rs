@@ -102,7 +102,7 @@ fn main() -> ExitCode {
         [] => Tool::ALL.into_iter().filter(|tool| tool.is_installed()).collect(),
         named => named.iter().map(|name| Tool::named(name).unwrap_or_else(|| panic!("no tool {name}"))).collect(),
     };
-    tools::build_floor();
+    tools::provide();
     hold::in_memory(tools.iter().flat_map(|tool| tool.programs()));
     let mut results = arguments.results.as_deref().map(Results::read).unwrap_or_default();
     let first = results.rounds();
@@ -131,7 +131,7 @@ fn main() -> ExitCode {
 
 /// Runs with and without samples, in turn.
 fn profiled(arguments: &Arguments) -> ExitCode {
-    tools::build_floor();
+    tools::provide();
     hold::in_memory(profile::TOOLS.iter().flat_map(|tool| tool.programs()));
     let (mut results, mut samples) = (Results::default(), BTreeMap::<_, Samples>::new());
     for size in &arguments.sizes {

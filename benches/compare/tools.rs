@@ -107,7 +107,7 @@ impl Tool {
     pub(super) fn programs(self) -> Vec<PathBuf> {
         let named: &[&str] = match self {
             Self::Floor | Self::Whole => return vec![floor()],
-            Self::Netrec | Self::PairsNetrec => return vec![env!("CARGO_BIN_EXE_netrec").into()],
+            Self::Netrec | Self::PairsNetrec => return vec![netrec()],
             Self::Operator | Self::PairsOperator => &["sh", "ip", "nft"],
             Self::Netavark => &["sh", "ip", "netavark", "nft"],
             Self::Cni => &["sh", "ip", "nft", "iptables"],
@@ -167,7 +167,7 @@ impl Tool {
                 Some(run(&[&floor().display().to_string(), word, &size.to_string(), RULES]))
             }
             (Self::Netrec | Self::PairsNetrec, Phase::Down) => {
-                Some(run(&[env!("CARGO_BIN_EXE_netrec"), "destroy", "--yes", "--topology", "w"]))
+                Some(run(&[&netrec().display().to_string(), "destroy", "--yes", "--topology", "w"]))
             }
             (Self::PairsNmstate, Phase::Up | Phase::Again) => Some(nmstatectl("up")),
             (Self::PairsNmstate, Phase::Down) => Some(nmstatectl("down")),
@@ -178,7 +178,7 @@ impl Tool {
                     Phase::Port => "port.toml",
                     _ => "up.toml",
                 };
-                Some(run(&[env!("CARGO_BIN_EXE_netrec"), "apply", "--yes", &format!("{INPUTS}/{file}")]))
+                Some(run(&[&netrec().display().to_string(), "apply", "--yes", &format!("{INPUTS}/{file}")]))
             }
             (_, Phase::Up) => script("up"),
             (_, Phase::Down) => script("down"),
@@ -196,8 +196,8 @@ impl Tool {
     }
 }
 
-/// Builds the floor beside this program, with the C library in itself where netrec has it as well (`build.rs`).
-pub(super) fn build_floor() {
+/// The floor, with the C library in itself where netrec has it as well (`build.rs`).
+fn build_floor() {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare/floor.c");
     let built = |more: &[&str]| {
         let mut cc = Command::new("cc");
@@ -207,8 +207,28 @@ pub(super) fn build_floor() {
     assert!(built(&["-static-pie"]) || built(&[]), "the floor needs a C compiler and the kernel's headers");
 }
 
+/// Puts beside this program what is not to be found on the path.
+pub(super) fn provide() {
+    build_floor();
+    install();
+}
+
+/// netrec, as whoever installs it has it. The linker has written its own through a mapping, page by page, and so
+/// it lies in memory; of what was copied Linux maps many pages at once.
+fn install() {
+    fs::copy(env!("CARGO_BIN_EXE_netrec"), netrec()).expect("there is room beside this program");
+}
+
 fn floor() -> PathBuf {
-    std::env::current_exe().expect("this program").with_file_name("floor")
+    beside("floor")
+}
+
+fn netrec() -> PathBuf {
+    beside("installed")
+}
+
+fn beside(name: &str) -> PathBuf {
+    std::env::current_exe().expect("this program").with_file_name(name)
 }
 
 fn run(words: &[&str]) -> Command {
