@@ -1,5 +1,5 @@
 //! Compiles the rules of every topology: their modules are taken as they are, so there is one place that says what they are,
-//! and what a run would have to work out anew each time is a part of the program.
+//! and what a run would have to work out anew each time is a part of the program. So is the C library, where the linker can.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -107,9 +107,6 @@ fn main() {
     for argument in told.unwrap_or_default() {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
+    // The modules above are parts of this program, which is run again where it has changed; for no other file is it.
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/model/attribute.rs");
-    for module in ["bridged", "compile", "definition", "numbers", "rules"] {
-        println!("cargo::rerun-if-changed=src/model/kinds/firewall/{module}.rs");
-    }
 }
