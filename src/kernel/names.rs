@@ -23,7 +23,10 @@ pub fn address(host: &str) -> io::Result<IpAddr> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
-    let known = getent("ahosts", host)?;
+    first_of(&getent("ahosts", host)?, host)
+}
+
+fn first_of(known: &str, host: &str) -> io::Result<IpAddr> {
     let first = known.split(char::is_whitespace).next().and_then(|it| it.split('%').next()?.parse().ok());
     match first.ok_or_else(|| io::Error::new(ErrorKind::NotFound, format!("no address of `{host}` is known")))? {
         IpAddr::V6(address) if address.is_unicast_link_local() => Err(io::Error::new(
@@ -76,6 +79,10 @@ mod tests {
         for unknown in ["", "--help"] {
             let error = address(unknown).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound, "{unknown}: {error}");
+        }
+        assert_eq!(first_of("fd00::1 STREAM gw\n192.0.2.1 STREAM\n", "gw").unwrap().to_string(), "fd00::1");
+        for link in ["fe80::1  STREAM gw\n", "fe80::1%3 STREAM gw\n"] {
+            assert!(first_of(link, "gw").unwrap_err().to_string().contains("`fe80::1%LINK`"), "{link}");
         }
         let error = getent("nothing", "").unwrap_err().to_string();
         assert!(error.contains("status: 1") && error.contains("nothing"), "{error}");
