@@ -25,7 +25,7 @@ const DISCARD: u16 = 9;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Probe {
     /// A TCP connection comes about: host and port.
-    Tcp(String),
+    Tcp(String, u16),
     /// A host answers an echo request (RFC 792, RFC 4443).
     Ping(String),
     /// The kernel has a route to an address.
@@ -37,19 +37,24 @@ impl FromStr for Probe {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, what) = text.split_once(':').unwrap_or((text, ""));
-        match kind {
-            "tcp" if host_and_port(what).is_some() => Ok(Self::Tcp(what.into())),
-            "ping" if !what.is_empty() => Ok(Self::Ping(what.into())),
-            "route" => what.parse().map(Self::Route).map_err(|_| format!("`{what}` is not an address")),
-            _ => Err("a probe is written `tcp:HOST:PORT`, `ping:HOST` or `route:ADDRESS`".into()),
-        }
+        let tcp = || {
+            let (host, port) = what.rsplit_once(':').filter(|(host, _)| !host.is_empty())?;
+            Some(Self::Tcp(host.into(), port.parse().ok()?))
+        };
+        let probe = match kind {
+            "tcp" => tcp(),
+            "ping" if !what.is_empty() => Some(Self::Ping(what.into())),
+            "route" => return what.parse().map(Self::Route).map_err(|_| format!("`{what}` is not an address")),
+            _ => None,
+        };
+        probe.ok_or_else(|| "a probe is written `tcp:HOST:PORT`, `ping:HOST` or `route:ADDRESS`".into())
     }
 }
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(to) => write!(f, "tcp:{to}"),
+            Self::Tcp(host, port) => write!(f, "tcp:{host}:{port}"),
             Self::Ping(to) => write!(f, "ping:{to}"),
             Self::Route(to) => write!(f, "route:{to}"),
         }
@@ -84,10 +89,7 @@ impl Probe {
 
     fn attempt(&self, patience: Duration) -> std::io::Result<()> {
         match self {
-            Self::Tcp(to) => {
-                let (host, port) = host_and_port(to).ok_or(ErrorKind::InvalidInput)?;
-                TcpStream::connect_timeout(&resolve(host, port)?, patience).map(drop)
-            }
+            Self::Tcp(host, port) => TcpStream::connect_timeout(&resolve(host, *port)?, patience).map(drop),
             Self::Ping(to) => ping(resolve(to, 0)?, patience),
             Self::Route(to) => {
                 let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
@@ -95,11 +97,6 @@ impl Probe {
             }
         }
     }
-}
-
-fn host_and_port(text: &str) -> Option<(&str, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    Some((host, port.parse().ok()?)).filter(|_| !host.is_empty())
 }
 
 /// Where a host is; behind the link after `%` if its address holds for a link only (RFC 4007, 11).
