@@ -5,7 +5,6 @@
  * to a program that has the C library in itself. The count is written to the file NETREC_COUNT at the end, unless the process
  * was ended. Ends as netrec did (ptrace(2), seccomp(2)); of x86-64. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -84,12 +83,12 @@ int main(int count, char **words) {
         if (event == PTRACE_EVENT_SECCOMP) {
             struct user_regs_struct call;
             if (ptrace(PTRACE_GETREGS, thread, 0, &call) == 0 && counts(&call) && ++calls == wanted) {
-                request = PTRACE_SYSCALL;
                 if (failing) { /* without a number it is skipped, and returns what is there */
                     call.orig_rax = -1;
                     call.rax = -failing;
                     ptrace(PTRACE_SETREGS, thread, 0, &call);
-                    request = PTRACE_CONT;
+                } else {
+                    request = PTRACE_SYSCALL;
                 }
             }
         } else if (signal == (SIGTRAP | 0x80)) { /* the call is over */
