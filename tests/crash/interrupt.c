@@ -73,6 +73,7 @@ int main(int count, char **words) {
     if (waitpid(child, &status, 0) != child || ptrace(PTRACE_SETOPTIONS, child, 0, options) ||
         ptrace(PTRACE_CONT, child, 0, 0))
         return 123;
+    int ends = 0;
     for (pid_t thread; (thread = waitpid(-1, &status, __WALL)) > 0;) {
         if (WIFEXITED(status) || WIFSIGNALED(status)) {
             if (thread == child)
@@ -80,6 +81,8 @@ int main(int count, char **words) {
             continue;
         }
         int request = PTRACE_CONT, signal = WSTOPSIG(status), event = status >> 16;
+        if (event == PTRACE_EVENT_SECCOMP && ends)
+            continue; /* a call may take long: nobody changes anything, or says that all is done, until it is over */
         if (event == PTRACE_EVENT_SECCOMP) {
             struct user_regs_struct call;
             if (ptrace(PTRACE_GETREGS, thread, 0, &call) == 0 && counts(&call) && ++calls == wanted) {
@@ -89,6 +92,7 @@ int main(int count, char **words) {
                     ptrace(PTRACE_SETREGS, thread, 0, &call);
                 } else {
                     request = PTRACE_SYSCALL;
+                    ends = 1;
                 }
             }
         } else if (signal == (SIGTRAP | 0x80)) { /* the call is over */
