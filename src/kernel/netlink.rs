@@ -319,7 +319,7 @@ impl Socket {
         let mut answer = Answer::take();
         let sequence = self.ask(request, libc::NLM_F_ACK as u16)?;
         loop {
-            let from = self.hear(&mut answer)?.at;
+            let from = self.hear(&mut answer)?;
             for reply in answer.since(from) {
                 let reply = reply?;
                 if reply.sequence == sequence && i32::from(reply.kind) == libc::NLMSG_ERROR {

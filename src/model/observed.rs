@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::kinds::ON_LINKS;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::links;
@@ -169,7 +170,19 @@ fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
 impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: &Facts, owner: &Owner) -> Self {
-        let ours: State = Resource::observe_all(facts, owner).into_iter().collect();
+        let mut all = Self::but_on_links(facts, owner);
+        all.ours.append(Self::on_links(facts, owner));
+        all
+    }
+
+    /// Of what is ours that which is on links.
+    pub fn on_links(facts: &Facts, owner: &Owner) -> State {
+        Resource::observe_all(facts, owner, |kind| ON_LINKS.contains(&kind)).into_iter().collect()
+    }
+
+    /// All but what is ours and on links.
+    pub fn but_on_links(facts: &Facts, owner: &Owner) -> Self {
+        let ours = Resource::observe_all(facts, owner, |kind| !ON_LINKS.contains(&kind)).into_iter().collect();
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in facts.namespaces.iter() {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {

@@ -22,6 +22,11 @@ impl State {
         self.resources.insert(resource.id(), resource);
     }
 
+    /// Puts all of another one in.
+    pub fn append(&mut self, mut other: Self) {
+        self.resources.append(&mut other.resources);
+    }
+
     /// Takes a resource out.
     pub fn remove(&mut self, id: &ResourceId) -> Option<Resource> {
         self.resources.remove(id)

@@ -6,7 +6,6 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::frame::Answer;
-use super::receive::Received;
 use super::{Reply, Socket};
 use crate::kernel::KernelError;
 
@@ -53,8 +52,8 @@ impl Socket {
     /// [`KernelError::Lost`] if notifications were dropped for want of room; those that follow are heard.
     pub fn overhear(&mut self, mut each: impl FnMut(Reply<'_>, Option<i32>)) -> Result<bool, KernelError> {
         let mut answer = Answer::take();
-        match self.receive(&mut answer, libc::MSG_DONTWAIT) {
-            Ok(Received { at, nsid }) => {
+        match self.receive_notice(&mut answer) {
+            Ok((at, nsid)) => {
                 answer.since(at).try_for_each(|reply| reply.map(|reply| each(reply, nsid))).map(|()| true)
             }
             Err(KernelError::Lost(Errno::EAGAIN)) => Ok(false),
