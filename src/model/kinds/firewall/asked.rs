@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::flows;
 use super::wire::{self, Node};
-use super::{Element, Firewall, Rules};
+use super::{Element, Firewall, Rules, Turn};
 use crate::model::attribute::{get, walk};
 use crate::model::wire::NftMessage;
 
@@ -24,12 +24,12 @@ pub struct Asked {
 impl Asked {
     /// What is asked after an [update](super::Op::Update); none where that takes more than asking for some keys.
     pub fn after(from: &Firewall, to: &Firewall) -> Option<Vec<Self>> {
-        let new: Vec<&Element> = to.elements.without(&from.elements).collect();
+        let turn = from.elements.turn(&to.elements);
+        let forgotten = flows::forgotten(&flows::stale(Some(from), &to.elements, &turn));
+        let Turn { mut gone, new } = turn;
         let keys: BTreeSet<Element> = new.iter().map(|element| element.key()).collect();
-        let gone = from.elements.without(&to.elements).filter(|element| !keys.contains(&element.key()));
         // What was noted before is noted again, and then forgotten.
-        let gone: Vec<&Element> = gone.filter(|element| !matches!(element, Element::Stale(_))).collect();
-        let forgotten = flows::forgotten(&flows::stale(Some(from), &to.elements));
+        gone.retain(|element| !matches!(element, Element::Stale(_)) && !keys.contains(&element.key()));
         let shaped = from.rules == Rules::Intact && from.uses == to.uses;
         let plain = shaped && new.iter().chain(&gone).all(|element| element.has_key());
         let few = new.len() + gone.len() <= ELEMENTS;

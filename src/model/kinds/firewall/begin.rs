@@ -107,7 +107,7 @@ impl Beginning {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::kinds::firewall::flows::{Flows, stale};
+    use crate::model::kinds::firewall::flows::{Flows, stale_of};
     use crate::model::kinds::firewall::{NetworkRules, Policy, Publication, policies};
     use crate::model::values::{Ports, Protocol};
 
@@ -207,7 +207,7 @@ mod tests {
     #[track_caller]
     fn forgets_on(host: &[(Text, IpNet)], from: &Topology, to: &Topology, flows: &[(&str, bool)]) {
         let (from, to) = (from.firewall(), to.firewall());
-        let changed = Flows::new(&stale(Some(&from), &to.elements), &to);
+        let changed = Flows::new(&stale_of(Some(&from), &to.elements), &to);
         for (text, forgotten) in flows {
             assert_eq!(changed.on(host).is_stale(&flow(text)), *forgotten, "{text}");
         }
@@ -301,7 +301,7 @@ mod tests {
         });
         let (from, to) = (plain.firewall(), looser.firewall());
         let notes = |from, to: &Firewall| {
-            stale(from, &to.elements).iter().filter(|note| matches!(note, super::super::Stale::Begun { .. })).count()
+            stale_of(from, &to.elements).iter().filter(|note| matches!(note, super::super::Stale::Begun { .. })).count()
         };
         let unlimited = looser.changed(|it| it.published = vec![publication(None)]).firewall();
         let counts = [notes(Some(&from), &to), notes(Some(&to), &unlimited), notes(Some(&to), &from)];
@@ -328,7 +328,7 @@ mod tests {
         // An address of the link alone says nothing.
         forgets(&open, &plain, &[("icmp fe80::9 fd01::2", false)]);
         let related = FlowFacts { related: true, ..flow("tcp 192.0.2.9 10.1.0.2:22") };
-        let changed = Flows::new(&stale(Some(&open.firewall()), &from.elements), &from);
+        let changed = Flows::new(&stale_of(Some(&open.firewall()), &from.elements), &from);
         assert!(!changed.on(&host()).is_stale(&related));
     }
 }

@@ -1,8 +1,6 @@
 //! What the sets and maps of the skeleton hold: all that topologies say, but for what they do not use at all. Small typed
 //! values, kept sorted; text is made only when somebody reads it.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +8,7 @@ use ipnet::IpNet;
 
 use super::flows::{Sent, Stale};
 use super::wire;
-use crate::model::resource::{FieldChange, Text};
+use crate::model::resource::Text;
 use crate::model::values::{Mac, Ports, Protocol};
 
 /// What a bridge is to the rules: the set it stands in.
@@ -147,7 +145,7 @@ pub enum Element {
 
 /// Elements of all sets, sorted, none twice.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Elements(Vec<Element>);
+pub struct Elements(pub(super) Vec<Element>);
 
 impl IntoIterator for Elements {
     type Item = Element;
@@ -204,71 +202,6 @@ impl Elements {
     /// The notes of flows that may be stale.
     pub(super) fn notes(&self) -> impl Iterator<Item = &Stale> {
         self.0.iter().filter_map(|element| if let Element::Stale(note) = element { Some(note) } else { None })
-    }
-
-    /// What is here and not in the other, in linear time.
-    pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Element> {
-        let mut others = other.0.iter().peekable();
-        self.0.iter().filter(move |element| {
-            loop {
-                match others.peek().map(|other| (*other).cmp(element)) {
-                    Some(Ordering::Less) => drop(others.next()),
-                    order => return order != Some(Ordering::Equal),
-                }
-            }
-        })
-    }
-
-    /// These with what elements of some endpoints are, in place of what they were; none if others have part in what is
-    /// otherwise, or have to give way: who named an address or a port gets it from whom it was given to.
-    pub fn turned(&self, was: &Self, is: &Self) -> Option<Self> {
-        let own = |element: &Element| matches!(element, Element::Publish(_) | Element::Mac(..) | Element::Source(..));
-        let others: Vec<&Element> = self.without(was).collect();
-        let seizes = |new: &Element| {
-            let from = |other: &&Element| match (new, other) {
-                (Element::Source(.., one), Element::Source(.., other)) => one == other,
-                (Element::Publish(one), Element::Publish(other)) => {
-                    one.protocol == other.protocol && one.ports.overlaps(other.ports)
-                }
-                _ => false,
-            };
-            others.iter().any(from)
-        };
-        // Which addresses loose ones have is told nowhere here.
-        let loose = |element: &Element| matches!(element, Element::Loose(_));
-        let apart = was.without(self).next().is_none()
-            && !self.iter().chain(is.iter()).any(loose)
-            && was.without(is).all(own)
-            && is.without(was).all(|new| own(new) && !seizes(new));
-        apart.then(|| others.iter().copied().chain(is.iter()).cloned().collect())
-    }
-
-    /// The differences from what is there to this, as fields; a target that changed is one of them.
-    pub fn changes(&self, observed: &Self) -> Vec<FieldChange> {
-        let mut by_key: BTreeMap<Element, (Option<&Element>, Option<&Element>)> = BTreeMap::new();
-        for element in observed.without(self) {
-            by_key.entry(element.key()).or_default().0 = Some(element);
-        }
-        for element in self.without(observed) {
-            by_key.entry(element.key()).or_default().1 = Some(element);
-        }
-        let text = |element: Option<&Element>| element.map(ToString::to_string).unwrap_or_default();
-        let lone = by_key.iter().filter(|(key, _)| key.guarded().is_none());
-        let mut changes: Vec<FieldChange> =
-            lone.map(|(key, (from, to))| FieldChange::in_place(key.field(), text(*from), text(*to))).collect();
-        // Of a port's guard the name is enough: what it may send from stands where its addresses do.
-        let mut guards: BTreeMap<&Text, (bool, bool)> = BTreeMap::new();
-        for (key, (from, to)) in &by_key {
-            let Some(link) = key.guarded() else { continue };
-            let (gone, new) = guards.entry(link).or_default();
-            *gone |= from.is_some();
-            *new |= to.is_some();
-        }
-        changes.extend(guards.into_iter().map(|(link, (gone, new))| {
-            let shown = |there| if there { link.to_string() } else { String::new() };
-            FieldChange::in_place("guard", shown(gone && !new), shown(new))
-        }));
-        changes
     }
 }
 
@@ -389,7 +322,7 @@ impl Element {
     }
 
     /// The port of whose guard it is a part.
-    fn guarded(&self) -> Option<&Text> {
+    pub(super) fn guarded(&self) -> Option<&Text> {
         match self {
             Self::Mac(link, _) | Self::Source(link, ..) => Some(link),
             _ => None,

@@ -25,6 +25,7 @@ mod reshape;
 mod rules;
 mod text;
 mod tracing;
+mod turn;
 mod uses;
 mod wanted;
 mod wire;
@@ -40,6 +41,7 @@ pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
 use self::rules::Skeleton;
 pub use self::tracing::tracing;
+pub use self::turn::Turn;
 pub use self::uses::Uses;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use smallvec::smallvec;
@@ -144,7 +146,9 @@ impl Firewall {
     /// of the flows they leave stale, what has to wait for that, as the opening of what was shut, those flows, and that they
     /// are forgotten.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
-        let notes = flows::stale(from, &to.elements);
+        let nothing = Elements::default();
+        let turn = from.map_or(&nothing, |from| &from.elements).turn(&to.elements);
+        let notes = flows::stale(from, &to.elements, &turn);
         let flows = Flows::new(&notes, to);
         let forgotten = flows::forgotten(&notes);
         let notes: Elements = notes.into_iter().map(Element::Stale).collect();
@@ -171,7 +175,7 @@ impl Firewall {
             Some(from) => {
                 // What was noted before is in the notes again, or forgotten, and then nobody sees it any more.
                 rules.extend(forgotten.iter().map(|word| wire::flush(&to.table, word.set())));
-                let [first, second] = reshape::update(from, to, &notes);
+                let [first, second] = reshape::update(from, to, turn, &notes);
                 rules.extend(first);
                 open.extend(second);
             }

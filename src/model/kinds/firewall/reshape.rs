@@ -12,7 +12,7 @@ use super::compile::{NEW_RULE, NEW_SET};
 use super::compiled::{self, Object};
 use super::uses::Uses;
 use super::wire::{DELETE_ELEMENTS, NEW_ELEMENTS};
-use super::{CREATE, Element, Elements, Firewall, Role, Verdict, compare, group, made, said, wire};
+use super::{CREATE, Element, Elements, Firewall, Role, Turn, Verdict, compare, group, made, said, wire};
 use crate::model::attribute::{self, Put as _};
 use crate::model::resource::Text;
 use crate::model::wire::NftMessage;
@@ -21,13 +21,12 @@ const DELETE_RULES: u16 = 8;
 const DELETE_SET: u16 = 11;
 
 /// What is said to make `to` of intact tables, with `notes`, in one transaction or in two.
-pub(super) fn update(from: &Firewall, to: &Firewall, notes: &Elements) -> [Vec<NftMessage>; 2] {
-    let new: Vec<&Element> = to.elements.without(&from.elements).collect();
+pub(super) fn update(from: &Firewall, to: &Firewall, turn: Turn, notes: &Elements) -> [Vec<NftMessage>; 2] {
     // What was noted before is noted again, or forgotten. What is in a set that goes does so with it.
     let stays = |set: &&str| to.uses.contains(compiled::uses(std::iter::once(*set)));
     let stay: Vec<&str> = from.elements.sets().into_iter().filter(stays).collect();
-    let gone = from.elements.without(&to.elements).filter(|element| !notes.contains(element));
-    let gone: Vec<&Element> = gone.filter(|element| stay.contains(&element.set())).collect();
+    let Turn { mut gone, new } = turn;
+    gone.retain(|element| !notes.contains(element) && stay.contains(&element.set()));
 
     let (intervals, closes) = (new.iter().any(|it| !it.has_key()), new.iter().any(|it| it.closes()));
     let replaced: BTreeSet<Element> = gone.iter().filter(|_| closes).map(|element| element.key()).collect();
