@@ -1,5 +1,6 @@
 //! Questions to the rtnetlink of one namespace.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -16,7 +17,7 @@ use rtnetlink::packet_route::rule::RuleMessage;
 use super::netlink::{Protocol, Reply, Request, Socket};
 use super::{KernelError, decode};
 use crate::model::resource::Text;
-use crate::model::wire::{AddressFacts, LinkFacts, RouteFacts};
+use crate::model::wire::{AddressFacts, LinkFacts, NetnsFacts, RouteFacts};
 
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
@@ -121,14 +122,14 @@ pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
 pub fn with_masters(
     socket: &mut Socket,
     mut wanted: Vec<u32>,
-    asked: &mut BTreeSet<u32>,
-    all: &mut BTreeMap<u32, LinkFacts>,
+    before: &NetnsFacts,
+    asked: &mut BTreeMap<u32, Option<LinkFacts>>,
 ) -> Result<(), KernelError> {
     while let Some(index) = wanted.pop() {
-        if asked.insert(index) {
-            let (was, is) = (all.remove(&index), link(socket, index)?);
-            wanted.extend([&was, &is].into_iter().flatten().filter_map(|link| link.master));
-            all.extend(is.map(|link| (link.index, link)));
+        if let Entry::Vacant(entry) = asked.entry(index) {
+            let (was, is) = (before.link(index), link(socket, index)?);
+            wanted.extend([was, is.as_ref()].into_iter().flatten().filter_map(|link| link.master));
+            entry.insert(is);
         }
     }
     Ok(())

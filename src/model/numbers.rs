@@ -86,6 +86,8 @@ impl<K: Eq + Hash> Numbers<K> {
 
 impl<K: Eq + Hash> Extend<K> for Numbers<K> {
     fn extend<I: IntoIterator<Item = K>>(&mut self, names: I) {
+        let names = names.into_iter();
+        self.reserve(names.size_hint().0);
         for name in names {
             self.number(name);
         }

@@ -62,22 +62,31 @@ fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<
     if indexes.len() + again.names.len() > host.links.len() / 2 {
         return links(socket);
     }
-    let mut all: BTreeMap<u32, LinkFacts> = host.links.iter().map(|link| (link.index, link.clone())).collect();
-    let mut asked = BTreeSet::new();
-    ask::with_masters(socket, indexes.into_iter().collect(), &mut asked, &mut all)?;
-    let known: BTreeSet<Text> = all.values().map(|link| link.name.clone()).collect();
-    for name in again.names.difference(&known) {
-        let link = ask::link_named(socket, name)?.filter(|link| asked.insert(link.index));
-        let masters = link.iter().filter_map(|link| link.master).collect();
-        all.extend(link.map(|link| (link.index, link)));
-        ask::with_masters(socket, masters, &mut asked, &mut all)?;
+    let mut asked: BTreeMap<u32, Option<LinkFacts>> = BTreeMap::new();
+    ask::with_masters(socket, indexes.into_iter().collect(), host, &mut asked)?;
+    for name in &again.names {
+        if asked.values().flatten().any(|link| link.name == *name) {
+            continue;
+        }
+        if let Some(link) = ask::link_named(socket, name)? {
+            let masters = link.master.into_iter().collect();
+            asked.entry(link.index).or_insert(Some(link));
+            ask::with_masters(socket, masters, host, &mut asked)?;
+        }
     }
     // Links that stand on one take a smaller MTU with it, such as those on a bridge of others that got a port.
-    let resized = |index: &u32| host.link(*index).zip(all.get(index)).is_some_and(|(was, is)| was.mtu != is.mtu);
+    let resized = |(index, is): (&u32, &Option<LinkFacts>)| {
+        host.link(*index).zip(is.as_ref()).is_some_and(|(was, is)| was.mtu != is.mtu)
+    };
     if asked.iter().any(resized) {
         return links(socket);
     }
-    Ok(all.into_values().collect())
+    let others = host.links.iter().filter(|link| !asked.contains_key(&link.index)).cloned();
+    let mut all: Vec<LinkFacts> = others.collect();
+    all.extend(asked.into_values().flatten());
+    // Stable, as that merges what is in order already.
+    all.sort_by_key(|link| link.index);
+    Ok(all)
 }
 
 /// The settings that decide whether links keep a default route learnt from a router advertisement.

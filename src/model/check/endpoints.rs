@@ -12,6 +12,7 @@ use crate::model::topology::{Endpoint, Item, Network};
 impl Checking<'_> {
     pub(super) fn endpoints(&mut self) {
         let (mut addresses, mut macs, mut ifnames) = (Once::new(), Once::new(), Once::new());
+        addresses.reserve(self.topology.endpoints.values().map(|item| item.addresses.len()).sum());
         for (name, item) in &self.topology.endpoints {
             self.endpoint_values(item);
             if let Some(ifname) = &item.ifname {
@@ -46,6 +47,7 @@ impl Checking<'_> {
     /// Each endpoint of a container with several has a routing table of its own.
     fn few_enough(&mut self) {
         let (mut containers, mut counts) = (Numbers::default(), ByNumber::<usize>::default());
+        containers.reserve(self.topology.containers.len());
         for item in self.topology.endpoints.values() {
             let count = counts.entry(containers.number(item.container.get_ref().as_str()));
             *count += 1;

@@ -59,6 +59,12 @@ impl<K: Eq + Hash> Once<K> {
         Self(Numbers::default(), Vec::new())
     }
 
+    /// Makes room for so many more.
+    fn reserve(&mut self, keys: usize) {
+        self.0.reserve(keys);
+        self.1.reserve(keys);
+    }
+
     /// The place that claimed it before, if any did.
     fn claim(&mut self, key: K, span: Span) -> Option<Span> {
         let first = self.1.get(self.0.number(key) as usize).copied();

@@ -73,6 +73,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn sandboxes(&mut self) -> Sandboxes<'a> {
         let (topology, mut sandboxes) = (self.topology, Sandboxes::default());
         let on_host = topology.on_host();
+        sandboxes.names.reserve(topology.containers.len());
         for (name, container) in &topology.containers {
             let Some(found) = reference(container) else { continue };
             let netns = label(name, &found);

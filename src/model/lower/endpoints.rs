@@ -203,6 +203,7 @@ impl<'a> Lowering<'a> {
         let own = |link: &ForeignLink| link.topology.as_ref().is_some_and(|it| **it == *self.topology.name);
         let links = self.observed.foreign.links.iter();
         let mut taken = Numbers::default();
+        taken.reserve(ports.len());
         taken.extend(links.filter(|(_, link)| !own(link)).map(|(place, _)| place.clone()));
         for port in ports.iter_mut() {
             let Some(own) = &port.item.ifname else { continue };
