@@ -1,6 +1,5 @@
 //! Datagrams as they come: who sent them, and of which namespace they speak.
 
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -9,9 +8,6 @@ use nix::libc;
 use super::Socket;
 use super::frame::Answer;
 use crate::kernel::KernelError;
-
-/// The length of the address of who sent a datagram.
-const ADDRESS: libc::socklen_t = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
 
 impl Socket {
     /// Adds the next datagram of what was asked, and tells where it begins. Linux has answered when it comes back from the
@@ -32,74 +28,69 @@ impl Socket {
 
     /// Adds one datagram to the answer, and tells where it begins.
     pub(super) fn receive(&self, answer: &mut Answer, flags: i32) -> Result<usize, KernelError> {
-        let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_TRUNC | flags);
-        #[expect(
-            unsafe_code,
-            reason = "recvfrom(2) with MSG_TRUNC into room that is not cleared, which nix does not offer"
-        )]
-        // SAFETY: the pointers are to live values and the lengths are theirs.
-        datagram(answer, |room, from| unsafe {
-            let mut length = ADDRESS;
-            libc::recvfrom(
-                fd,
-                room.as_mut_ptr().cast(),
-                room.len(),
-                flags,
-                std::ptr::from_mut(from).cast(),
-                &raw mut length,
-            )
-        })
+        self.datagram(answer, flags, None)
     }
 
     /// Adds one datagram that nobody asked for, if there is one. Tells where it begins, and the nsid of the namespace that it
     /// speaks of, as the socket's own namespace numbers others; none: its own.
     pub(super) fn receive_notice(&self, answer: &mut Answer) -> Result<(usize, Option<i32>), KernelError> {
-        let (fd, mut of) = (self.fd.as_raw_fd(), None);
-        let at = datagram(answer, |room, from| {
+        let mut nsid = None;
+        let at = self.datagram(answer, libc::MSG_DONTWAIT, Some(&mut nsid))?;
+        Ok((at, nsid))
+    }
+
+    /// Adds one datagram that the kernel sent, and tells where it begins; where somebody wants to know, with the nsid that
+    /// comes along. To make room for that takes longer.
+    fn datagram(
+        &self,
+        answer: &mut Answer,
+        flags: i32,
+        mut of: Option<&mut Option<i32>>,
+    ) -> Result<usize, KernelError> {
+        let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_TRUNC | flags);
+        loop {
+            let room = answer.room();
             // Room for one control message with one number, aligned as its header has to be.
             let mut control = [0_u64; 4];
             let mut part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-            #[expect(unsafe_code, reason = "recvmsg(2) with NETLINK_LISTEN_ALL_NSID, which nix does not offer")]
-            // SAFETY: zeros are a valid header; the pointers are to live values and the lengths are theirs.
-            unsafe {
-                let mut header: libc::msghdr = std::mem::zeroed();
-                header.msg_name = std::ptr::from_mut(from).cast();
-                header.msg_namelen = ADDRESS;
-                header.msg_iov = &raw mut part;
-                header.msg_iovlen = 1;
-                header.msg_control = control.as_mut_ptr().cast();
-                header.msg_controllen = size_of_val(&control) as _;
-                let length = libc::recvmsg(fd, &raw mut header, libc::MSG_TRUNC | libc::MSG_DONTWAIT);
-                of = if length >= 0 { nsid(&header) } else { None };
-                length
+            #[expect(
+                unsafe_code,
+                reason = "recvfrom(2) and recvmsg(2) with MSG_TRUNC, into room that is not cleared, which nix does not offer"
+            )]
+            // SAFETY: zeros are a valid address and header; the pointers are to live values and the lengths are theirs. The
+            // header is read once recvmsg has filled it in.
+            let (length, from) = unsafe {
+                let mut from: libc::sockaddr_nl = std::mem::zeroed();
+                let mut from_bytes = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+                let length = if let Some(of) = &mut of {
+                    let mut header: libc::msghdr = std::mem::zeroed();
+                    header.msg_name = (&raw mut from).cast();
+                    header.msg_namelen = from_bytes;
+                    header.msg_iov = &raw mut part;
+                    header.msg_iovlen = 1;
+                    header.msg_control = control.as_mut_ptr().cast();
+                    header.msg_controllen = size_of_val(&control) as _;
+                    let length = libc::recvmsg(fd, &raw mut header, flags);
+                    **of = if length >= 0 { nsid(&header) } else { None };
+                    length
+                } else {
+                    libc::recvfrom(fd, part.iov_base, part.iov_len, flags, (&raw mut from).cast(), &raw mut from_bytes)
+                };
+                (length, from)
+            };
+            match Errno::result(length) {
+                Ok(length) if length.cast_unsigned() > room.len() => {
+                    return Err(KernelError::Malformed("longer than any answer is"));
+                }
+                // Only the kernel answers; processes with privilege can write to our port as well.
+                Ok(_) if from.nl_pid != 0 && i32::from(from.nl_family) == libc::AF_NETLINK => {}
+                #[expect(unsafe_code, reason = "the room was filled by a system call")]
+                // SAFETY: it has written so many bytes, which are no more than there is room.
+                Ok(length) => return Ok(unsafe { answer.keep(length.cast_unsigned()) }),
+                Err(Errno::EINTR) => {}
+                Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => return Err(KernelError::Lost(errno)),
+                Err(errno) => return Err(KernelError::system("netlink receive", errno)),
             }
-        })?;
-        Ok((at, of))
-    }
-}
-
-/// Adds one datagram to the answer that the kernel sent, and tells where it begins. What receives it tells its length.
-fn datagram(
-    answer: &mut Answer,
-    mut receive: impl FnMut(&mut [MaybeUninit<u8>], &mut libc::sockaddr_nl) -> isize,
-) -> Result<usize, KernelError> {
-    loop {
-        let room = answer.room();
-        #[expect(unsafe_code, reason = "an address that is yet to be filled in")]
-        // SAFETY: zeros are a valid one.
-        let mut from: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        match Errno::result(receive(room, &mut from)) {
-            Ok(length) if length.cast_unsigned() > room.len() => {
-                return Err(KernelError::Malformed("longer than any answer is"));
-            }
-            // Only the kernel answers; processes with privilege can write to our port as well.
-            Ok(_) if from.nl_pid != 0 && i32::from(from.nl_family) == libc::AF_NETLINK => {}
-            #[expect(unsafe_code, reason = "the room was filled by recvfrom(2) or recvmsg(2)")]
-            // SAFETY: it has written so many bytes, which are no more than there is room.
-            Ok(length) => return Ok(unsafe { answer.keep(length.cast_unsigned()) }),
-            Err(Errno::EINTR) => {}
-            Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => return Err(KernelError::Lost(errno)),
-            Err(errno) => return Err(KernelError::system("netlink receive", errno)),
         }
     }
 }

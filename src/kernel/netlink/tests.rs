@@ -2,7 +2,10 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use nix::sys::socket::{NetlinkAddr, bind, getsockname, sendto};
+
 use super::*;
+use crate::kernel::ask;
 
 /// A socket whose kernel is the test.
 fn pair() -> (Socket, UnixDatagram) {
@@ -137,4 +140,20 @@ fn extended_acknowledgements_are_read_capped_or_not() {
         assert_eq!(refused.to_string(), "no way (Invalid argument)");
         assert_eq!(socket.transact(&requests(1), 0), [Err(refused)], "capped: {capped}");
     }
+}
+
+#[test]
+fn what_a_process_sends_is_no_answer() {
+    let (mut socket, other) = (Socket::open(Protocol::Route).unwrap(), Socket::open(Protocol::Route).unwrap());
+    bind(socket.fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).unwrap();
+    let port = getsockname::<NetlinkAddr>(socket.fd.as_raw_fd()).unwrap().pid();
+    // The end of the dump that is about to be asked for.
+    let end = message(libc::NLMSG_DONE, 0, 1, &[0; 4]);
+    match sendto(other.fd.as_raw_fd(), &end, &NetlinkAddr::new(port, 0), MsgFlags::empty()) {
+        Ok(_) => {}
+        // Without privilege nobody can.
+        Err(Errno::EPERM) => return,
+        Err(errno) => panic!("{errno}"),
+    }
+    assert!(!ask::links(&mut socket).unwrap().is_empty(), "every namespace has its loopback");
 }
