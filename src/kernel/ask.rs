@@ -118,7 +118,7 @@ pub(super) static QUESTIONS: LazyLock<Questions> = LazyLock::new(|| {
 });
 
 /// Asks for links, and for those that they are or were ports of: a bridge that goes says so after its ports did, and one
-/// without the other is what never was.
+/// without the other is what never was. What is asked for and not there any more is none.
 pub fn with_masters(
     socket: &mut Socket,
     mut wanted: Vec<u32>,

@@ -1,5 +1,6 @@
 //! The host's namespace: what is asked there whatever is looked for, so that it may be asked before that is known.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::thread::JoinHandle;
@@ -64,13 +65,13 @@ fn links_again(socket: &mut Socket, host: &NetnsFacts, again: &Again) -> Result<
     }
     let mut asked: BTreeMap<u32, Option<LinkFacts>> = BTreeMap::new();
     ask::with_masters(socket, indexes.into_iter().collect(), host, &mut asked)?;
-    for name in &again.names {
-        if asked.values().flatten().any(|link| link.name == *name) {
-            continue;
-        }
-        if let Some(link) = ask::link_named(socket, name)? {
-            let masters = link.master.into_iter().collect();
-            asked.entry(link.index).or_insert(Some(link));
+    let known: BTreeSet<Text> = asked.values().flatten().map(|link| link.name.clone()).collect();
+    for name in again.names.difference(&known) {
+        let Some(link) = ask::link_named(socket, name)? else { continue };
+        if let Entry::Vacant(entry) = asked.entry(link.index) {
+            let was = host.link(link.index).and_then(|was| was.master);
+            let masters = was.into_iter().chain(link.master).collect();
+            entry.insert(Some(link));
             ask::with_masters(socket, masters, host, &mut asked)?;
         }
     }
