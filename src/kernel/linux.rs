@@ -21,8 +21,8 @@ use crate::model::observed::Observed;
 use crate::model::resource::{Step, Text};
 use crate::model::wire::{Containers, Facts, NetnsRef, Owner, Scope};
 
-/// From so many namespaces on it pays to sort what was seen on two threads.
-const TWO_FROM: usize = 64;
+/// From so many namespaces on it pays to sort what was seen by two threads.
+const HALVES_FROM: usize = 64;
 
 /// The kernel this program runs on, seen from its own network namespace.
 #[derive(Default, Debug)]
@@ -47,12 +47,13 @@ impl Kernel for Linux {
         self.around.fill(&mut facts, self.belief.is_told())?;
         // Kept by who does not remember as well: to take it apart now would have everything else wait.
         let facts = self.seen.insert(facts);
-        let (owner, facts) = (&scope.owner, &*facts);
-        let others = usize::from(facts.namespaces.len() >= TWO_FROM && beside::processors() > 1);
-        let (on_links, mut observed) =
-            beside::scoped(others, || Observed::on_links(facts, owner), |_| Observed::but_on_links(facts, owner));
-        observed.ours.append(on_links.into_iter().next().unwrap_or_else(|| Observed::on_links(facts, owner)));
-        Ok(observed)
+        if facts.namespaces.len() < HALVES_FROM || beside::processors() == 1 {
+            return Ok(Observed::new(facts, &scope.owner));
+        }
+        Ok(Observed::by_halves(facts, &scope.owner, |half, rest| {
+            let (halves, rest) = beside::scoped(1, half, |_| rest());
+            (halves.into_iter().next().unwrap_or_else(half), rest)
+        }))
     }
 
     fn news(&mut self, scope: &Scope, open: &Focus, anew: bool) -> Result<Option<News>, KernelError> {

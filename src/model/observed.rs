@@ -5,12 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::kinds::ON_LINKS;
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::links;
 use super::neighbours::Flush;
-use super::resource::{HOST, Resource, Text, host};
+use super::resource::{HOST, KindName, Resource, Text, host};
 use super::shared::Shared;
 use super::state::State;
 use super::values::{Ports, Protocol};
@@ -170,19 +169,25 @@ fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
 impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: &Facts, owner: &Owner) -> Self {
-        let mut all = Self::but_on_links(facts, owner);
-        all.ours.append(Self::on_links(facts, owner));
+        Self::by_halves(facts, owner, |half, rest| (half(), rest()))
+    }
+
+    /// The same in two halves, for whoever has two threads for them.
+    pub fn by_halves(
+        facts: &Facts,
+        owner: &Owner,
+        both: impl FnOnce(&(dyn Fn() -> State + Sync), &dyn Fn() -> Self) -> (State, Self),
+    ) -> Self {
+        // There is most of these, and each is little work.
+        let half = |kind| matches!(kind, KindName::Address | KindName::Route | KindName::Rule);
+        let ours =
+            |of: &dyn Fn(KindName) -> bool| -> State { Resource::observe(facts, owner, of).into_iter().collect() };
+        let (others, mut all) = both(&|| ours(&half), &|| Self::with(ours(&|kind| !half(kind)), facts, owner));
+        all.ours.append(others);
         all
     }
 
-    /// Of what is ours that which is on links.
-    pub fn on_links(facts: &Facts, owner: &Owner) -> State {
-        Resource::observe_all(facts, owner, |kind| ON_LINKS.contains(&kind)).into_iter().collect()
-    }
-
-    /// All but what is ours and on links.
-    pub fn but_on_links(facts: &Facts, owner: &Owner) -> Self {
-        let ours = Resource::observe_all(facts, owner, |kind| !ON_LINKS.contains(&kind)).into_iter().collect();
+    fn with(ours: State, facts: &Facts, owner: &Owner) -> Self {
         let mut foreign = Foreign { chains: facts.chains.to_vec(), claims: claims(facts), ..Foreign::default() };
         for (netns, inside) in facts.namespaces.iter() {
             for link in inside.links.iter().filter(|link| !owner.owns(link) && &*link.name != "lo") {

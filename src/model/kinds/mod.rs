@@ -47,8 +47,8 @@ macro_rules! kinds {
         })*
 
         impl Resource {
-            /// Everything of ours among the facts, of some kinds.
-            pub fn observe_all(facts: &Facts, owner: &Owner, of: impl Fn(KindName) -> bool) -> Vec<Self> {
+            /// What is ours among the facts, of some kinds.
+            pub fn observe(facts: &Facts, owner: &Owner, of: impl Fn(KindName) -> bool) -> Vec<Self> {
                 let mut all = Vec::new();
                 $(if of(KindName::$kind) {
                     all.extend($module::$kind::observe(facts, owner).into_iter().map(Self::from));
@@ -142,9 +142,6 @@ kinds! {
     /// Accepts in docker's chain for rules of users.
     docker_user::DockerUser = "docker-user",
 }
-
-/// What is on links: more than half of what there is, and seen without a look at anything of another kind.
-pub const ON_LINKS: std::ops::RangeInclusive<KindName> = KindName::Address..=KindName::Rule;
 
 impl fmt::Display for KindName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
