@@ -12,7 +12,7 @@ use crate::model::topology::{Endpoint, Item, Network};
 impl Checking<'_> {
     pub(super) fn endpoints(&mut self) {
         let (mut addresses, mut macs, mut ifnames) = (Once::new(), Once::new(), Once::new());
-        addresses.reserve(self.topology.endpoints.values().map(|item| item.addresses.len()).sum());
+        addresses.reserve(self.topology.endpoints.len());
         for (name, item) in &self.topology.endpoints {
             self.endpoint_values(item);
             if let Some(ifname) = &item.ifname {

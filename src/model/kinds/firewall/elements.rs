@@ -145,7 +145,7 @@ pub enum Element {
 
 /// Elements of all sets, sorted, none twice.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Elements(pub(super) Vec<Element>);
+pub struct Elements(Vec<Element>);
 
 impl IntoIterator for Elements {
     type Item = Element;
@@ -166,9 +166,17 @@ impl FromIterator<Element> for Elements {
 }
 
 impl Elements {
+    /// None.
+    pub(super) const NONE: Self = Self(Vec::new());
+
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Element> {
         self.0.iter()
+    }
+
+    /// Likewise.
+    pub(super) fn as_slice(&self) -> &[Element] {
+        &self.0
     }
 
     /// Whether an element is among them.

@@ -135,7 +135,7 @@ fn tighter(turn: &Turn, to: &Elements) -> bool {
 
 /// What is to be noted for a change of elements, sorted: the notes that are there, those of each mapping that goes or
 /// comes, and one for each family if the rules become tighter. Rules that were not there let through everything, and
-/// those that were altered nobody knows what.
+/// those that were altered nobody knows what. The turn is that from the one to the other.
 pub(super) fn stale(from: Option<&Firewall>, to: &Elements, turn: &Turn) -> Vec<Stale> {
     let intact = from.is_some_and(|from| from.rules == Rules::Intact);
     let removed = turn.gone.iter().copied().filter_map(mapping).map(Sent::removed).map(Stale::Sent);
@@ -153,6 +153,12 @@ pub(super) fn stale(from: Option<&Firewall>, to: &Elements, turn: &Turn) -> Vec<
     notes.sort_unstable();
     notes.dedup();
     notes
+}
+
+/// The same where nobody has found the turn yet.
+#[cfg(test)]
+pub(super) fn stale_of(from: Option<&Firewall>, to: &Elements) -> Vec<Stale> {
+    stale(from, to, &Turn::between(from, to))
 }
 
 /// The words that what was noted is done.
@@ -276,13 +282,6 @@ impl FlowsOnHost<'_> {
             && ends.iter().any(|end| self.flows.subnets.longest(*end).is_some())
             && !beginning.possible(flow, &self.flows.subnets, &|address| self.is_local(address))
     }
-}
-
-/// The same of a change that is yet to be found.
-#[cfg(test)]
-pub(super) fn stale_of(from: Option<&Firewall>, to: &Elements) -> Vec<Stale> {
-    let nothing = Elements::default();
-    stale(from, to, &from.map_or(&nothing, |from| &from.elements).turn(to))
 }
 
 #[cfg(test)]

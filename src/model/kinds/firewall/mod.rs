@@ -41,7 +41,7 @@ pub use self::packet::{Does, Packet, Service};
 pub use self::policies::{Policy, TooMany, policies};
 use self::rules::Skeleton;
 pub use self::tracing::tracing;
-pub use self::turn::Turn;
+use self::turn::Turn;
 pub use self::uses::Uses;
 pub use self::wanted::{Guard, NetworkRules, Publication, SourceNat};
 use smallvec::smallvec;
@@ -146,8 +146,7 @@ impl Firewall {
     /// of the flows they leave stale, what has to wait for that, as the opening of what was shut, those flows, and that they
     /// are forgotten.
     fn replace(from: Option<&Self>, to: &Self) -> Vec<Message> {
-        let nothing = Elements::default();
-        let turn = from.map_or(&nothing, |from| &from.elements).turn(&to.elements);
+        let turn = Turn::between(from, &to.elements);
         let notes = flows::stale(from, &to.elements, &turn);
         let flows = Flows::new(&notes, to);
         let forgotten = flows::forgotten(&notes);

@@ -2,22 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use super::{Element, Elements};
+use super::{Element, Elements, Firewall};
 use crate::model::resource::{FieldChange, Text};
 
 /// What goes and what comes where elements become others, each in order.
 #[derive(Default, Debug)]
-pub struct Turn<'a> {
+pub(super) struct Turn<'a> {
     /// Only in what was.
     pub gone: Vec<&'a Element>,
     /// Only in what is to be.
     pub new: Vec<&'a Element>,
 }
 
+impl<'a> Turn<'a> {
+    /// From what is there, if anything is.
+    pub(super) fn between(from: Option<&'a Firewall>, to: &'a Elements) -> Self {
+        static NOTHING: Elements = Elements::NONE;
+        from.map_or(&NOTHING, |from| &from.elements).turn(to)
+    }
+}
+
 impl Elements {
     /// What goes and what comes where these become others, in linear time.
-    pub fn turn<'a>(&'a self, to: &'a Self) -> Turn<'a> {
-        let (mut turn, mut here, mut there) = (Turn::default(), &*self.0, &*to.0);
+    pub(super) fn turn<'a>(&'a self, to: &'a Self) -> Turn<'a> {
+        let (mut turn, mut here, mut there) = (Turn::default(), self.as_slice(), to.as_slice());
         loop {
             match (here, there) {
                 // Mostly that is so, and it is told sooner than which is the first.
@@ -97,15 +105,24 @@ impl Elements {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::kinds::firewall::Role;
+    use crate::model::values::Mac;
 
     proptest! {
         #[test]
         fn what_goes_and_comes_is_what_the_other_has_not(was: BTreeSet<u8>, is: BTreeSet<u8>) {
-            let all = |of: &BTreeSet<u8>| of.iter().map(|it| Element::Loose(it.to_string().into())).collect::<Elements>();
+            let element = |it: &u8| match it % 4 {
+                0 => Element::Loose(it.to_string().into()),
+                1 => Element::Mac(it.to_string().into(), Mac([*it; 6])),
+                2 => Element::Source("p".into(), Mac([0; 6]), Ipv4Addr::new(10, 0, 0, *it).into()),
+                _ => Element::Link(Role::ALL[usize::from(it / 32)], it.to_string().into()),
+            };
+            let all = |of: &BTreeSet<u8>| of.iter().map(element).collect::<Elements>();
             let (before, after) = (all(&was), all(&is));
             let turn = before.turn(&after);
             let only = |one: &BTreeSet<u8>, other| all(&one.difference(other).copied().collect());
