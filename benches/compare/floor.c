@@ -60,7 +60,7 @@ static void path_of(char *to, size_t size, int i) { snprintf(to, size, "/run/net
 
 // Of the first thread and of each reader; not thread-local themselves, which is cleared at the start of each thread. Who
 // makes names writes no messages.
-enum { OUT = 8 << 20, IN = 256 << 10 };
+enum { OUT = 16 << 20, IN = 256 << 10 };
 static char outs[1 + READERS][OUT], ins[1 + READERS][IN];
 static __thread char *out = outs[0], *in = ins[0];
 static __thread size_t filled, current;
