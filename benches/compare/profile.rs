@@ -20,7 +20,7 @@ pub(super) const PHASES: [Phase; 2] = [Phase::Up, Phase::Again];
 pub(super) type Samples = BTreeMap<usize, usize>;
 
 /// A sample belongs to the first of these whose functions are among those it was taken in, by how their names begin.
-const PARTS: [(&str, &[&str]); 17] = [
+const PARTS: [(&str, &[&str]); 18] = [
     ("packets and timers (softirq)", &["handle_softirqs", "__do_softirq"]),
     ("nftables: the transaction", &["nfnetlink_rcv_batch"]),
     ("nftables and conntrack: questions", &["nf_tables_dump", "nf_tables_get", "nfnetlink_rcv_msg", "ctnetlink_dump"]),
@@ -29,6 +29,7 @@ const PARTS: [(&str, &[&str]); 17] = [
     ("dumps of links", &["rtnl_dump_ifinfo", "rtnl_getlink"]),
     ("dumps of addresses", &["inet_dump_ifaddr", "inet6_dump_"]),
     ("dumps of routes", &["inet_dump_fib"]),
+    ("dumps of rules of routing", &["fib_nl_dumprule"]),
     ("dumps of sockets", &["inet_diag_dump", "__inet_diag_dump"]),
     ("namespaces made", &["copy_net_ns"]),
     ("namespaces entered, named, held", &["__do_sys_setns", "path_mount", "ns_get_path", "path_umount"]),
@@ -41,7 +42,10 @@ const PARTS: [(&str, &[&str]); 17] = [
 ];
 
 /// Titles of what is in none of them.
-const REST: [&str; 2] = ["interrupts and the rest", "outside of the kernel"];
+const REST: [&str; 2] = ["interrupts", "outside of the kernel"];
+
+/// What is less than this share of each column is not told by itself.
+const SMALL: f64 = 0.015;
 
 /// Samples of each phase, in namespaces that are ready.
 pub(super) fn inside(tool: Tool, size: usize) -> BTreeMap<Phase, Samples> {
@@ -109,11 +113,15 @@ pub(super) fn text(results: &Results, samples: &BTreeMap<(Tool, usize, Phase), S
         );
         let titles = std::iter::once("all").chain(PARTS.iter().map(|(title, _)| *title)).chain(REST);
         let more = |row: usize| last[row] - before[row];
-        let mut rows: Vec<(usize, &str)> = titles.enumerate().collect();
-        rows[1..].sort_by(|(one, _), (other, _)| more(*other).total_cmp(&more(*one)));
-        for (row, title) in rows {
+        let is_small = |row: usize| columns.iter().all(|(_, times)| times[row] < SMALL * times[0]);
+        let (small, mut told): (Vec<_>, Vec<_>) = titles.enumerate().partition(|(row, _)| is_small(*row));
+        told[1..].sort_by(|(one, _), (other, _)| more(*other).total_cmp(&more(*one)));
+        let told = told.into_iter().map(|(row, title)| (vec![row], title));
+        for (parts, title) in told.chain([(small.into_iter().map(|(row, _)| row).collect(), "the rest")]) {
+            let sum = |time: &dyn Fn(usize) -> f64| parts.iter().map(|part| time(*part)).sum();
+            let times = columns.iter().map(|(_, times)| sum(&|part| times[part]));
             let _ = write!(text, "| {title} |");
-            for time in columns.iter().map(|(_, times)| times[row]).chain([more(row)]) {
+            for time in times.chain([sum(&more)]) {
                 let _ = write!(text, " {} |", milliseconds(time));
             }
             text.push('\n');
