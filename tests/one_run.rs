@@ -16,6 +16,7 @@ use netrec::apply::rails::Allowance;
 use netrec::apply::{Report, Target, execute, prepare_within};
 use netrec::kernel::linux::Linux;
 use netrec::kernel::netlink::counters;
+use netrec::kernel::{Kernel, netns};
 use netrec::model::parse::parse;
 use netrec::model::source::Source;
 use nix::fcntl::{Flock, FlockArg};
@@ -89,6 +90,46 @@ fn what_is_made_in_waves_is_all_there_and_a_later_one_stops_where_it_has_to() {
             assert_eq!((report.rounds, left(&text)), (rounds, 0));
             carry_out(Target::Nothing("w", None), || ());
             assert_eq!(sh("ls /run/netns"), theirs);
+        }
+    });
+}
+
+#[test]
+fn what_is_made_is_furnished_without_its_name_and_not_held_any_longer() {
+    alone(|| {
+        let topology = parse(&[Source::new("w.toml", workload::topology(5))]).unwrap();
+        let (mut kernel, target) = (Linux::for_one_run(), Target::Topology(&topology));
+        let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+        let mut removed = Vec::new();
+        let mut remove = |_| {
+            for name in netns::names().unwrap() {
+                netns::delete(&name).unwrap();
+                removed.push(name);
+            }
+        };
+        let results = kernel.execute(&prepared.plan.steps, &mut remove);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(removed.len(), 5);
+        // With the last of those who held them the namespaces go, and the pairs with them.
+        let pairs = || sh("ip -o link show type veth").lines().count();
+        assert!(
+            (0..500).any(|_| pairs() == 0 || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }),
+            "{}",
+            pairs()
+        );
+    });
+}
+
+#[test]
+fn where_few_files_may_be_open_namespaces_are_found_by_name() {
+    alone(|| {
+        fs::write("/run/w.toml", workload::topology(60)).unwrap();
+        let netrec = env!("CARGO_BIN_EXE_netrec");
+        for command in ["apply --yes /run/w.toml", "destroy --yes --topology w"] {
+            sh(&format!("ulimit -n 48; {netrec} {command}"));
         }
     });
 }

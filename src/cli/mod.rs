@@ -36,6 +36,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use self::failure::Failure;
 use crate::apply::Prepared;
 use crate::apply::rails::Allowance;
+use crate::kernel::descriptors;
 use crate::kernel::surroundings::Surroundings;
 use crate::model::diagnostic::Diagnostic;
 use crate::model::topology::Topology;
@@ -315,7 +316,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     // Arguments that cannot be understood may still say for whom the answer is.
     let json = arguments.iter().any(|it| it == "--format=json")
         || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
-    let around = if writes(&arguments) { Surroundings::begin() } else { Arc::default() };
+    let around = if writes(&arguments) {
+        descriptors::make_room();
+        Surroundings::begin()
+    } else {
+        Arc::default()
+    };
     let arguments = match Arguments::read(&arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {

@@ -11,7 +11,6 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::linux::Linux;
 use super::lookup::Names;
 use super::netlink::{BATCH_MESSAGES, Protocol, Socket};
 use super::{KernelError, ask, beside};
@@ -40,9 +39,9 @@ pub(super) struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     /// A lane on a socket that is in the namespace.
-    pub(super) fn new(linux: &'a Linux, netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
+    pub(super) fn new(names: Names<'a>, netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
         let (batch, doomed, removed, results) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { netns, owner, socket, names: Names::new(linux), batch, doomed, removed, results }
+        Self { netns, owner, socket, names, batch, doomed, removed, results }
     }
 
     /// Whether it is time to say what has gathered.

@@ -8,19 +8,21 @@ use nix::libc;
 
 use super::linux::Linux;
 use super::netlink::Socket;
+use super::netns::Born;
 use crate::model::resource::Text;
 
 /// What is known by name in a lane.
 pub(super) struct Names<'a> {
     linux: &'a Linux,
+    born: &'a BTreeMap<Text, Born>,
     indexes: BTreeMap<Text, u32>,
     /// Descriptors named in messages that were not sent yet.
     held: Vec<OwnedFd>,
 }
 
 impl<'a> Names<'a> {
-    pub(super) fn new(linux: &'a Linux) -> Self {
-        Self { linux, indexes: BTreeMap::new(), held: Vec::new() }
+    pub(super) fn new(linux: &'a Linux, born: &'a BTreeMap<Text, Born>) -> Self {
+        Self { linux, born, indexes: BTreeMap::new(), held: Vec::new() }
     }
 
     /// What was written has been sent, so the descriptors named in it are not needed any more.
@@ -44,6 +46,9 @@ impl<'a> Names<'a> {
     }
 
     pub(super) fn netns_fd(&mut self, netns: &str) -> Option<RawFd> {
+        if let Some(born) = self.born.get(netns) {
+            return Some(born.netns.as_raw_fd());
+        }
         let fd = self.linux.open(&netns.into()).ok()?;
         let raw = fd.as_raw_fd();
         self.held.push(fd);

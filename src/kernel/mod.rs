@@ -10,6 +10,7 @@
 //! - [`memory`], `netfilter`: what need not be asked again.
 //! - [`sysctl`]: settings under `/proc/sys/net`.
 //! - [`surroundings`]: who listens, whose rules there are, whom netrec is run by.
+//! - [`descriptors`]: how many there may be, and room for them.
 //! - `beside`: threads that are to work on another processor than the one that starts them.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
@@ -26,6 +27,7 @@ pub mod ask;
 mod beside;
 pub mod conntrack;
 pub mod decode;
+pub mod descriptors;
 pub mod events;
 pub mod feature;
 mod kept;

@@ -25,7 +25,7 @@ use crate::model::wire::NetnsRef;
 
 mod names;
 
-pub use names::{Creation, Listing, create, create_beside, delete, names};
+pub use names::{Born, Creation, Listing, create, create_beside, delete, names};
 
 /// Where names of namespaces live.
 pub const DIRECTORY: &str = "/run/netns";

@@ -4,18 +4,17 @@
 //! namespace and hide its death.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::{Arc, OnceLock};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rtnetlink::packet_route::nsid::NsidAttribute;
 
 use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, main_routes, nsid, routes};
 use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Listing, Visitor};
-use super::{KernelError, beside, decode, sysctl};
+use super::{KernelError, beside, decode, descriptors, sysctl};
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::resource::{self, HOST, Text};
@@ -55,7 +54,7 @@ pub(super) fn recall<B>(
     memory: &mut Memory,
     beside: impl FnOnce() -> B,
 ) -> Result<(Facts, B), KernelError> {
-    file_limit();
+    descriptors::limit();
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
     let (facts, beside) = match look.refresh(memory)? {
@@ -481,16 +480,4 @@ fn read_container(
     }
     facts.routes.retain(sees);
     Ok(facts)
-}
-
-/// How many files may be open, once the soft limit is raised to the hard one: an apply holds a descriptor for each namespace
-/// it plugs into or removes.
-pub(super) fn file_limit() -> RawFd {
-    static LIMIT: OnceLock<RawFd> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
-        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
-        // Not being allowed to is no reason to stop: it is enough for most hosts.
-        let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-        RawFd::try_from(if raised { hard } else { soft }).unwrap_or(RawFd::MAX)
-    })
 }

@@ -2,18 +2,20 @@
 //! open socket keeps a namespace alive.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 
 use super::kept::Kept;
 use super::lane::Lane;
 use super::linux::Linux;
+use super::lookup::Names;
 use super::netfilter::{Ahead, Ours};
 use super::netlink::{Protocol, Socket};
-use super::netns::{self, Found, Visitor};
+use super::netns::{self, Born, Found, Visitor};
 use super::nft::{self, Nft, NftError};
-use super::{KernelError, ask, beside, conntrack, read, stop, sysctl, waves};
+use super::{KernelError, ask, beside, conntrack, descriptors, stop, sysctl, waves};
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Message, NftMessage, NoLookup, Owner, Place};
 
@@ -36,6 +38,8 @@ pub(super) struct Run<'a> {
     early: BTreeSet<usize>,
     /// How much is still to be said to nftables.
     rules_left: usize,
+    /// Namespaces of this wave that nothing was said to yet.
+    born: BTreeMap<Text, Born>,
 }
 
 /// What a lane is to do: which step, and the messages it brings along if they were written in an earlier stage.
@@ -54,6 +58,7 @@ impl<'a> Run<'a> {
             rest: BTreeMap::new(),
             early: BTreeSet::new(),
             rules_left,
+            born: BTreeMap::new(),
         }
     }
 
@@ -69,6 +74,7 @@ impl<'a> Run<'a> {
                 ended += wave.iter().filter(ends).count();
                 progress(ended);
             }
+            self.born.clear();
         }
         self.last();
         (self.results, self.kept)
@@ -205,7 +211,7 @@ impl<'a> Run<'a> {
             }
         };
         let owner = self.linux.owner.as_ref().expect("steps are planned from a look");
-        let mut lane = Lane::new(self.linux, netns, owner, socket);
+        let mut lane = Lane::new(Names::new(self.linux, &self.born), netns, owner, socket);
         for (at, brought) in tasks {
             let place = Place::Netns(netns.clone());
             let messages = match brought {
@@ -238,14 +244,22 @@ impl<'a> Run<'a> {
         ended
     }
 
+    /// One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
     fn containers(&mut self, lanes: Vec<(Text, Vec<Task>)>) {
-        if lanes.is_empty() {
+        let mut away = Vec::new();
+        for (netns, tasks) in lanes {
+            match self.born.remove(&netns) {
+                Some(born) => {
+                    let ended = self.lane(&netns, Ok(born.socket), tasks);
+                    self.note(ended);
+                }
+                None => away.push((netns, Mutex::new(tasks))),
+            }
+        }
+        if away.is_empty() {
             return;
         }
-        // One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
-        let lanes: Vec<(Text, std::sync::Mutex<Vec<Task>>)> =
-            lanes.into_iter().map(|(netns, tasks)| (netns, std::sync::Mutex::new(tasks))).collect();
-        let ended = netns::visit(&lanes, 0, |visitor, (netns, tasks)| {
+        let ended = netns::visit(&away, 0, |visitor, (netns, tasks)| {
             let tasks = std::mem::take(&mut *tasks.lock().expect("each lane has one visitor, which does not panic"));
             let socket = self.linux.open_by(netns, |netns| visitor.find(netns)).and_then(|fd| {
                 visitor.enter(fd.as_fd())?;
@@ -305,7 +319,9 @@ impl<'a> Run<'a> {
         };
         let (created, ()) = netns::create_beside(&creations, others, beside);
         for (at, result) in made.into_iter().zip(created) {
-            self.results[at] = result;
+            self.results[at] = result.map(|born| {
+                self.born.extend(born.map(|born| (self.steps[at].id.name.clone(), born)));
+            });
         }
     }
 
@@ -420,8 +436,7 @@ fn remove(visitor: &Visitor<'_>, name: &Text, owner: &Owner) -> Result<Option<Ow
         return Err(KernelError::Changed(format!("namespace {name}")));
     }
     netns::delete(name)?;
-    // Their numbers are given in order, and as many again are left for whoever looks.
-    Ok(netns.filter(|fd| fd.as_raw_fd() < read::file_limit() / 2))
+    Ok(netns.filter(|netns| descriptors::may_hold(netns.as_fd())))
 }
 
 /// How the tasks of a lane ended.

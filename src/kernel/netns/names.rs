@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,9 +15,9 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{DIRECTORY, OWN, Visitor, path_of, visit_beside};
-use crate::kernel::KernelError;
+use super::{DIRECTORY, OWN, Visitor, own, path_of, visit_beside};
 use crate::kernel::netlink::{self, Protocol, Socket};
+use crate::kernel::{KernelError, descriptors};
 
 /// A named namespace to be made.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,15 @@ pub struct Creation<'a> {
     pub mark: &'a str,
     /// rtnetlink requests inside, with flags, before the namespace gets its name.
     pub setup: &'a [(RouteNetlinkMessage, u16)],
+}
+
+/// A namespace that was just made, to be furnished without being looked for by its name. Both keep it alive.
+#[derive(Debug)]
+pub struct Born {
+    /// Stands for it in messages.
+    pub netns: OwnedFd,
+    /// In it.
+    pub socket: Socket,
 }
 
 /// What is in [`DIRECTORY`], by name: whether it may be a namespace or the remains of one, as regular files may. Symbolic
@@ -75,15 +84,16 @@ pub fn names() -> Result<Vec<String>, KernelError> {
 ///
 /// For each by itself; what was made of it is removed again. `EEXIST` if something has that name.
 pub fn create(creations: &[Creation<'_>]) -> Vec<Result<(), KernelError>> {
-    create_beside(creations, 0, || ()).0
+    create_beside(creations, 0, || ()).0.into_iter().map(|made| made.map(drop)).collect()
 }
 
-/// The same, on up to so many further threads in no order, and something else where the calling one is.
+/// The same, on up to so many further threads in no order, and something else where the calling one is. What was made is
+/// given to be furnished, as long as there are descriptors to spare.
 pub fn create_beside<B>(
     creations: &[Creation<'_>],
     others: usize,
     beside: impl FnOnce() -> B,
-) -> (Vec<Result<(), KernelError>>, B) {
+) -> (Vec<Result<Option<Born>, KernelError>>, B) {
     let directory = OnceLock::new();
     let create = |_: &Visitor<'_>, creation: &Creation<'_>| {
         directory.get_or_init(prepare_directory).clone()?;
@@ -141,7 +151,7 @@ fn prepare_directory() -> Result<(), KernelError> {
     shared.map_err(|errno| KernelError::system(format!("share {DIRECTORY}"), errno))
 }
 
-fn create_one(creation: &Creation<'_>) -> Result<(), KernelError> {
+fn create_one(creation: &Creation<'_>) -> Result<Option<Born>, KernelError> {
     let path = path_of(creation.name)?;
     netlink::count_writes(1);
     write_marked(&path, creation.mark)?;
@@ -176,12 +186,13 @@ fn write_marked(path: &Path, mark: &str) -> Result<(), KernelError> {
 }
 
 /// Leaves the calling thread in the new namespace.
-fn bind_new(path: &Path, setup: &[(RouteNetlinkMessage, u16)]) -> Result<(), KernelError> {
+fn bind_new(path: &Path, setup: &[(RouteNetlinkMessage, u16)]) -> Result<Option<Born>, KernelError> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|errno| KernelError::system("make a network namespace", errno))?;
-    if !setup.is_empty() {
-        Socket::open(Protocol::Route)?.batch(setup).into_iter().collect::<Result<(), _>>()?;
-    }
+    let mut socket = Socket::open(Protocol::Route)?;
+    socket.batch(setup).into_iter().collect::<Result<(), _>>()?;
     nix::mount::mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .map_err(|errno| KernelError::system(format!("bind {}", path.display()), errno))
+        .map_err(|errno| KernelError::system(format!("bind {}", path.display()), errno))?;
+    let spare = descriptors::may_hold(socket.as_fd());
+    Ok(if spare { own().ok().map(|netns| Born { netns, socket }) } else { None })
 }
