@@ -94,43 +94,49 @@ fn what_is_made_in_waves_is_all_there_and_a_later_one_stops_where_it_has_to() {
     });
 }
 
+/// Carries out what a topology asks for, and tells how many namespaces were held when each stage was over.
+fn held(text: &str, mut meanwhile: impl FnMut()) -> Vec<usize> {
+    let topology = parse(&[Source::new("w.toml", text)]).unwrap();
+    let (mut kernel, target) = (Linux::for_one_run(), Target::Topology(&topology));
+    let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
+    let mut held = Vec::new();
+    let mut count = |_| {
+        let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let netns =
+            |file: &fs::DirEntry| fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().starts_with("net:"));
+        let count = files.filter(netns).count();
+        held.push(count);
+        meanwhile();
+    };
+    let results = kernel.execute(&prepared.plan.steps, &mut count);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    held
+}
+
 #[test]
 fn what_is_made_is_furnished_without_its_name_and_not_held_any_longer() {
     alone(|| {
-        let topology = parse(&[Source::new("w.toml", workload::topology(5))]).unwrap();
-        let (mut kernel, target) = (Linux::for_one_run(), Target::Topology(&topology));
-        let prepared = prepare_within(&mut kernel, target, &Allowance::granted()).unwrap();
-        let mut removed = Vec::new();
-        let mut remove = |_| {
-            for name in netns::names().unwrap() {
-                netns::delete(&name).unwrap();
-                removed.push(name);
-            }
-        };
-        let results = kernel.execute(&prepared.plan.steps, &mut remove);
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-        assert_eq!(removed.len(), 5);
-        // With the last of those who held them the namespaces go, and the pairs with them.
-        let pairs = || sh("ip -o link show type veth").lines().count();
-        assert!(
-            (0..500).any(|_| pairs() == 0 || {
-                std::thread::sleep(Duration::from_millis(20));
-                false
-            }),
-            "{}",
-            pairs()
-        );
+        let remove = || netns::names().unwrap().iter().for_each(|name| netns::delete(name).unwrap());
+        let all = held(&workload::topology(5), remove);
+        assert!(all.contains(&5) && all.last() == Some(&0), "{all:?}");
+        // Nothing is said in these, and they are made in two waves.
+        let container = |text: String, at| text + &format!("[containers.c{at}]\nnetns = \"c{at}\"\n");
+        let containers = (0..501).fold(String::new(), container);
+        let all = held(&format!("topology = \"w\"\n{containers}"), || ());
+        assert!(all.contains(&500) && all.last() == Some(&1), "{all:?}");
     });
 }
 
 #[test]
 fn where_few_files_may_be_open_namespaces_are_found_by_name() {
     alone(|| {
-        fs::write("/run/w.toml", workload::topology(60)).unwrap();
-        let netrec = env!("CARGO_BIN_EXE_netrec");
-        for command in ["apply --yes /run/w.toml", "destroy --yes --topology w"] {
-            sh(&format!("ulimit -n 48; {netrec} {command}"));
-        }
+        let text = workload::topology(60);
+        fs::write("/run/w.toml", &text).unwrap();
+        let netrec = |command| sh(&format!("ulimit -n 48; {} {command}", env!("CARGO_BIN_EXE_netrec")));
+        netrec("apply --yes /run/w.toml");
+        assert_eq!(left(&text), 0);
+        netrec("destroy --yes --topology w");
+        assert_eq!(sh("ls /run/netns"), "");
     });
 }
 

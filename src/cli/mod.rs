@@ -312,16 +312,12 @@ fn writes(arguments: &[OsString]) -> bool {
 
 /// Runs the program; the result is its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    descriptors::make_room();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // Arguments that cannot be understood may still say for whom the answer is.
     let json = arguments.iter().any(|it| it == "--format=json")
         || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
-    let around = if writes(&arguments) {
-        descriptors::make_room();
-        Surroundings::begin()
-    } else {
-        Arc::default()
-    };
+    let around = if writes(&arguments) { Surroundings::begin() } else { Arc::default() };
     let arguments = match Arguments::read(&arguments) {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {

@@ -38,7 +38,7 @@ pub(super) struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    /// A lane on a socket that is in the namespace.
+    /// A lane on a socket that is in the namespace; as the calling thread is, if links are deleted.
     pub(super) fn new(names: Names<'a>, netns: &'a Text, owner: &'a Owner, socket: Socket) -> Self {
         let (batch, doomed, removed, results) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { netns, owner, socket, names, batch, doomed, removed, results }

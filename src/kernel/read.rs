@@ -54,7 +54,7 @@ pub(super) fn recall<B>(
     memory: &mut Memory,
     beside: impl FnOnce() -> B,
 ) -> Result<(Facts, B), KernelError> {
-    descriptors::limit();
+    descriptors::raise_limit();
     let own = netns::own()?;
     let look = Look { scope, own: netns::identity(own.as_fd())? };
     let (facts, beside) = match look.refresh(memory)? {

@@ -1,5 +1,6 @@
 //! Steps carried out: each stage of a plan opens its lanes, says what is to be said in batches and closes them again, as an
-//! open socket keeps a namespace alive.
+//! open socket keeps a namespace alive; but for namespaces that were just made, which are held until they are furnished, or to
+//! the end of their wave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +25,7 @@ const COMMITS: usize = 20;
 
 /// So many namespaces at a time are made and furnished: what the kernel made for one is read from memory again where too many
 /// others came in between, which is a fifth of the time of 5,000.
-const WAVE: usize = 500;
+pub(super) const WAVE: usize = 500;
 
 /// One execution.
 pub(super) struct Run<'a> {
@@ -38,7 +39,7 @@ pub(super) struct Run<'a> {
     early: BTreeSet<usize>,
     /// How much is still to be said to nftables.
     rules_left: usize,
-    /// Namespaces of this wave that nothing was said to yet.
+    /// Namespaces made in this wave whose own lane has not come yet.
     born: BTreeMap<Text, Born>,
 }
 
@@ -244,11 +245,13 @@ impl<'a> Run<'a> {
         ended
     }
 
-    /// One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
+    /// Lanes in containers: of those that were just made through what they were made with, of others by their name.
     fn containers(&mut self, lanes: Vec<(Text, Vec<Task>)>) {
         let mut away = Vec::new();
         for (netns, tasks) in lanes {
-            match self.born.remove(&netns) {
+            // A lane that deletes links does so from where the calling thread is.
+            let deletes = tasks.iter().any(|(at, _)| matches!(self.steps[*at].op, Op::Delete(_)));
+            match self.born.remove(&netns).filter(|_| !deletes) {
                 Some(born) => {
                     let ended = self.lane(&netns, Ok(born.socket), tasks);
                     self.note(ended);
@@ -259,6 +262,7 @@ impl<'a> Run<'a> {
         if away.is_empty() {
             return;
         }
+        // One thread: what is said here is carried out under the one rtnl lock, and a second thread gains nothing.
         let ended = netns::visit(&away, 0, |visitor, (netns, tasks)| {
             let tasks = std::mem::take(&mut *tasks.lock().expect("each lane has one visitor, which does not panic"));
             let socket = self.linux.open_by(netns, |netns| visitor.find(netns)).and_then(|fd| {

@@ -30,12 +30,12 @@ pub struct Creation<'a> {
     pub setup: &'a [(RouteNetlinkMessage, u16)],
 }
 
-/// A namespace that was just made, to be furnished without being looked for by its name. Both keep it alive.
+/// A namespace that was just made, for what is said to it first; later it is found by its name. Both keep it alive.
 #[derive(Debug)]
 pub struct Born {
     /// Stands for it in messages.
     pub netns: OwnedFd,
-    /// In it.
+    /// A socket of rtnetlink in it.
     pub socket: Socket,
 }
 
@@ -84,7 +84,7 @@ pub fn names() -> Result<Vec<String>, KernelError> {
 ///
 /// For each by itself; what was made of it is removed again. `EEXIST` if something has that name.
 pub fn create(creations: &[Creation<'_>]) -> Vec<Result<(), KernelError>> {
-    create_beside(creations, 0, || ()).0.into_iter().map(|made| made.map(drop)).collect()
+    make(creations, 0, drop, || ()).0
 }
 
 /// The same, on up to so many further threads in no order, and something else where the calling one is. What was made is
@@ -94,10 +94,19 @@ pub fn create_beside<B>(
     others: usize,
     beside: impl FnOnce() -> B,
 ) -> (Vec<Result<Option<Born>, KernelError>>, B) {
+    make(creations, others, |born| born, beside)
+}
+
+fn make<T: Send, B>(
+    creations: &[Creation<'_>],
+    others: usize,
+    keep: impl Fn(Option<Born>) -> T + Sync,
+    beside: impl FnOnce() -> B,
+) -> (Vec<Result<T, KernelError>>, B) {
     let directory = OnceLock::new();
     let create = |_: &Visitor<'_>, creation: &Creation<'_>| {
         directory.get_or_init(prepare_directory).clone()?;
-        create_one(creation)
+        create_one(creation).map(&keep)
     };
     visit_beside(creations, others, create, beside)
 }
@@ -185,7 +194,7 @@ fn write_marked(path: &Path, mark: &str) -> Result<(), KernelError> {
     }
 }
 
-/// Leaves the calling thread in the new namespace.
+/// Leaves the calling thread in the new namespace. What that was made with is given as long as there are descriptors to spare.
 fn bind_new(path: &Path, setup: &[(RouteNetlinkMessage, u16)]) -> Result<Option<Born>, KernelError> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|errno| KernelError::system("make a network namespace", errno))?;
