@@ -617,7 +617,7 @@ int main(int arguments, char **argument) {
   setrlimit(RLIMIT_NOFILE, &files);
   // Room for descriptors before there is a second thread: grown later, each growth waits until all processors have passed a quiet
   // point.
-  if (containers >= WAVE) close(fcntl(0, F_DUPFD, 2 * WAVE + 23));
+  close(fcntl(0, F_DUPFD, 2 * WAVE + 23));
   if (!strcmp(argument[1], "up")) up(containers);
   else if (!strcmp(argument[1], "whole") && rules) up(containers), again(containers);
   else if (!strcmp(argument[1], "again")) again(containers);
