@@ -111,17 +111,21 @@ pub(super) fn text(results: &Results, samples: &BTreeMap<(Tool, usize, Phase), S
             "**{}, {size} containers: processor time**\n\n| | {names} | more |\n| --- |{line}\n",
             phase.title()
         );
-        let titles = std::iter::once("all").chain(PARTS.iter().map(|(title, _)| *title)).chain(REST);
-        let more = |row: usize| last[row] - before[row];
-        let is_small = |row: usize| columns.iter().all(|(_, times)| times[row] < SMALL * times[0]);
-        let (small, mut told): (Vec<_>, Vec<_>) = titles.enumerate().partition(|(row, _)| is_small(*row));
-        told[1..].sort_by(|(one, _), (other, _)| more(*other).total_cmp(&more(*one)));
-        let told = told.into_iter().map(|(row, title)| (vec![row], title));
-        for (parts, title) in told.chain([(small.into_iter().map(|(row, _)| row).collect(), "the rest")]) {
-            let sum = |time: &dyn Fn(usize) -> f64| parts.iter().map(|part| time(*part)).sum();
-            let times = columns.iter().map(|(_, times)| sum(&|part| times[part]));
+        let titles: Vec<&str> =
+            std::iter::once("all").chain(PARTS.iter().map(|(title, _)| *title)).chain(REST).collect();
+        let is_small = |row: &usize| columns.iter().all(|(_, times)| times[*row] < SMALL * times[0]);
+        let (small, told): (Vec<usize>, Vec<usize>) = (0..titles.len()).partition(is_small);
+        // What the last takes more than the one before comes behind.
+        let times = |rows: &[usize]| {
+            let all = columns.iter().map(|(_, times)| rows.iter().map(|row| times[*row]).sum());
+            all.chain([rows.iter().map(|row| last[*row] - before[*row]).sum()]).collect::<Vec<f64>>()
+        };
+        let mut rows: Vec<_> = told.iter().map(|row| (titles[*row], times(&[*row]))).collect();
+        rows[1..].sort_by(|(_, one), (_, other)| other[columns.len()].total_cmp(&one[columns.len()]));
+        rows.push(("the rest", times(&small)));
+        for (title, times) in rows {
             let _ = write!(text, "| {title} |");
-            for time in times.chain([sum(&more)]) {
+            for time in times {
                 let _ = write!(text, " {} |", milliseconds(time));
             }
             text.push('\n');

@@ -44,23 +44,7 @@ pub fn make_room() {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// In a process of its own, with one thread.
-    #[expect(unsafe_code, reason = "fork(2): nix takes it for unsafe as well")]
-    fn alone(holds: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child has this thread only, and ends without coming back.
-        match unsafe { nix::unistd::fork() }.unwrap() {
-            nix::unistd::ForkResult::Child => {
-                let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(holds)).is_ok_and(|held| held);
-                // SAFETY: it ends the process.
-                unsafe { nix::libc::_exit(i32::from(!held)) }
-            }
-            nix::unistd::ForkResult::Parent { child } => {
-                let ended = nix::sys::wait::waitpid(child, None).unwrap();
-                ended == nix::sys::wait::WaitStatus::Exited(child, 0)
-            }
-        }
-    }
+    use crate::kernel::forked::forked;
 
     fn room() -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -70,7 +54,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_as_many_as_a_run_holds() {
-        assert!(alone(|| {
+        assert!(forked(|| {
             let before = room();
             make_room();
             before < 2 * WAVE && room() > 2 * WAVE
@@ -79,7 +63,7 @@ mod tests {
 
     #[test]
     fn where_there_may_not_be_as_many_nothing_is_made() {
-        assert!(alone(|| {
+        assert!(forked(|| {
             setrlimit(Resource::RLIMIT_NOFILE, 512, 512).unwrap();
             make_room();
             room() <= 512

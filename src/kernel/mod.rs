@@ -30,6 +30,8 @@ pub mod decode;
 pub mod descriptors;
 pub mod events;
 pub mod feature;
+#[cfg(test)]
+mod forked;
 mod kept;
 mod lane;
 pub mod linux;

@@ -363,23 +363,12 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::*;
+    use crate::kernel::forked::forked;
 
-    /// `/proc/self/ns/net` is where the process's first thread is, which a test of several is not: it forks.
+    /// `/proc/self/ns/net` is where the process's first thread is, which a test of several is not.
     #[test]
-    #[expect(unsafe_code, reason = "fork(2): nix takes it for unsafe as well")]
     fn whoever_helps_finds_the_process_where_it_is() {
-        // SAFETY: the child has this thread only, and ends without coming back.
-        match unsafe { nix::unistd::fork() }.unwrap() {
-            nix::unistd::ForkResult::Child => {
-                let right = std::panic::catch_unwind(all_are_found_at_home).is_ok_and(|right| right);
-                // SAFETY: it ends the process.
-                unsafe { libc::_exit(i32::from(!right)) }
-            }
-            nix::unistd::ForkResult::Parent { child } => {
-                let ended = nix::sys::wait::waitpid(child, None).unwrap();
-                assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
-            }
-        }
+        assert!(forked(all_are_found_at_home));
     }
 
     fn all_are_found_at_home() -> bool {
