@@ -246,10 +246,18 @@ impl Memory {
         same.then(|| seen.clone())
     }
 
-    pub(super) fn keep(&mut self, netns: &NetnsRef, identity: Identity, seen: &Seen) {
-        if !self.fleeting {
-            self.namespaces.insert(netns.clone(), (identity, seen.clone()));
+    /// What of it has stood behind a name is kept.
+    pub(super) fn keep<'a>(&mut self, visits: impl Iterator<Item = (&'a NetnsRef, &'a Seen)>) {
+        if self.fleeting {
+            return;
         }
+        let stood = |(netns, seen): (&NetnsRef, &Seen)| match seen {
+            Seen::Namespace(identity, ..) | Seen::Foreign(Some(identity)) => {
+                Some((netns.clone(), (*identity, seen.clone())))
+            }
+            _ => None,
+        };
+        self.namespaces.append(&mut visits.filter_map(stood).collect());
     }
 
     /// Forgets where steps write, and where the kernel does more than is written: the far end of a pair, and what a path
@@ -365,7 +373,7 @@ mod tests {
         memory.turn_to(&scope(), &Disturbed::anywhere());
         memory.keep_host(&Host { facts: Arc::default(), sysctls: Vec::new() });
         for (inode, name) in [(1, "api"), (2, "db"), (3, "others")] {
-            memory.keep(&named(name), (4, inode), &Seen::Foreign(Some((4, inode))));
+            memory.keep([(&named(name), &Seen::Foreign(Some((4, inode))))].into_iter());
         }
         memory.keep_gathered(&Facts::default());
         memory

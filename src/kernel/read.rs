@@ -95,13 +95,6 @@ impl Job<'_> {
         let Self::Container(_, NetnsRef::Named(name)) = self else { return None };
         listing.lacks(name).then(|| Seen::Absent(Absent::Missing(netns::nobody(name))))
     }
-
-    fn remember(&self, seen: Seen, memory: &mut Memory) -> Seen {
-        if let Seen::Namespace(identity, ..) | Seen::Foreign(Some(identity)) = seen {
-            memory.keep(self.reference(), identity, &seen);
-        }
-        seen
-    }
 }
 
 struct Look<'a> {
@@ -123,9 +116,9 @@ impl<'a> Look<'a> {
             return Ok(None);
         }
         let seen = netns::visit(&jobs, others(jobs.len(), false), |visitor, (_, job, _)| self.visit(visitor, job));
-        let seen: Result<Vec<Seen>, KernelError> =
-            jobs.iter().zip(seen).map(|((_, job, _), seen)| Ok(job.remember(seen?, memory))).collect();
-        for ((name, _, before), seen) in jobs.iter().zip(seen?) {
+        let seen = seen.into_iter().collect::<Result<Vec<Seen>, _>>()?;
+        memory.keep(jobs.iter().zip(&seen).map(|((_, job, _), seen)| (job.reference(), seen)));
+        for ((name, _, before), seen) in jobs.iter().zip(seen) {
             match (before, seen) {
                 (Some(before), Seen::Namespace(found, ..)) if found != *before => return Ok(None),
                 // Behind two names of the scope stands one namespace.
@@ -163,14 +156,10 @@ impl<'a> Look<'a> {
         let mut facts = Facts { ipv6_fixed: sysctl::ipv6_fixed(), ..Facts::default() };
         let Host { facts: host, sysctls } = host?;
         put(&mut facts, &resource::host(), host, sysctls);
+        let news = news.into_iter().collect::<Result<Vec<Seen>, _>>()?;
+        memory.keep(unknown.iter().zip(&news).map(|(job, seen)| (job.reference(), seen)));
         let mut news = news.into_iter();
-        let mut seen = Vec::with_capacity(jobs.len());
-        for (job, known) in jobs.iter().zip(known) {
-            seen.push(match known {
-                Some(known) => known,
-                None => job.remember(news.next().expect("one visit for each that is not known")?, memory),
-            });
-        }
+        let seen = known.into_iter().map(|known| known.or_else(|| news.next()).expect("what is not known was visited"));
         let mut met = gather(&mut facts, jobs.into_iter().zip(seen))?;
         self.for_lost_ends(&mut facts, &mut met)?;
         Ok((facts, beside))
@@ -368,7 +357,7 @@ fn gather<'a>(
     visits: impl Iterator<Item = (Job<'a>, Seen)>,
 ) -> Result<BTreeMap<Identity, Text>, KernelError> {
     let mut met = BTreeMap::<Identity, Text>::new();
-    let mut others = Vec::new();
+    let (mut there, mut others) = (Vec::new(), Vec::new());
     for (job, seen) in visits {
         match (job, seen) {
             (Job::Container(name, _), Seen::Namespace(identity, netns, values)) => {
@@ -377,7 +366,7 @@ fn gather<'a>(
                     continue;
                 }
                 met.insert(identity, name.clone());
-                facts.namespaces.insert(name.clone(), netns);
+                there.push((name.clone(), netns));
                 facts.sysctls.extend(values.into_iter().map(|(key, value)| ((name.clone(), key), value)));
             }
             (Job::Container(name, _), Seen::Absent(why)) => {
@@ -392,6 +381,8 @@ fn gather<'a>(
             (_, _) => {}
         }
     }
+    // In order already.
+    facts.namespaces.append(&mut there.into_iter().collect());
     add_others(facts, &mut met, others)?;
     Ok(met)
 }
