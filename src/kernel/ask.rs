@@ -15,7 +15,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 
 use super::netlink::{Protocol, Reply, Request, Socket};
-use super::{KernelError, decode};
+use super::{KernelError, Malformed, decode};
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, LinkFacts, NetnsFacts, RouteFacts};
 
@@ -27,7 +27,7 @@ pub(super) const LOOPBACK: u32 = 1;
 
 /// The loopback of the socket's namespace: its alias is the namespace's mark.
 pub fn loopback(socket: &mut Socket) -> Result<LinkFacts, KernelError> {
-    one_link(socket, &QUESTIONS.loopback)?.ok_or(KernelError::Malformed("a namespace without lo"))
+    Ok(one_link(socket, &QUESTIONS.loopback)?.ok_or(Malformed("a namespace without lo"))?)
 }
 
 /// The link of an index, if it is there.
@@ -174,7 +174,7 @@ pub(super) fn nsid(socket: &mut Socket, whose: NsidAttribute) -> Result<Option<i
 pub(super) fn all<T>(
     socket: &mut Socket,
     question: &Request,
-    decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+    decode: impl Fn(&[u8]) -> Result<Option<T>, Malformed>,
 ) -> Result<Vec<T>, KernelError> {
     socket.dump(question, |reply: Reply<'_>| decode(reply.payload))
 }
@@ -184,7 +184,7 @@ pub(super) fn all<T>(
 fn of_both<T>(
     socket: &mut Socket,
     questions: &[Request; 2],
-    decode: impl Fn(&[u8]) -> Result<Option<T>, KernelError>,
+    decode: impl Fn(&[u8]) -> Result<Option<T>, Malformed>,
     refused: impl Fn(KernelError) -> Result<Vec<T>, KernelError>,
 ) -> Result<Vec<T>, KernelError> {
     let mut both = Vec::new();

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use nix::libc;
 
-use super::KernelError;
+use super::Malformed;
 use super::netlink::{attributes, i32_at, string, u16_at, u32_at};
 use crate::model::values::Mac;
-use crate::model::wire::{AddressFacts, LinkFacts, RouteFacts, RuleFacts};
+use crate::model::wire::{AddressFacts, LinkFacts, PROTOCOL, RouteFacts, RuleFacts};
 
 // Numbers of uapi/linux/if_addr.h, fib_rules.h and if_link.h that libc does not have on every target.
 const IFA_PROTO: u16 = 11;
@@ -35,12 +35,12 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// Offset of `DEVCONF_DISABLE_IPV6` (`linux/ipv6.h`) among the numbers of `IFLA_INET6_CONF`.
 const DISABLE_IPV6: usize = 26 * 4;
 
-const SHORT: KernelError = KernelError::Malformed("an object shorter than its header");
-const NO_NUMBER: KernelError = KernelError::Malformed("a number of a strange size");
-const NO_ADDRESS: KernelError = KernelError::Malformed("an address of a strange size");
+const SHORT: Malformed = Malformed("an object shorter than its header");
+const NO_NUMBER: Malformed = Malformed("a number of a strange size");
+const NO_ADDRESS: Malformed = Malformed("an address of a strange size");
 
 /// The number of a namespace (`RTM_NEWNSID`); none if it has none.
-pub fn nsid(payload: &[u8]) -> Result<Option<i32>, KernelError> {
+pub fn nsid(payload: &[u8]) -> Result<Option<i32>, Malformed> {
     // `struct rtgenmsg` is one byte, padded.
     let (_, rest) = payload.split_first_chunk::<4>().ok_or(SHORT)?;
     for attribute in attributes(rest) {
@@ -52,7 +52,7 @@ pub fn nsid(payload: &[u8]) -> Result<Option<i32>, KernelError> {
 }
 
 /// A link (`RTM_NEWLINK`).
-pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {
+pub fn link(payload: &[u8]) -> Result<LinkFacts, Malformed> {
     let (header, rest) = payload.split_first_chunk::<16>().ok_or(SHORT)?;
     let flags = u32_at(header, 8).ok_or(SHORT)?;
     let mut link = LinkFacts {
@@ -86,7 +86,7 @@ pub fn link(payload: &[u8]) -> Result<LinkFacts, KernelError> {
     Ok(link)
 }
 
-fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), Malformed> {
     let mut of_bridge = false;
     for attribute in attributes(value) {
         let (kind, value) = attribute?;
@@ -102,7 +102,7 @@ fn link_info(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
 }
 
 /// Not all of it: timers among it are otherwise each time.
-fn bridge_port(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+fn bridge_port(link: &mut LinkFacts, value: &[u8]) -> Result<(), Malformed> {
     for attribute in attributes(value) {
         match attribute? {
             (IFLA_BRPORT_MODE, [on]) => link.hairpin = *on != 0,
@@ -113,7 +113,7 @@ fn bridge_port(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
     Ok(())
 }
 
-fn families(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
+fn families(link: &mut LinkFacts, value: &[u8]) -> Result<(), Malformed> {
     for family in attributes(value) {
         let (family, value) = family?;
         for attribute in attributes(value) {
@@ -131,7 +131,7 @@ fn families(link: &mut LinkFacts, value: &[u8]) -> Result<(), KernelError> {
 }
 
 /// An address (`RTM_NEWADDR`); none for families other than IPv4 and IPv6.
-pub fn address(payload: &[u8]) -> Result<Option<AddressFacts>, KernelError> {
+pub fn address(payload: &[u8]) -> Result<Option<AddressFacts>, Malformed> {
     let (header, rest) = payload.split_first_chunk::<8>().ok_or(SHORT)?;
     let [family, prefix, flags, ..] = *header;
     if !is_ip(family) {
@@ -150,13 +150,13 @@ pub fn address(payload: &[u8]) -> Result<Option<AddressFacts>, KernelError> {
             _ => {}
         }
     }
-    let address = net(local.or(address).ok_or(KernelError::Malformed("an address without its address"))?, prefix)?;
+    let address = net(local.or(address).ok_or(Malformed("an address without its address"))?, prefix)?;
     Ok(Some(AddressFacts { link: u32_at(header, 4).ok_or(SHORT)?, address, protocol, flags }))
 }
 
 /// A route (`RTM_NEWROUTE`); none for other families, cached routes, and the kernel's own entries for broadcast, anycast
 /// and multicast destinations.
-pub fn route(payload: &[u8]) -> Result<Option<RouteFacts>, KernelError> {
+pub fn route(payload: &[u8]) -> Result<Option<RouteFacts>, Malformed> {
     let (header, rest) = payload.split_first_chunk::<12>().ok_or(SHORT)?;
     let [family, prefix, _, _, table, protocol, scope, route_type, ..] = *header;
     let cached = u32_at(header, 8).ok_or(SHORT)? & libc::RTM_F_CLONED != 0;
@@ -199,42 +199,41 @@ pub fn route(payload: &[u8]) -> Result<Option<RouteFacts>, KernelError> {
 }
 
 /// A gateway of another family than the route's (`struct rtvia`).
-fn via(value: &[u8]) -> Result<Option<IpAddr>, KernelError> {
+fn via(value: &[u8]) -> Result<Option<IpAddr>, Malformed> {
     let family = i32::from(u16_at(value, 0).ok_or(NO_ADDRESS)?);
     if family == libc::AF_INET || family == libc::AF_INET6 { ip(&value[2..]).map(Some) } else { Ok(None) }
 }
 
-/// A rule (`RTM_NEWRULE`); none for other families.
-pub fn rule(payload: &[u8]) -> Result<Option<RuleFacts>, KernelError> {
+/// A rule (`RTM_NEWRULE`) for a source; none for other families and protocol numbers than ours.
+pub fn rule(payload: &[u8]) -> Result<Option<RuleFacts>, Malformed> {
     let (header, rest) = payload.split_first_chunk::<12>().ok_or(SHORT)?;
     let [family, _, source_length, _, table, ..] = *header;
     if !is_ip(family) {
         return Ok(None);
     }
-    let ipv6 = i32::from(family) == libc::AF_INET6;
-    let mut rule = RuleFacts { ipv6, priority: 0, table: u32::from(table), protocol: 0, source: None };
+    let (mut priority, mut table, mut protocol, mut source) = (0, u32::from(table), 0, None);
     for attribute in attributes(rest) {
         let (kind, value) = attribute?;
         match kind {
-            FRA_PRIORITY => rule.priority = number(value)?,
-            FRA_TABLE => rule.table = number(value)?,
-            FRA_PROTOCOL => rule.protocol = *value.first().ok_or(NO_NUMBER)?,
-            FRA_SRC => rule.source = Some(net(ip(value)?, source_length)?),
+            FRA_PRIORITY => priority = number(value)?,
+            FRA_TABLE => table = number(value)?,
+            FRA_PROTOCOL => protocol = *value.first().ok_or(NO_NUMBER)?,
+            FRA_SRC => source = Some(net(ip(value)?, source_length)?),
             _ => {}
         }
     }
-    Ok(Some(rule))
+    Ok(source.filter(|_| protocol == PROTOCOL).map(|source| RuleFacts { priority, table, source }))
 }
 
 fn is_ip(family: u8) -> bool {
     matches!(i32::from(family), libc::AF_INET | libc::AF_INET6)
 }
 
-fn number(value: &[u8]) -> Result<u32, KernelError> {
+fn number(value: &[u8]) -> Result<u32, Malformed> {
     u32_at(value, 0).ok_or(NO_NUMBER)
 }
 
-fn ip(value: &[u8]) -> Result<IpAddr, KernelError> {
+fn ip(value: &[u8]) -> Result<IpAddr, Malformed> {
     if let Ok(four) = <[u8; 4]>::try_from(value) {
         Ok(four.into())
     } else {
@@ -242,8 +241,8 @@ fn ip(value: &[u8]) -> Result<IpAddr, KernelError> {
     }
 }
 
-fn net(address: IpAddr, prefix: u8) -> Result<IpNet, KernelError> {
-    IpNet::new(address, prefix).map_err(|_| KernelError::Malformed("a prefix longer than its address"))
+fn net(address: IpAddr, prefix: u8) -> Result<IpNet, Malformed> {
+    IpNet::new(address, prefix).map_err(|_| Malformed("a prefix longer than its address"))
 }
 
 #[cfg(test)]

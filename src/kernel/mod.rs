@@ -24,7 +24,7 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod ask;
-mod beside;
+pub(crate) mod beside;
 pub mod conntrack;
 pub mod decode;
 pub mod descriptors;
@@ -119,7 +119,7 @@ pub enum KernelError {
     Interrupted(u32),
     /// The kernel's answer is not netlink as documented, or longer than we read.
     #[error("unreadable answer from the kernel: {0}")]
-    Malformed(&'static str),
+    Malformed(#[from] Malformed),
     /// What stands where a network namespace is expected is none.
     #[error("{0}")]
     NotANamespace(String),
@@ -158,6 +158,12 @@ pub enum KernelError {
         errno: Errno,
     },
 }
+
+/// What is wrong with an answer. Not a [`KernelError`] yet: of those that never happen, whoever reads bytes would drop some
+/// with each byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
 
 impl KernelError {
     /// A failed system call other than a netlink request.

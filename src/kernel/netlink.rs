@@ -14,7 +14,7 @@ use rtnetlink::packet_core::NetlinkSerializable;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 
-use super::{KernelError, netns};
+use super::{KernelError, Malformed, netns};
 use frame::{Answer, ask_acknowledgement, begin, done, verdict};
 
 mod frame;
@@ -275,7 +275,7 @@ impl Socket {
                 .copy_from_slice(&request.payload);
         }
         if flush >= requests.len() {
-            return requests.iter().map(|_| Err(KernelError::Malformed("nothing to wait for"))).collect();
+            return requests.iter().map(|_| Err(Malformed("nothing to wait for").into())).collect();
         }
         match self.make_room() {
             Ok(()) => self.acknowledged(&mut bytes, requests.len(), flush),
@@ -292,7 +292,7 @@ impl Socket {
     pub fn dump<I: IntoIterator>(
         &mut self,
         request: &Request,
-        read: impl Fn(Reply<'_>) -> Result<I, KernelError>,
+        read: impl Fn(Reply<'_>) -> Result<I, Malformed>,
     ) -> Result<Vec<I::Item>, KernelError> {
         self.be_strict()?;
         for attempt in 1..=DUMP_TRIES {
@@ -446,10 +446,11 @@ impl Socket {
     fn whole_dump<I: IntoIterator>(
         &mut self,
         request: &Request,
-        read: impl Fn(Reply<'_>) -> Result<I, KernelError>,
+        read: impl Fn(Reply<'_>) -> Result<I, Malformed>,
     ) -> Result<Option<Vec<I::Item>>, KernelError> {
         let sequence = self.ask(request, libc::NLM_F_DUMP as u16)?;
-        let (mut answer, mut table, mut consistent, mut wrong) = (Answer::take(), Vec::new(), true, None);
+        let (mut answer, mut table, mut objects, mut consistent) = (Answer::take(), Vec::new(), 0, true);
+        let mut wrong: Option<Malformed> = None;
         loop {
             answer.clear();
             self.hear(&mut answer)?;
@@ -463,15 +464,19 @@ impl Socket {
                     libc::NLMSG_DONE => {
                         done(&reply)?;
                         // What is wrong in a copy that is none says nothing.
-                        return if consistent { wrong.map_or(Ok(Some(table)), Err) } else { Ok(None) };
+                        OBJECTS.fetch_add(objects, Ordering::Relaxed);
+                        return match wrong {
+                            Some(wrong) if consistent => Err(wrong.into()),
+                            _ => Ok(consistent.then_some(table)),
+                        };
                     }
                     libc::NLMSG_ERROR => {
                         verdict(&reply)?;
-                        return Err(KernelError::Malformed("an acknowledgement instead of a dump"));
+                        return Err(Malformed("an acknowledgement instead of a dump").into());
                     }
                     libc::NLMSG_OVERRUN => return Err(KernelError::Lost(Errno::ENOBUFS)),
                     libc::NLMSG_MIN_TYPE.. => {
-                        OBJECTS.fetch_add(1, Ordering::Relaxed);
+                        objects += 1;
                         match read(reply) {
                             Ok(items) => table.extend(items),
                             Err(error) => wrong = wrong.or(Some(error)),

@@ -460,9 +460,8 @@ fn read_container(
     // Most of what other tables hold are the kernel's own entries for each address. Ours are in others where a rule leads
     // there, for one of several endpoints that there are or are to be, or beside a default route of somebody else's, whether
     // or not the rule is still there.
-    let ours = facts.rules.iter().any(|rule| rule.protocol == PROTOCOL);
     let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;
-    let elsewhere = several || facts.links.len() > 2 || ours || {
+    let elsewhere = several || facts.links.len() > 2 || !facts.rules.is_empty() || {
         facts.routes = main_routes(socket)?;
         facts.routes.iter().any(theirs)
     };

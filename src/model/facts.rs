@@ -106,7 +106,7 @@ pub struct NetnsFacts {
     /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL) where a rule of
     /// ours leads to other tables, there is more than one link beside `lo`, or a default route of somebody else's.
     pub routes: Vec<RouteFacts>,
-    /// As dumped.
+    /// As dumped, but for those of somebody else.
     pub rules: Vec<RuleFacts>,
     /// Processes in it, looked for only where the namespace bears our mark and is not in the scope.
     pub processes: Vec<u32>,
@@ -207,19 +207,15 @@ pub struct RouteFacts {
     pub source: Option<IpAddr>,
 }
 
-/// A routing rule (`struct fib_rule_hdr` and `FRA_*`).
+/// A routing rule of our protocol number (`struct fib_rule_hdr` and `FRA_*`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleFacts {
-    /// Whether it is of the IPv6 database.
-    pub ipv6: bool,
     /// `FRA_PRIORITY`.
     pub priority: u32,
     /// `FRA_TABLE`.
     pub table: u32,
-    /// `FRA_PROTOCOL`.
-    pub protocol: u8,
     /// `FRA_SRC`.
-    pub source: Option<IpNet>,
+    pub source: IpNet,
 }
 
 /// One of our nftables tables, as the kernel dumps it over nfnetlink: attributes as bytes, handles left out.

@@ -286,7 +286,7 @@ mod tests {
 
     fn rule(facts: &mut Facts, netns: &str) {
         let inside = facts.namespaces.entry(netns.into()).or_default();
-        let rule = RuleFacts { ipv6: false, priority: 1, table: 1, protocol: 0, source: None };
+        let rule = RuleFacts { priority: 1, table: 1, source: "10.0.0.1/32".parse().unwrap() };
         Arc::make_mut(inside).rules.push(rule);
     }
 

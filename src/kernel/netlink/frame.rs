@@ -9,7 +9,7 @@ use nix::libc;
 use rtnetlink::packet_core::NLA_TYPE_MASK;
 
 use super::{HEADER, Reply};
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Malformed};
 
 /// Room for one datagram. The kernel cuts dumps at 32 KiB; a link with hundreds of virtual functions is longer.
 const DATAGRAM_BYTES: usize = 256 << 10;
@@ -89,7 +89,7 @@ impl Answer {
     }
 
     /// The messages that answer a request, without acknowledgements and ends.
-    pub(super) fn replies(&self, sequence: u32) -> impl Iterator<Item = Result<Reply<'_>, KernelError>> {
+    pub(super) fn replies(&self, sequence: u32) -> impl Iterator<Item = Result<Reply<'_>, Malformed>> {
         self.since(0).filter(move |reply| {
             reply
                 .as_ref()
@@ -110,7 +110,7 @@ pub(super) struct Replies<'a> {
 }
 
 impl<'a> Iterator for Replies<'a> {
-    type Item = Result<Reply<'a>, KernelError>;
+    type Item = Result<Reply<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = std::mem::take(&mut self.rest);
@@ -129,13 +129,13 @@ impl<'a> Iterator for Replies<'a> {
             self.rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             Some(reply)
         });
-        Some(reply.ok_or(KernelError::Malformed("a message shorter than it says")))
+        Some(reply.ok_or(Malformed("a message shorter than it says")))
     }
 }
 
 /// What an `NLMSG_ERROR` says: an acknowledgement or a refusal.
 pub(super) fn verdict(reply: &Reply<'_>) -> Result<(), KernelError> {
-    let code = i32_at(reply.payload, 0).ok_or(KernelError::Malformed("an error without its number"))?;
+    let code = i32_at(reply.payload, 0).ok_or(Malformed("an error without its number"))?;
     if code == 0 {
         return Ok(());
     }
@@ -181,27 +181,29 @@ fn refused(code: i32, reply: &Reply<'_>, at: usize) -> Result<(), KernelError> {
 
 /// The attributes in some bytes (`struct nlattr`): type without its flags, and content. One that is longer than what
 /// is left is an error and the last.
-pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), KernelError>> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), Malformed>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let all = std::mem::take(&mut rest);
         if all.is_empty() {
             return None;
         }
-        let attribute = u16_at(all, 0).and_then(|length| {
-            let length = usize::from(length);
-            let attribute = (u16_at(all, 2)? & NLA_TYPE_MASK, all.get(4..length)?);
+        let attribute = all.first_chunk().and_then(|&[length, further, kind, flags]| {
+            let length = usize::from(u16::from_ne_bytes([length, further]));
+            let attribute = (u16::from_ne_bytes([kind, flags]) & NLA_TYPE_MASK, all.get(4..length)?);
             rest = all.get(length.next_multiple_of(4)..).unwrap_or_default();
             Some(attribute)
         });
-        Some(attribute.ok_or(KernelError::Malformed("an attribute longer than its message")))
+        Some(attribute.ok_or(Malformed("an attribute longer than its message")))
     })
 }
 
 /// The text of a string attribute up to its end mark. What is not UTF-8 is replaced, not cut off: the beginning of a
 /// foreign alias must not pass for a whole one of ours.
 pub fn string(value: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default())
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    // Which takes longer to begin with.
+    str::from_utf8(text).map_or_else(|_| String::from_utf8_lossy(text), Cow::Borrowed)
 }
 
 /// A `u16` in host order at that place.

@@ -54,7 +54,8 @@ impl Socket {
         let mut answer = Answer::take();
         match self.receive_notice(&mut answer) {
             Ok((at, nsid)) => {
-                answer.since(at).try_for_each(|reply| reply.map(|reply| each(reply, nsid))).map(|()| true)
+                answer.since(at).try_for_each(|reply| reply.map(|reply| each(reply, nsid)))?;
+                Ok(true)
             }
             Err(KernelError::Lost(Errno::EAGAIN)) => Ok(false),
             Err(error) => Err(error),

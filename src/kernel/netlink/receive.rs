@@ -7,7 +7,7 @@ use nix::libc;
 
 use super::Socket;
 use super::frame::Answer;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Malformed};
 
 impl Socket {
     /// Adds the next datagram of what was asked, and tells where it begins. Linux has answered when it comes back from the
@@ -80,7 +80,7 @@ impl Socket {
             };
             match Errno::result(length) {
                 Ok(length) if length.cast_unsigned() > room.len() => {
-                    return Err(KernelError::Malformed("longer than any answer is"));
+                    return Err(Malformed("longer than any answer is").into());
                 }
                 // Only the kernel answers; processes with privilege can write to our port as well.
                 Ok(_) if from.nl_pid != 0 && i32::from(from.nl_family) == libc::AF_NETLINK => {}

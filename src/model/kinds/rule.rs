@@ -50,14 +50,9 @@ impl Rule {
     fn observed(netns: &Text, inside: &NetnsFacts, owner: &Owner) -> Vec<Self> {
         let tables = owner.tables()..=owner.tables() | 0xff;
         let observed = |rule: &RuleFacts| {
-            let ours = rule.protocol == PROTOCOL && tables.contains(&rule.table);
-            let source = rule.source.filter(|_| ours)?;
-            (source == IpNet::from(source.addr())).then(|| Self {
-                netns: netns.clone(),
-                source: source.addr(),
-                priority: rule.priority,
-                table: rule.table,
-            })
+            let source = rule.source.addr();
+            let ours = tables.contains(&rule.table) && rule.source == IpNet::from(source);
+            ours.then(|| Self { netns: netns.clone(), source, priority: rule.priority, table: rule.table })
         };
         inside.rules.iter().filter_map(observed).collect()
     }
