@@ -202,7 +202,10 @@ impl Elements {
     /// Names of the sets and maps that they stand in.
     pub(super) fn sets(&self) -> Vec<&'static str> {
         self.0.iter().map(Element::set).fold(Vec::new(), |mut sets, set| {
-            (!sets.contains(&set)).then(|| sets.push(set));
+            // Mostly the one before is of the same.
+            if sets.last() != Some(&set) && !sets.contains(&set) {
+                sets.push(set);
+            }
             sets
         })
     }
