@@ -21,6 +21,7 @@ use self::rails::Allowance;
 use self::watch::Content;
 use crate::diff::plan::{Flaw, Plan, plan};
 use crate::diff::{Diff, diff};
+use crate::kernel::beside::Threads;
 use crate::kernel::{Kernel, KernelError};
 use crate::model::diagnostic::Diagnostics;
 use crate::model::focus::Focus;
@@ -31,6 +32,8 @@ use crate::model::state::{Desired, State};
 use crate::model::topology::Topology;
 use crate::model::wire::{Owner, Scope};
 
+/// From so many endpoints on it pays to lower them on two threads.
+const TWO_FROM: usize = 256;
 /// Looks that one run takes at most after executing: the world may move under it, but not for ever.
 const ROUNDS_MAX: u32 = 4;
 
@@ -83,12 +86,16 @@ impl Target<'_> {
     }
 
     fn desired(&self, observed: &Observed) -> Result<Desired, Rejection> {
+        let lower = |topology: &Topology| {
+            let by = Threads { two: topology.endpoints.len() >= TWO_FROM };
+            lower::lower_by(topology, observed, &by)
+        };
         match self {
-            Self::Topology(topology) | Self::Except(topology, _) => lower::lower(topology, observed),
-            Self::Turned(content, ..) => lower::lower(&content.topology, observed),
+            Self::Topology(topology) | Self::Except(topology, _) => lower(topology),
+            Self::Turned(content, ..) => lower(&content.topology),
             Self::Known(topology, known) => match known.still(observed) {
                 Some(desired) => Ok(desired.clone()),
-                None => lower::lower(topology, observed),
+                None => lower(topology),
             },
             Self::Nothing(name, _) => {
                 let notes = never_applied(name, observed).into_iter().collect();

@@ -13,6 +13,8 @@ use std::thread::{Builder, JoinHandle};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::model::both::Both;
+
 /// Where a thread may run on beside its starter, and where it may run on.
 struct Way {
     others: CpuSet,
@@ -149,6 +151,22 @@ pub(super) fn scoped<T: Send, R>(
         all.push(join(thread));
     }
     (all, beside)
+}
+
+/// A further thread for one of two things, where that is asked for, may be started, and has a processor to run on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Threads {
+    /// Whether there is so much to do that it pays: to start one takes a tenth of a millisecond.
+    pub two: bool,
+}
+
+impl Both for Threads {
+    fn both<A: Send, B>(&self, one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
+        let one = Mutex::new(Some(one));
+        let take = || one.lock().ok().and_then(|mut one| one.take()).map(|one| one());
+        let (mut done, other) = scoped(usize::from(self.two && processors() > 1), take, |_| other());
+        (done.pop().flatten().or_else(take).expect("only a thread that was not started leaves it"), other)
+    }
 }
 
 /// Threads that are waited for whatever happens.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::beside::Threads;
 use super::kept::Kept;
 use super::memory::{Belief, Disturbed, Memory};
 use super::netfilter::{Ahead, Netfilter, Written};
@@ -15,7 +16,7 @@ use super::netns::{self, Found};
 use super::nft::Nft;
 use super::run::Run;
 use super::surroundings::Surroundings;
-use super::{Kernel, KernelError, beside, feature, read};
+use super::{Kernel, KernelError, feature, read};
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{Step, Text};
@@ -47,13 +48,7 @@ impl Kernel for Linux {
         self.around.fill(&mut facts, self.belief.is_told())?;
         // Kept by who does not remember as well: to take it apart now would have everything else wait.
         let facts = self.seen.insert(facts);
-        if facts.namespaces.len() < HALVES_FROM || beside::processors() == 1 {
-            return Ok(Observed::new(facts, &scope.owner));
-        }
-        Ok(Observed::by_halves(facts, &scope.owner, |half, rest| {
-            let (halves, rest) = beside::scoped(1, half, |_| rest());
-            (halves.into_iter().next().unwrap_or_else(half), rest)
-        }))
+        Ok(Observed::by_halves(facts, &scope.owner, &Threads { two: facts.namespaces.len() >= HALVES_FROM }))
     }
 
     fn news(&mut self, scope: &Scope, open: &Focus, anew: bool) -> Result<Option<News>, KernelError> {

@@ -5,6 +5,7 @@
 //! everything is tested without privilege. Sockets are in `kernel`, order is in `diff`.
 
 pub mod attribute;
+pub mod both;
 mod check;
 pub mod diagnostic;
 pub mod drivers;

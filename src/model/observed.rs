@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::both::{Both, InTurn};
 use super::kinds::firewall::Firewall;
 use super::kinds::sysctl::Sysctl;
 use super::links;
@@ -169,20 +170,16 @@ fn redirects(rules: &[ForeignRule], each: &mut impl FnMut(Protocol, Ports)) {
 impl Observed {
     /// Sorts facts by whose they are.
     pub fn new(facts: &Facts, owner: &Owner) -> Self {
-        Self::by_halves(facts, owner, |half, rest| (half(), rest()))
+        Self::by_halves(facts, owner, &InTurn)
     }
 
-    /// The same in two halves, for whoever has two threads for them.
-    pub fn by_halves(
-        facts: &Facts,
-        owner: &Owner,
-        both: impl FnOnce(&(dyn Fn() -> State + Sync), &dyn Fn() -> Self) -> (State, Self),
-    ) -> Self {
+    /// The same in two halves.
+    pub fn by_halves(facts: &Facts, owner: &Owner, by: &impl Both) -> Self {
         // There is most of these, and each is little work.
         let half = |kind| matches!(kind, KindName::Address | KindName::Route | KindName::Rule);
         let ours =
             |of: &dyn Fn(KindName) -> bool| -> State { Resource::observe(facts, owner, of).into_iter().collect() };
-        let (others, mut all) = both(&|| ours(&half), &|| Self::with(ours(&|kind| !half(kind)), facts, owner));
+        let (others, mut all) = by.both(|| ours(&half), || Self::with(ours(&|kind| !half(kind)), facts, owner));
         all.ours.append(others);
         all
     }

@@ -104,9 +104,19 @@ pub struct Desired {
 
 impl Desired {
     /// Takes what is wanted, and where each was asked for; of two with one id the last is meant.
-    pub fn fill(&mut self, wanted: Vec<(Resource, Span)>) {
-        self.state = wanted.iter().map(|(resource, _)| resource.clone()).collect();
-        self.origins = Origins(Arc::new(Places { asked: wanted, sorted: OnceLock::new() }));
+    pub fn fill(&mut self, mut wanted: Vec<(ResourceId, Resource, Span)>) {
+        // Stable: those of one id stay as they were asked for.
+        wanted.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        wanted.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                std::mem::swap(next, kept);
+            }
+            same
+        });
+        let spans = wanted.iter().map(|(.., span)| *span).collect();
+        self.state = State { resources: wanted.into_iter().map(|(id, resource, _)| (id, resource)).collect() };
+        self.origins = Origins(Arc::new(Places { state: self.state.clone(), spans, by_id: OnceLock::new() }));
     }
 }
 
@@ -116,23 +126,20 @@ pub struct Origins(Arc<Places>);
 
 #[derive(Default, Debug)]
 struct Places {
-    /// As they were asked for.
-    asked: Vec<(Resource, Span)>,
-    /// In the order of ids, once somebody wants to know.
-    sorted: OnceLock<Vec<(ResourceId, Span)>>,
+    /// What was asked for.
+    state: State,
+    /// Where, in the order of ids.
+    spans: Vec<Span>,
+    /// Once somebody wants to know.
+    by_id: OnceLock<BTreeMap<ResourceId, Span>>,
 }
 
 impl Origins {
     /// Where a resource was asked for; the last of several.
     pub fn get(&self, id: &ResourceId) -> Option<Span> {
-        let Places { asked, sorted } = &*self.0;
-        let sorted = sorted.get_or_init(|| {
-            let mut all: Vec<_> = asked.iter().map(|(resource, origin)| (resource.id(), *origin)).collect();
-            all.sort_by(|(one, _), (other, _)| one.cmp(other));
-            all
-        });
-        let after = sorted.partition_point(|(it, _)| it <= id);
-        sorted[..after].last().filter(|(it, _)| it == id).map(|(_, origin)| *origin)
+        let Places { state, spans, by_id } = &*self.0;
+        let ids = state.iter().map(|(id, _)| id.clone());
+        by_id.get_or_init(|| ids.zip(spans.iter().copied()).collect()).get(id).copied()
     }
 }
 

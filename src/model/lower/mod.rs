@@ -29,11 +29,14 @@ pub(super) use routes::TABLES;
 pub use settings::route_localnet;
 
 use self::labels::Labels;
+use super::both::{Both, InTurn};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::drivers;
 use super::kinds::KindName;
+use super::kinds::firewall::Firewall;
+use super::kinds::user_rules::UserRules;
 use super::observed::{ForeignLink, Observed};
-use super::resource::{Resource, ResourceId, Text};
+use super::resource::{Kind as _, Resource, ResourceId, Text};
 use super::source::Span;
 use super::state::{Desired, State};
 use super::topology::{Endpoint, Item, Network, Topology};
@@ -55,25 +58,46 @@ pub enum Rejection {
 ///
 /// All findings at once: those of the topology itself, or else those against the live host.
 pub fn lower(topology: &Topology, observed: &Observed) -> Result<Desired, Rejection> {
-    all(Lowering::new(topology, topology, (observed, &observed.ours)))
+    lower_by(topology, observed, &InTurn)
+}
+
+/// The same, for whoever has two threads for it.
+///
+/// # Errors
+///
+/// Those of [`lower`].
+pub fn lower_by(topology: &Topology, observed: &Observed, by: &impl Both) -> Result<Desired, Rejection> {
+    all(Lowering::new(topology, topology, (observed, &observed.ours)), by)
 }
 
 /// What all of the lowering's topology comes to.
-fn all(mut lowering: Lowering) -> Result<Desired, Rejection> {
+fn all(mut lowering: Lowering, by: &impl Both) -> Result<Desired, Rejection> {
     let sandboxes = lowering.sandboxes();
     let networks = lowering.networks(&sandboxes);
     let ports = lowering.endpoints(&sandboxes, &networks);
-    for network in networks.values() {
-        drivers::lower(network, &ports, &mut lowering);
-    }
-    lowering.routes(&ports);
-    lowering.firewall(&ports, &networks);
+    let given = Given { topology: lowering.topology, whole: lowering.whole, observed: lowering.observed };
+    let firewall = || given.firewall(&ports, &networks);
+    let (firewall, ()) = by.both(firewall, || {
+        for network in networks.values() {
+            drivers::lower(network, &ports, &mut lowering);
+        }
+        lowering.routes(&ports);
+    });
+    lowering.firewall(firewall);
     lowering.settings(&ports, &networks);
     lowering.isolation_notes(&ports);
     lowering.taken_ports(&ports);
     lowering.docker_user(&networks);
     lowering.neighbours_notes(&networks);
     lowering.finish()
+}
+
+/// What a topology is lowered from.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    topology: &'a Topology,
+    whole: &'a Topology,
+    observed: &'a Observed,
 }
 
 /// A topology on its way down.
@@ -89,7 +113,7 @@ pub struct Lowering<'a> {
     /// Where settings are found that are read and never wanted.
     read: &'a State,
     /// As they were asked for; of two with one id the last is meant.
-    wanted: Vec<(Resource, Span)>,
+    wanted: Vec<(ResourceId, Resource, Span)>,
     labels: Labels,
     bridged: [bool; 2],
     desired: Desired,
@@ -218,12 +242,25 @@ impl<'a> Lowering<'a> {
 
     /// Wants a resource, asked for at a place of the topology.
     pub fn want(&mut self, resource: impl Into<Resource>, origin: Span) {
-        self.wanted.push((resource.into(), origin));
+        let resource = resource.into();
+        self.wanted.push((resource.id(), resource, origin));
     }
 
     /// Says something that the user should know before saying yes.
     pub fn note(&mut self, note: String) {
         self.desired.notes.push(note);
+    }
+
+    fn firewall(&mut self, firewall: Result<Option<Firewall>, Vec<Diagnostic>>) {
+        match firewall {
+            Ok(Some(firewall)) => {
+                let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
+                self.want(firewall, origin);
+                self.want(UserRules, origin);
+            }
+            Ok(None) => {}
+            Err(findings) => self.invalid.extend(findings),
+        }
     }
 
     fn refuse(&mut self, finding: Diagnostic) {

@@ -41,12 +41,12 @@ impl Lowering<'_> {
     }
 
     fn wants_firewall(&self) -> bool {
-        self.wanted.iter().any(|(it, _)| matches!(it, Resource::Firewall(_)))
+        self.wanted.iter().any(|(_, it, _)| matches!(it, Resource::Firewall(_)))
     }
 
     /// Whether accepts go into docker's chain of a family, and so what docker drops at the end is not ours.
     fn wants_docker_user(&self, family: &str) -> bool {
-        self.wanted.iter().any(|(it, _)| matches!(it, Resource::DockerUser(it) if it.ipv6 == (family == "ip6")))
+        self.wanted.iter().any(|(_, it, _)| matches!(it, Resource::DockerUser(it) if it.ipv6 == (family == "ip6")))
     }
 
     /// Wants accepts in docker's chain for rules of users, where the topology asks for them and the chain is there: for

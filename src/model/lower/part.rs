@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Lowering, all};
+use crate::model::both::InTurn;
 use crate::model::focus::{CONTAINERS, Focus, otherwise_by};
 use crate::model::kinds::firewall::Firewall;
 use crate::model::observed::Observed;
@@ -42,7 +43,7 @@ pub fn turned(
     names.extend(others);
     let lowered = |whole: &Topology| {
         let part = only(whole, &names);
-        all(Lowering::new(&part, whole, (observed, unasked))).ok().filter(|desired| desired.pending.is_empty())
+        all(Lowering::new(&part, whole, (observed, unasked)), &InTurn).ok().filter(|desired| desired.pending.is_empty())
     };
     let (was, is) = (lowered(before)?, lowered(after)?);
     if was.notes != is.notes {

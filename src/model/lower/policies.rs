@@ -6,21 +6,25 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::Spanned;
 
-use super::{Lowering, NetworkPlan, Port};
+use super::{Given, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::kinds::firewall::{Element, NetworkRules, Policy, Publication, SourceNat, policies};
 use crate::model::source::Span;
 use crate::model::topology::{Action, Peer};
 use crate::model::values::Ports;
 
-impl Lowering<'_> {
+impl Given<'_> {
     /// Elements of the user's policies, and of `direct` ones after them, each with the place of its published port.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many.
     pub(super) fn policies(
-        &mut self,
+        self,
         direct: Vec<(Policy, Span)>,
         ports: &[Port],
         networks: &BTreeMap<&str, NetworkPlan>,
-    ) -> Vec<Element> {
+    ) -> Result<Vec<Element>, Diagnostic> {
         let addresses =
             |peer: Option<&Spanned<Peer>>| peer.map_or_else(anywhere, |peer| of(peer.get_ref(), ports, networks));
         let own = self.topology.policies.iter().map(|policy| Policy {
@@ -32,22 +36,17 @@ impl Lowering<'_> {
         let (direct, places): (Vec<Policy>, Vec<Span>) = direct.into_iter().unzip();
         let all: Vec<Policy> = own.chain(direct).collect();
         let bridged: Vec<Vec<IpNet>> = networks.values().filter(|plan| plan.icc && !plan.external).map(nets).collect();
-        match policies(&all, &bridged) {
-            Ok(elements) => elements,
-            Err(too_many) => {
-                let of_port = too_many.0.checked_sub(self.topology.policies.len()).map(|at| {
-                    let finding = Diagnostic::at(places[at], too_many.to_string());
-                    let finding = finding.label("without NAT on the way out this is a policy, too");
-                    finding.hint("fewer or wider nets in `allow_from`")
-                });
-                let finding = of_port.unwrap_or_else(|| {
-                    let finding = Diagnostic::at(self.topology.policies[too_many.0].name, too_many.to_string());
-                    finding.hint("fewer policies, or such that do not overlap")
-                });
-                self.invalid.push(finding);
-                Vec::new()
-            }
-        }
+        policies(&all, &bridged).map_err(|too_many| {
+            let of_port = too_many.0.checked_sub(self.topology.policies.len()).map(|at| {
+                let finding = Diagnostic::at(places[at], too_many.to_string());
+                let finding = finding.label("without NAT on the way out this is a policy, too");
+                finding.hint("fewer or wider nets in `allow_from`")
+            });
+            of_port.unwrap_or_else(|| {
+                let finding = Diagnostic::at(self.topology.policies[too_many.0].name, too_many.to_string());
+                finding.hint("fewer policies, or such that do not overlap")
+            })
+        })
     }
 }
 

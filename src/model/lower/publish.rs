@@ -9,13 +9,12 @@ use smallvec::smallvec;
 use toml::Spanned;
 
 use super::policies::reached_directly;
-use super::{Lowering, NetworkPlan, Port};
+use super::{Given, Lowering, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::KindName;
 use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
-use crate::model::kinds::user_rules::UserRules;
-use crate::model::resource::{Few, Resource, host};
+use crate::model::resource::{Few, Resource, ResourceId, host};
 use crate::model::source::Span;
 use crate::model::values::{Cidr, Ports, Protocol, Publish};
 
@@ -76,26 +75,37 @@ fn targets(port: &Port, publish: &Publish) -> impl Iterator<Item = (IpAddr, Opti
     listens(port.network, publish).into_iter().filter_map(|(ipv6, listen)| Some((port.address(ipv6)?, listen)))
 }
 
-impl Lowering<'_> {
-    /// Wants the firewall, if any network of the topology is netrec's to guard, or any endpoint or published port.
-    pub(super) fn firewall(&mut self, ports: &[Port], networks: &BTreeMap<&str, NetworkPlan>) {
+impl Given<'_> {
+    /// The firewall, if any network of the topology is netrec's to guard, or any endpoint or published port; or all that is
+    /// wrong.
+    pub(super) fn firewall(
+        self,
+        ports: &[Port],
+        networks: &BTreeMap<&str, NetworkPlan>,
+    ) -> Result<Option<Firewall>, Vec<Diagnostic>> {
         let guarded = networks.values().filter(|plan| plan.is_bridged() && !plan.external);
         let rules: BTreeMap<&str, NetworkRules> = guarded.map(|plan| (plan.name, network_rules(plan))).collect();
         let chooses = |port: &Port| port.item.publishes().any(|(publish, _)| publish.get_ref().host.is_none());
         let mut claimed = if ports.iter().any(chooses) { self.claimed(ports) } else { Claimed::default() };
-        let (mut publications, mut direct, mut limited) = (Vec::new(), Vec::new(), [0; 2]);
+        let (mut publications, mut direct, mut limited, mut wrong) = (Vec::new(), Vec::new(), [0; 2], Vec::new());
         for port in ports {
             let (network, rules) = (port.network, rules.get(port.network.name));
             for (publish, own) in port.item.publishes() {
-                let Some(host) = self.host_ports(port, publish, &mut claimed) else { continue };
+                let host = match self.host_ports(port, publish, &mut claimed) {
+                    Ok(host) => host,
+                    Err(finding) => {
+                        wrong.push(finding);
+                        continue;
+                    }
+                };
                 let allowed = own.or(network.item.allow_from.as_ref());
                 let published = publications_of(port, network, (publish.get_ref(), host), allowed);
                 if let Some(ipv6) = count_allowed(&published, &mut limited) {
                     let first = own.and_then(|nets| nets.first()).map(|net| port.item.span(net));
                     let inherited = network.item.allow_from.iter().flatten().map(|net| network.item.span(net));
                     let span = first.or_else(|| inherited.min()).unwrap_or_else(|| port.item.span(publish));
-                    self.invalid.push(too_many_allowed(span, ipv6));
-                    return;
+                    wrong.push(too_many_allowed(span, ipv6));
+                    return Err(wrong);
                 }
                 let routed =
                     rules.into_iter().flat_map(|rules| published.iter().filter_map(|it| reached_directly(it, rules)));
@@ -105,19 +115,22 @@ impl Lowering<'_> {
         }
         let guards = guards(ports);
         if rules.is_empty() && publications.is_empty() && guards.is_empty() {
-            return;
+            return if wrong.is_empty() { Ok(None) } else { Err(wrong) };
         }
         let rules: Vec<NetworkRules> = rules.into_values().collect();
-        let policies = self.policies(direct, ports, networks);
-        let firewall =
-            Firewall::new(&self.topology.name, &rules, &publications).with(guards.into_iter().chain(policies));
-        let origin = self.topology.networks.values().map(|network| network.name).min().unwrap_or_default();
-        self.want(firewall, origin);
-        self.want(UserRules, origin);
+        let policies = self.policies(direct, ports, networks).unwrap_or_else(|finding| {
+            wrong.push(finding);
+            Vec::new()
+        });
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        let firewall = Firewall::new(&self.topology.name, &rules, &publications);
+        Ok(Some(firewall.with(guards.into_iter().chain(policies))))
     }
 
     /// What the topology names itself, and then what was chosen before: newcomers choose from what both leave.
-    fn claimed(&self, ports: &[Port]) -> Claimed {
+    fn claimed(self, ports: &[Port]) -> Claimed {
         let mut claimed = Claimed::default();
         let publishes = self.whole.endpoints.values().flat_map(|endpoint| endpoint.publishes());
         for publish in publishes.map(|(publish, _)| publish.get_ref()) {
@@ -155,10 +168,12 @@ impl Lowering<'_> {
     }
 
     /// Host ports that were chosen for publishes of the endpoints that are there.
-    fn chosen_before(&self) -> Chosen {
-        let name = Firewall::table_name(&self.topology.name).into();
+    fn chosen_before(self) -> Chosen {
+        let name = Firewall::table_name(&self.topology.name);
         let mut chosen = Chosen::default();
-        if let Some(Resource::Firewall(live)) = self.ours_named(&host(), KindName::Firewall, &name) {
+        if let Some(Resource::Firewall(live)) =
+            self.observed.ours.get(&ResourceId::new(&host(), KindName::Firewall, name))
+        {
             for element in live.elements.iter() {
                 if let Element::Publish(it) = element
                     && it.ports.first >= CHOSEN_FIRST
@@ -175,17 +190,21 @@ impl Lowering<'_> {
     }
 
     /// Whether others have any of these ports: they listen there, or lead them elsewhere.
-    fn is_taken(&self, protocol: Protocol, ports: Ports) -> bool {
+    fn is_taken(self, protocol: Protocol, ports: Ports) -> bool {
         self.observed.foreign.claims.iter().any(|of| of.protocol == protocol && of.ports.overlaps(ports))
     }
 
     /// The user's host ports, or as many as the container's: those chosen before, or the first free ones upwards from a
-    /// hash; none, which is told, where so many are not free in a row.
-    fn host_ports(&mut self, port: &Port, publish: &Spanned<Publish>, claimed: &mut Claimed) -> Option<Ports> {
+    /// hash.
+    ///
+    /// # Errors
+    ///
+    /// Where so many are not free in a row.
+    fn host_ports(self, port: &Port, publish: &Spanned<Publish>, claimed: &mut Claimed) -> Result<Ports, Diagnostic> {
         let (span, publish) = (port.item.span(publish), publish.get_ref());
         let given = publish.host.or_else(|| claimed.held.get(&span).copied());
-        if given.is_some() {
-            return given;
+        if let Some(given) = given {
+            return Ok(given);
         }
         let count = publish.container.count();
         let rooms = (u32::from(u16::MAX - CHOSEN_FIRST) + 2).saturating_sub(count);
@@ -197,16 +216,14 @@ impl Lowering<'_> {
         };
         let free =
             |ports: &Ports| claimed.is_free(publish.protocol, *ports) && !self.is_taken(publish.protocol, *ports);
-        let chosen = (0..rooms).map(range).find(free);
-        if let Some(ports) = chosen {
-            claimed.claim(publish.protocol, ports);
-        } else {
+        let Some(chosen) = (0..rooms).map(range).find(free) else {
             let message = format!("no {count} host ports in a row are left for `{publish}`");
             let label = format!("netrec chooses from {CHOSEN_FIRST} to {}", u16::MAX);
             let finding = Diagnostic::at(span, message).label(label);
-            self.invalid.push(finding.hint(format!("name them: `{}:{}`", publish.container, publish.container)));
-        }
-        chosen
+            return Err(finding.hint(format!("name them: `{}:{}`", publish.container, publish.container)));
+        };
+        claimed.claim(publish.protocol, chosen);
+        Ok(chosen)
     }
 }
 
