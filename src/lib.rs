@@ -9,8 +9,11 @@
 //! - [`kernel`]: the door. The only room that touches Linux.
 //! - [`apply`]: the loop. Knows the [`kernel::Kernel`] trait only.
 //! - [`cli`]: words to people. The only room that prints.
+//!
+//! `beside` starts threads, for whoever has two things to do; what is pure is told how ([`model::both`]).
 
 pub mod apply;
+mod beside;
 pub mod cli;
 pub mod diff;
 pub mod kernel;

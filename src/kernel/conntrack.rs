@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 
 use super::netlink::{Protocol as Family, Reply, Request, Socket};
-use super::{KernelError, ask, beside};
+use super::{KernelError, ask};
+use crate::beside;
 use crate::model::attribute::{self, get, walk};
 use crate::model::kinds::firewall::{Flows, FlowsOnHost};
 use crate::model::resource::Text;

@@ -13,7 +13,8 @@ use nix::libc;
 
 use super::lookup::Names;
 use super::netlink::{BATCH_MESSAGES, Protocol, Socket};
-use super::{KernelError, ask, beside};
+use super::{KernelError, ask};
+use crate::beside;
 use crate::model::links;
 use crate::model::resource::Text;
 use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Lookup, Owner, PROTOCOL};

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::beside::Threads;
 use super::kept::Kept;
 use super::memory::{Belief, Disturbed, Memory};
 use super::netfilter::{Ahead, Netfilter, Written};
@@ -17,6 +16,7 @@ use super::nft::Nft;
 use super::run::Run;
 use super::surroundings::Surroundings;
 use super::{Kernel, KernelError, feature, read};
+use crate::beside::Threads;
 use crate::model::focus::{Focus, News};
 use crate::model::observed::Observed;
 use crate::model::resource::{Step, Text};

@@ -11,7 +11,6 @@
 //! - [`sysctl`]: settings under `/proc/sys/net`.
 //! - [`surroundings`]: who listens, whose rules there are, whom netrec is run by.
 //! - [`descriptors`]: how many there may be, and room for them.
-//! - `beside`: threads that are to work on another processor than the one that starts them.
 //! - [`privilege`], [`feature`]: whether this process and this kernel can do what is to be done, before anything is.
 //! - [`throwaway`]: a host to rehearse on.
 //! - [`events`]: what Linux announces, and who did it.
@@ -24,7 +23,6 @@ use crate::model::resource::Step;
 use crate::model::wire::Scope;
 
 pub mod ask;
-pub(crate) mod beside;
 pub mod conntrack;
 pub mod decode;
 pub mod descriptors;

@@ -7,7 +7,8 @@ use std::thread::JoinHandle;
 #[cfg(debug_assertions)]
 use super::netlink;
 use super::nft::{self, Nft, NftError, Outline};
-use super::{KernelError, beside, feature, neighbours};
+use super::{KernelError, feature, neighbours};
+use crate::beside;
 use crate::model::kinds::firewall::{Asked, Firewall};
 use crate::model::resource::{Op, Resource, Step};
 use crate::model::wire::{ChainFacts, DockerFacts, Facts, Owner, Place, TableFacts, Tables};

@@ -19,7 +19,7 @@ use nix::sched::CloneFlags;
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
 use super::KernelError;
-use super::beside;
+use crate::beside;
 use crate::model::resource::Text;
 use crate::model::wire::NetnsRef;
 

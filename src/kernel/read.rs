@@ -14,7 +14,8 @@ use super::ask::{LOOPBACK, MAIN, QUESTIONS, addresses, all, links, main_routes, 
 use super::memory::{Host, Memory};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Found, Identity, Listing, Visitor};
-use super::{KernelError, beside, decode, descriptors, sysctl};
+use super::{KernelError, decode, descriptors, sysctl};
+use crate::beside;
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::resource::{self, HOST, Text};

@@ -16,7 +16,8 @@ use super::netfilter::{Ahead, Ours};
 use super::netlink::{Protocol, Socket};
 use super::netns::{self, Born, Found, Visitor};
 use super::nft::{self, Nft, NftError};
-use super::{KernelError, ask, beside, conntrack, descriptors, stop, sysctl, waves};
+use super::{KernelError, ask, conntrack, descriptors, stop, sysctl, waves};
+use crate::beside;
 use crate::model::resource::{HOST, Op, Resource, Step, Text};
 use crate::model::wire::{Body, Message, NftMessage, NoLookup, Owner, Place};
 

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::{KernelError, beside, listeners, neighbours, session};
+use super::{KernelError, listeners, neighbours, session};
+use crate::beside;
 use crate::model::observed::Session;
 use crate::model::wire::{Facts, ListenerFacts, RulesetFacts};
 

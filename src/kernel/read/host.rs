@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::thread::JoinHandle;
 
 use super::read;
+use crate::beside;
 use crate::kernel::KernelError;
 use crate::kernel::ask::{self, links};
-use crate::kernel::beside;
 use crate::kernel::memory::Again;
 use crate::kernel::netlink::{Protocol, Socket};
 use crate::model::observed::KERNEL;

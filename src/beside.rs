@@ -56,7 +56,7 @@ fn count(processors: &CpuSet) -> usize {
 
 /// How many processors the calling thread may run on. What cgroups let it use of their time (`available_parallelism`) is in
 /// half a dozen files, which take longer to read than threads too many cost.
-pub(super) fn processors() -> usize {
+pub(crate) fn processors() -> usize {
     // It fails where there are more than fit in.
     sched_getaffinity(MYSELF).map_or_else(|_| CpuSet::count(), |all| count(&all))
 }
@@ -66,7 +66,7 @@ pub(super) fn processors() -> usize {
 /// # Errors
 ///
 /// When there may be no more threads (cgroups(7), `pids.max`): what was to be given.
-pub(super) fn spawn<G: Send + 'static, T: Send + 'static>(
+pub(crate) fn spawn<G: Send + 'static, T: Send + 'static>(
     name: &str,
     given: G,
     work: impl FnOnce(G) -> T + Send + 'static,
@@ -89,7 +89,7 @@ pub(super) fn spawn<G: Send + 'static, T: Send + 'static>(
 /// # Panics
 ///
 /// If it did.
-pub(super) fn join<T>(thread: JoinHandle<T>) -> T {
+pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -101,7 +101,7 @@ fn send_elsewhere<T>(thread: &JoinHandle<T>) {
 
 /// Waits for what another thread does, on the processor that the calling one is on. Woken where that thread runs, as a kernel
 /// does that packs, it would wait for the end of all that is done there.
-pub(super) fn wait<T>(wait: impl FnOnce() -> T) -> T {
+pub(crate) fn wait<T>(wait: impl FnOnce() -> T) -> T {
     let stays = || {
         let (all, mut here) = (sched_getaffinity(MYSELF)?, CpuSet::new());
         here.set(sched_getcpu()?)?;
@@ -129,7 +129,7 @@ impl Drop for Stays {
 /// # Panics
 ///
 /// If any of it does.
-pub(super) fn scoped<T: Send, R>(
+pub(crate) fn scoped<T: Send, R>(
     threads: usize,
     work: impl Fn() -> T + Sync,
     beside: impl FnOnce(usize) -> R,
