@@ -6,7 +6,7 @@
 //!
 //! - [`model`]: nouns. What the user wrote, what the kernel holds, how one is lowered to the other. Pure.
 //! - [`diff`]: comparison and order. Pure.
-//! - [`kernel`]: the door. The only room that touches Linux.
+//! - [`kernel`]: the door. The only room that looks at Linux and changes it.
 //! - [`apply`]: the loop. Knows the [`kernel::Kernel`] trait only.
 //! - [`cli`]: words to people. The only room that prints.
 //!

@@ -11,11 +11,12 @@ use netrec::model::drivers::DRIVERS;
 use netrec::model::kinds::KindName;
 
 /// The rooms, and which of the others each may know.
-const ROOMS: [(&str, &[&str]); 5] = [
+const ROOMS: [(&str, &[&str]); 6] = [
     ("model", &[]),
     ("diff", &["model"]),
-    ("kernel", &["model"]),
-    ("apply", &["model", "diff", "kernel"]),
+    ("beside", &["model"]),
+    ("kernel", &["model", "beside"]),
+    ("apply", &["model", "diff", "beside", "kernel"]),
     ("cli", &["model", "diff", "kernel", "apply"]),
 ];
 

@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn both_are_done_on_two_threads_or_on_one() {
+        let me = std::thread::current().id();
+        for two in [true, false] {
+            let text = String::from("moved");
+            let (one, other) =
+                Threads { two }.both(|| (text, std::thread::current().id()), || std::thread::current().id());
+            assert_eq!(((one.1 != me), one.0.as_str(), other), (two && processors() > 1, "moved", me));
+        }
+    }
+
+    #[test]
     fn a_thread_goes_to_another_processor_than_its_starter_if_it_can() {
         // Whether it began elsewhere, and where it may run on when its starter is through with it.
         let begun = |starter, go: mpsc::Receiver<()>| {

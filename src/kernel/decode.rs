@@ -299,6 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn of_rules_those_of_ours_that_have_a_source_are_read() {
+        let header = [libc::AF_INET as u8, 0, 32, 0, 254, 0, 0, 1, 0, 0, 0, 0];
+        let table = 0x6e00_0100_u32.to_ne_bytes();
+        let all = |attributes: &[(u16, &[u8])]| {
+            rule(&object(&header, &[&[(FRA_TABLE, table.as_slice())], attributes].concat())).unwrap()
+        };
+        let (source, ours) = ((FRA_SRC, [10, 1, 2, 3].as_slice()), (FRA_PROTOCOL, [PROTOCOL].as_slice()));
+        let read = RuleFacts { priority: 0, table: 0x6e00_0100, source: "10.1.2.3/32".parse().unwrap() };
+        assert_eq!(all(&[source, ours]), Some(read));
+        assert_eq!([all(&[source]), all(&[ours]), all(&[source, (FRA_PROTOCOL, &[2])])], [None, None, None]);
+    }
+
+    #[test]
     fn a_prefix_longer_than_its_address_is_an_error() {
         let header = [libc::AF_INET as u8, 33, 0, 0, 254, 78, 0, 1, 0, 0, 0, 0];
         assert!(route(&object(&header, &[(libc::RTA_DST, &[10, 1, 2, 0])])).is_err());

@@ -463,8 +463,8 @@ impl Socket {
                 match i32::from(reply.kind) {
                     libc::NLMSG_DONE => {
                         done(&reply)?;
-                        // What is wrong in a copy that is none says nothing.
                         OBJECTS.fetch_add(objects, Ordering::Relaxed);
+                        // What is wrong in a copy that is none says nothing.
                         return match wrong {
                             Some(wrong) if consistent => Err(wrong.into()),
                             _ => Ok(consistent.then_some(table)),

@@ -2,7 +2,7 @@
 
 /// Has two things done.
 pub trait Both {
-    /// Does the one and the other, perhaps beside each other, and tells what came of them.
+    /// Does the one and the other, in any order or beside each other, and tells what came of them.
     fn both<A: Send, B>(&self, one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B);
 }
 

@@ -106,7 +106,7 @@ pub struct NetnsFacts {
     /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL) where a rule of
     /// ours leads to other tables, there is more than one link beside `lo`, or a default route of somebody else's.
     pub routes: Vec<RouteFacts>,
-    /// As dumped, but for those of somebody else.
+    /// Ours that have a source.
     pub rules: Vec<RuleFacts>,
     /// Processes in it, looked for only where the namespace bears our mark and is not in the scope.
     pub processes: Vec<u32>,
@@ -207,7 +207,7 @@ pub struct RouteFacts {
     pub source: Option<IpAddr>,
 }
 
-/// A routing rule of our protocol number (`struct fib_rule_hdr` and `FRA_*`).
+/// A routing rule of our protocol number, for a source (`struct fib_rule_hdr` and `FRA_*`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RuleFacts {
     /// `FRA_PRIORITY`.

@@ -116,7 +116,7 @@ impl Desired {
         });
         let spans = wanted.iter().map(|(.., span)| *span).collect();
         self.state = State { resources: wanted.into_iter().map(|(id, resource, _)| (id, resource)).collect() };
-        self.origins = Origins(Arc::new(Places { state: self.state.clone(), spans, by_id: OnceLock::new() }));
+        self.origins = Origins(Arc::new(Places { state: self.state.clone(), spans, ids: OnceLock::new() }));
     }
 }
 
@@ -130,16 +130,16 @@ struct Places {
     state: State,
     /// Where, in the order of ids.
     spans: Vec<Span>,
-    /// Once somebody wants to know.
-    by_id: OnceLock<BTreeMap<ResourceId, Span>>,
+    /// Those ids, once somebody wants to know.
+    ids: OnceLock<Vec<ResourceId>>,
 }
 
 impl Origins {
     /// Where a resource was asked for; the last of several.
     pub fn get(&self, id: &ResourceId) -> Option<Span> {
-        let Places { state, spans, by_id } = &*self.0;
-        let ids = state.iter().map(|(id, _)| id.clone());
-        by_id.get_or_init(|| ids.zip(spans.iter().copied()).collect()).get(id).copied()
+        let Places { state, spans, ids } = &*self.0;
+        let ids = ids.get_or_init(|| state.iter().map(|(id, _)| id.clone()).collect());
+        ids.binary_search(id).ok().map(|at| spans[at])
     }
 }
 
@@ -152,4 +152,30 @@ pub struct Pending {
     pub reason: String,
     /// Where it is declared.
     pub origin: Span,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::kinds::sysctl::Sysctl;
+    use crate::model::resource::HOST;
+
+    #[test]
+    fn of_several_with_one_id_the_last_is_wanted_where_it_was_asked_for() {
+        let asked = [("b", "1"), ("a", "1"), ("b", "2"), ("c", "1"), ("b", "3")];
+        let wanted = (0..).zip(&asked).map(|(start, (key, value))| {
+            let setting: Resource = Sysctl { netns: HOST.into(), key: (*key).into(), value: (*value).into() }.into();
+            (setting.id(), setting, Span { start, ..Span::default() })
+        });
+        let mut desired = Desired::default();
+        desired.fill(wanted.collect());
+        let found: Vec<_> = desired.state.iter().map(|(id, it)| (it.clone(), desired.origins.get(id))).collect();
+        let last = |key: &str| asked.iter().rposition(|(it, _)| *it == key).unwrap();
+        let expected = ["a", "b", "c"].map(last).map(|at| {
+            let (key, value) = asked[at];
+            let setting = Sysctl { netns: HOST.into(), key: key.into(), value: value.into() };
+            (setting.into(), Some(Span { start: at as u32, ..Span::default() }))
+        });
+        assert_eq!(found, expected);
+    }
 }
