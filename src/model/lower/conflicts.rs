@@ -6,10 +6,7 @@ use std::net::IpAddr;
 use super::publish::listens;
 use super::{Lowering, Port};
 use crate::model::diagnostic::Diagnostic;
-use crate::model::kinds::KindName;
-use crate::model::kinds::firewall::{Element, Firewall};
 use crate::model::observed::Claim;
-use crate::model::resource::{Resource, host};
 use crate::model::values::{Ports, Protocol, Publish};
 
 impl Lowering<'_> {
@@ -52,13 +49,7 @@ impl Lowering<'_> {
     }
 
     fn is_published(&self, protocol: Protocol, (ipv6, at): (bool, Option<IpAddr>), ports: Ports) -> bool {
-        let name = Firewall::table_name(&self.topology.name).into();
-        let Some(Resource::Firewall(live)) = self.ours_named(&host(), KindName::Firewall, &name) else { return false };
-        let mut live = live.elements.iter().filter_map(|element| match element {
-            Element::Publish(mapping) => Some(mapping),
-            _ => None,
-        });
-        live.any(|it| {
+        self.given().published_before().any(|it| {
             let same = (it.protocol, it.target.is_ipv6(), it.listen) == (protocol, ipv6, at);
             same && it.ports.overlaps(ports)
         })

@@ -75,7 +75,7 @@ fn all(mut lowering: Lowering, by: &impl Both) -> Result<Desired, Rejection> {
     let sandboxes = lowering.sandboxes();
     let networks = lowering.networks(&sandboxes);
     let ports = lowering.endpoints(&sandboxes, &networks);
-    let given = Given { topology: lowering.topology, whole: lowering.whole, observed: lowering.observed };
+    let given = lowering.given();
     let firewall = || given.firewall(&ports, &networks);
     let (firewall, ()) = by.both(firewall, || {
         for network in networks.values() {
@@ -238,6 +238,10 @@ impl<'a> Lowering<'a> {
             invalid: Vec::new(),
             refused: Vec::new(),
         }
+    }
+
+    fn given(&self) -> Given<'a> {
+        Given { topology: self.topology, whole: self.whole, observed: self.observed }
     }
 
     /// Wants a resource, asked for at a place of the topology.

@@ -13,7 +13,7 @@ use super::{Given, Lowering, NetworkPlan, Port};
 use crate::model::diagnostic::Diagnostic;
 use crate::model::hash::words;
 use crate::model::kinds::KindName;
-use crate::model::kinds::firewall::{Element, Firewall, Guard, NetworkRules, Publication, SourceNat};
+use crate::model::kinds::firewall::{Element, Firewall, Guard, Mapping, NetworkRules, Publication, SourceNat};
 use crate::model::resource::{Few, Resource, ResourceId, host};
 use crate::model::source::Span;
 use crate::model::values::{Cidr, Ports, Protocol, Publish};
@@ -75,7 +75,7 @@ fn targets(port: &Port, publish: &Publish) -> impl Iterator<Item = (IpAddr, Opti
     listens(port.network, publish).into_iter().filter_map(|(ipv6, listen)| Some((port.address(ipv6)?, listen)))
 }
 
-impl Given<'_> {
+impl<'a> Given<'a> {
     /// The firewall, if any network of the topology is netrec's to guard, or any endpoint or published port; or all that is
     /// wrong.
     pub(super) fn firewall(
@@ -169,24 +169,24 @@ impl Given<'_> {
 
     /// Host ports that were chosen for publishes of the endpoints that are there.
     fn chosen_before(self) -> Chosen {
-        let name = Firewall::table_name(&self.topology.name);
         let mut chosen = Chosen::default();
-        if let Some(Resource::Firewall(live)) =
-            self.observed.ours.get(&ResourceId::new(&host(), KindName::Firewall, name))
-        {
-            for element in live.elements.iter() {
-                if let Element::Publish(it) = element
-                    && it.ports.first >= CHOSEN_FIRST
-                {
-                    // Of a range each port has an entry of its own, or all have one, to the same ports.
-                    for from in it.ports.first..=it.ports.last {
-                        let to = (it.protocol, it.target, it.port.unwrap_or(from));
-                        chosen.0.entry(to).or_default().push((it.listen, from));
-                    }
-                }
+        for it in self.published_before().filter(|it| it.ports.first >= CHOSEN_FIRST) {
+            // Of a range each port has an entry of its own, or all have one, to the same ports.
+            for from in it.ports.first..=it.ports.last {
+                let to = (it.protocol, it.target, it.port.unwrap_or(from));
+                chosen.0.entry(to).or_default().push((it.listen, from));
             }
         }
         chosen
+    }
+
+    /// What this topology publishes already.
+    pub(super) fn published_before(self) -> impl Iterator<Item = &'a Mapping> {
+        let name = Firewall::table_name(&self.topology.name);
+        let live = self.observed.ours.get(&ResourceId::new(&host(), KindName::Firewall, name));
+        let live = live.and_then(|it| if let Resource::Firewall(live) = it { Some(live) } else { None });
+        let elements = live.into_iter().flat_map(|live| live.elements.iter());
+        elements.filter_map(|element| if let Element::Publish(mapping) = element { Some(mapping) } else { None })
     }
 
     /// Whether others have any of these ports: they listen there, or lead them elsewhere.
