@@ -10,15 +10,19 @@ use std::sync::Arc;
 
 use netrec::diff::render::text;
 use netrec::diff::{diff, differing, plan::plan};
-use netrec::model::both::Both;
+use netrec::model::kinds::KindName;
 use netrec::model::kinds::firewall::{Element, Mapping};
-use netrec::model::kinds::{KindName, route::MAIN, sysctl::Sysctl};
-use netrec::model::lower::{lower, lower_by, turned};
+use netrec::model::kinds::route::MAIN;
+use netrec::model::kinds::sysctl::Sysctl;
+use netrec::model::lower::{lower, turned};
 use netrec::model::observed::{Claim, ForeignLink, ForeignRoute, Observed};
 use netrec::model::parse::parse_again;
 use netrec::model::resource::{HOST, Kind, Need, Resource, ResourceId, Thing};
+use netrec::model::source::Source;
+use netrec::model::state::State;
+use netrec::model::topology::Topology;
 use netrec::model::values::{Ports, Protocol};
-use netrec::model::{source::Source, state::State, topology::Topology, wire::Absent};
+use netrec::model::wire::Absent;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use random::{Edit, Event, Story, read};
@@ -43,21 +47,9 @@ fn holding(ours: &State) -> Observed {
     observed
 }
 
-struct LastFirst;
-
-impl Both for LastFirst {
-    fn both<A: Send, B>(&self, one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B) -> (A, B) {
-        let other = other();
-        (one(), other)
-    }
-}
-
-/// What a topology is lowered to where that much is there already, whatever of it is done first.
+/// What a topology is lowered to where that much is there already.
 fn wanted(topology: &Topology, ours: &State) -> Option<State> {
-    let [one, other] = [lower(topology, &holding(ours)), lower_by(topology, &holding(ours), &LastFirst)]
-        .map(|it| it.map(|it| (it.state, it.notes)).map_err(|rejection| format!("{rejection:?}")));
-    assert!(one == other);
-    one.ok().map(|(state, _)| state)
+    lower(topology, &holding(ours)).ok().map(|desired| desired.state)
 }
 
 /// The topology, and what it is without each of its endpoints, and without each of its containers.
