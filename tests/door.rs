@@ -23,9 +23,8 @@ use netrec::model::wire::{Facts, NetnsFacts, NetnsOrigin, NetnsRef, Owner, Route
 use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressProtocol};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use world::{Process, add_address, sh};
+use world::{Process, add_marked, sh};
 
 fn scope(containers: &[(&str, NetnsRef)]) -> Scope {
     let containers = containers.iter().map(|(name, netns)| ((*name).into(), netns.clone())).collect();
@@ -86,12 +85,8 @@ fn addresses_and_their_flags_and_protocol_are_read() {
             ip addr add 10.1.2.4/24 dev br0 noprefixroute
             ip addr add 10.9.0.1 peer 10.9.0.2/32 dev br0
             ip addr add fd10::1/64 dev br0 nodad");
-        let (mut ours, flags) = add_address([10, 5, 0, 1], 24, 1);
-        if let RouteNetlinkMessage::NewAddress(message) = &mut ours {
-            // iproute2 has a word for it only since 6.3.
-            message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(78)));
-        }
-        assert_eq!(Socket::open(Protocol::Route).unwrap().batch(&[(ours, flags)]), [Ok(())]);
+        let ours = [add_marked([10, 5, 0, 1], 78)];
+        assert_eq!(Socket::open(Protocol::Route).unwrap().batch(&ours), [Ok(())]);
         let facts = facts(&[]);
         let host = facts.host();
         let index = host.link_named("br0").unwrap().index;
@@ -174,23 +169,31 @@ fn routes_of_containers_are_those_of_main_and_ours_each_once() {
 }
 
 #[test]
-fn other_tables_of_a_container_are_read_where_something_of_ours_may_be_there() {
+fn other_tables_of_a_container_and_rules_are_read_where_something_of_ours_may_be_there() {
     world::run(|| {
         sh("ip netns add api; ip -n api link add br0 up type bridge
-            ip -n api route add 192.0.2.0/24 dev br0 table 1845494016 proto 78");
+            ip -n api route add 192.0.2.0/24 dev br0 table 1845494016 proto 78
+            ip -n api rule add priority 30078 from 192.0.2.1 table 1845494016 protocol 78");
         let seen = || {
-            let facts = facts(&[("api", named("api"))]);
-            facts.namespaces["api"].routes.iter().filter(|route| route.table == 1_845_494_016).count()
+            let api = &facts(&[("api", named("api"))]).namespaces["api"];
+            (api.routes.iter().filter(|route| route.table == 1_845_494_016).count(), api.rules.len())
         };
-        assert_eq!(seen(), 0);
-        sh("ip -n api rule add priority 30078 from 192.0.2.1 table 1845494016 protocol 78");
-        assert_eq!(seen(), 1);
-        sh("ip -n api rule delete priority 30078; ip -n api route add default dev br0 proto 78");
-        assert_eq!(seen(), 0);
+        let api = fs::File::open("/run/netns/api").unwrap();
+        let mut inside = Socket::open_in(api.as_fd(), Protocol::Route).unwrap();
+        let mut add = |last, mark| assert_eq!(inside.batch(&[add_marked([10, 5, 0, last], mark)]), [Ok(())]);
+        assert_eq!(seen(), (1, 1), "no address is ours");
+        add(1, 78);
+        assert_eq!(seen(), (0, 0));
+        add(2, 79);
+        assert_eq!(seen(), (1, 1), "one says so");
+        sh("ip -n api address delete 10.5.0.2/24 dev lo");
+        assert_eq!(seen(), (0, 0));
+        sh("ip -n api route add default dev br0 proto 78");
+        assert_eq!(seen(), (0, 0));
         sh("ip -n api route replace default dev br0 proto static");
-        assert_eq!(seen(), 1);
+        assert_eq!(seen(), (1, 1));
         sh("ip -n api route delete default; ip -n api link add br1 type bridge");
-        assert_eq!(seen(), 1);
+        assert_eq!(seen(), (1, 1));
     });
 }
 

@@ -17,7 +17,7 @@ use super::{KernelError, ask};
 use crate::beside;
 use crate::model::links;
 use crate::model::resource::Text;
-use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Lookup, Owner, PROTOCOL};
+use crate::model::wire::{AddressFacts, Body, DOOMED, LinkFacts, Lookup, Owner};
 
 /// Messages in one batch, each of which may hold a descriptor of a namespace open: as many as go into one send without
 /// parting the three that a bridge goes up with.
@@ -213,7 +213,7 @@ impl<'a> Lane<'a> {
             let same = |facts: &&AddressFacts| facts.link == wanted.link && facts.address == wanted.address;
             match there.as_ref().map(|there| there.iter().find(same)) {
                 Err(error) => self.results.push((step, Err(error.clone()))),
-                Ok(Some(facts)) if facts.protocol == PROTOCOL => {
+                Ok(Some(facts)) if facts.is_ours() => {
                     steps.push(step);
                     messages.push((RouteNetlinkMessage::DelAddress(address_message(facts)), 0));
                 }

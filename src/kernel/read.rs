@@ -19,7 +19,9 @@ use crate::beside;
 use crate::model::kinds::sysctl::Sysctl;
 use crate::model::lower::route_localnet;
 use crate::model::resource::{self, HOST, Text};
-use crate::model::wire::{Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, RouteFacts, Scope};
+use crate::model::wire::{
+    Absent, Facts, LinkFacts, NetnsFacts, NetnsOrigin, NetnsRef, PROTOCOL, RULED, RouteFacts, Scope,
+};
 
 pub(super) use host::{Ahead, sees_host};
 
@@ -438,17 +440,16 @@ fn unbound(content: String) -> Arc<NetnsFacts> {
     Arc::new(NetnsFacts { origin: NetnsOrigin::Unbound(content), ..NetnsFacts::default() })
 }
 
-/// Everything but links and routes.
+/// Links and addresses.
 fn read(socket: &mut Socket, origin: NetnsOrigin, links: Vec<LinkFacts>) -> Result<NetnsFacts, KernelError> {
-    Ok(NetnsFacts {
-        origin,
-        links,
-        addresses: addresses(socket)?,
-        routes: Vec::new(),
-        rules: all(socket, &QUESTIONS.rules, decode::rule)?,
-        processes: Vec::new(),
-        reference: None,
-    })
+    Ok(NetnsFacts { origin, links, addresses: addresses(socket)?, ..NetnsFacts::default() })
+}
+
+/// Adds rules, and the routes of all tables.
+fn read_ways(facts: &mut NetnsFacts, socket: &mut Socket) -> Result<(), KernelError> {
+    facts.rules = all(socket, &QUESTIONS.rules, decode::rule)?;
+    facts.routes = routes(socket)?;
+    Ok(())
 }
 
 fn read_container(
@@ -458,16 +459,17 @@ fn read_container(
     several: bool,
 ) -> Result<NetnsFacts, KernelError> {
     let mut facts = read(socket, origin, links)?;
-    // Most of what other tables hold are the kernel's own entries for each address. Ours are in others where a rule leads
-    // there, for one of several endpoints that there are or are to be, or beside a default route of somebody else's, whether
-    // or not the rule is still there.
+    // Rules of containers are mostly the kernel's own, and so is most of what other tables than `main` hold. Ours are there
+    // for one of several endpoints that there are or are to be, or beside a default route of somebody else's. Afterwards, as
+    // long as there is an address of ours, one says so.
+    let said = |protocol| facts.addresses.iter().any(|it| it.protocol == protocol);
     let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;
-    let elsewhere = several || facts.links.len() > 2 || !facts.rules.is_empty() || {
+    let elsewhere = several || facts.links.len() > 2 || said(RULED) || !said(PROTOCOL) || {
         facts.routes = main_routes(socket)?;
         facts.routes.iter().any(theirs)
     };
     if elsewhere {
-        facts.routes = routes(socket)?;
+        read_ways(&mut facts, socket)?;
     }
     facts.routes.retain(sees);
     Ok(facts)

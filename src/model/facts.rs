@@ -10,7 +10,7 @@ use super::kinds::firewall::{Firewall, Rules};
 use super::resource::{HOST, Text};
 use super::shared::Shared;
 use super::values::{Mac, Ports, Protocol};
-use super::wire::NetnsRef;
+use super::wire::{NetnsRef, PROTOCOL, RULED};
 
 /// What Linux says, in full: ours, foreign and all. Complete and uninterrupted, or there is none.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -103,10 +103,11 @@ pub struct NetnsFacts {
     pub links: Vec<LinkFacts>,
     /// As dumped.
     pub addresses: Vec<AddressFacts>,
-    /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`](super::wire::PROTOCOL) where a rule of
-    /// ours leads to other tables, there is more than one link beside `lo`, or a default route of somebody else's.
+    /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`] where rules of ours may lead to other
+    /// tables.
     pub routes: Vec<RouteFacts>,
-    /// Ours that have a source.
+    /// Ours that have a source; in containers looked for where an address says so, there is none that says otherwise, there
+    /// is more than one link beside `lo`, or a default route of somebody else's.
     pub rules: Vec<RuleFacts>,
     /// Processes in it, looked for only where the namespace bears our mark and is not in the scope.
     pub processes: Vec<u32>,
@@ -182,6 +183,13 @@ pub struct AddressFacts {
     pub protocol: u8,
     /// `IFA_FLAGS`.
     pub flags: u32,
+}
+
+impl AddressFacts {
+    /// Whether it bears a mark of netrec's.
+    pub fn is_ours(&self) -> bool {
+        [PROTOCOL, RULED].contains(&self.protocol)
+    }
 }
 
 /// A route (`struct rtmsg` and `RTA_*`).

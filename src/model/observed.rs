@@ -254,7 +254,7 @@ fn users(host: &NetnsFacts, owner: &Owner) -> BTreeMap<Text, Vec<String>> {
 /// Whether an address is ours, or one that the kernel gives by itself.
 fn is_automatic(it: &AddressFacts) -> bool {
     let link_local = matches!(it.address.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-    it.protocol == PROTOCOL || link_local || it.flags & PERMANENT == 0
+    it.is_ours() || link_local || it.flags & PERMANENT == 0
 }
 
 fn foreign_route(route: &RouteFacts, link: Option<Text>) -> ForeignRoute {

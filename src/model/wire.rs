@@ -22,6 +22,9 @@ use super::shared::Shared;
 /// Route, rule and address protocol of everything netrec makes: free in iproute2's `rt_protos`.
 pub const PROTOCOL: u8 = 78;
 
+/// The same of addresses for whose replies there may be rules: free as well.
+pub const RULED: u8 = 79;
+
 /// Whose things we look after: the topology, and the number that its links carry in `IFLA_GROUP` from birth on.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Owner {
@@ -204,7 +207,7 @@ pub enum Body {
         /// Its name, to be the same still.
         name: Text,
     },
-    /// Removal of an address after it was read again and still bears [`PROTOCOL`]: the kernel itself does not check.
+    /// Removal of an address after it was read again and is still ours: the kernel itself does not check.
     DeleteAddress(AddressFacts),
     /// A setting: its dotted name and its value.
     Sysctl(Text, Text),

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 
 /// Says that this process is inside of the namespaces that [`WAY`] found possible.
 const INSIDE: &str = "NETREC_INSIDE";
@@ -152,6 +152,15 @@ pub(crate) fn add_address(address: [u8; 4], prefix: u8, link: u32) -> (RouteNetl
     message.header.index = link;
     message.attributes.push(AddressAttribute::Local(address.into()));
     (RouteNetlinkMessage::NewAddress(message), (nix::libc::NLM_F_CREATE | nix::libc::NLM_F_EXCL) as u16)
+}
+
+/// The same for the loopback link, with a protocol number, which iproute2 has a word for only since 6.3.
+pub(crate) fn add_marked(address: [u8; 4], protocol: u8) -> (RouteNetlinkMessage, u16) {
+    let (mut message, flags) = add_address(address, 24, 1);
+    if let RouteNetlinkMessage::NewAddress(message) = &mut message {
+        message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(protocol)));
+    }
+    (message, flags)
 }
 
 /// A listing by nft without notes of flows that are forgotten: they stay until others take their place.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::thread::JoinHandle;
 
-use super::read;
+use super::{read, read_ways};
 use crate::beside;
 use crate::kernel::KernelError;
 use crate::kernel::ask::{self, links};
@@ -50,7 +50,7 @@ pub(super) fn look_again(before: &NetnsFacts, again: &Again) -> Result<NetnsFact
 
 fn around(links: Vec<LinkFacts>, socket: &mut Socket) -> Result<NetnsFacts, KernelError> {
     let mut host = read(socket, NetnsOrigin::Host, links)?;
-    host.routes = ask::routes(socket)?;
+    read_ways(&mut host, socket)?;
     host.routes.retain(sees_host);
     Ok(host)
 }

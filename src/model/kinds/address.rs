@@ -1,6 +1,7 @@
 //! An address on one of our links (ip-address(8)).
 //!
-//! Its mark is `IFA_PROTO`. IPv6 ones are `nodad`: netrec knows who has what, and a tentative address refuses to be
+//! Its mark is `IFA_PROTO`, which also says whether there may be a rule for its replies ([`RULED`]): where no address says
+//! so, nobody has to look for rules. It stays when the rules go; one too many costs a question. IPv6 ones are `nodad`: netrec knows who has what, and a tentative address refuses to be
 //! bound for 1.6 seconds.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,7 +17,7 @@ use super::route::{MAIN, Route};
 use crate::model::links::route_message;
 use crate::model::resource::{Few, FieldChange, Kind, KindName, Need, Op, ResourceId, Text, Thing, Wire, text};
 use crate::model::wire::{
-    AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place, RouteFacts,
+    AddressFacts, Body, Facts, Lookup, Message, Missing, NetnsFacts, Owner, PROTOCOL, Place, RULED, RouteFacts,
 };
 
 /// `IFA_F_SECONDARY` (`linux/if_addr.h`).
@@ -40,12 +41,14 @@ pub struct Address {
     /// Whether its subnet is routed, which Linux sees to when the address comes, and not afterwards. Somebody's own route
     /// there is as good, and one of several addresses in the subnet sees to it.
     pub routed: bool,
+    /// Whether there may be a [rule](super::rule::Rule) for its replies.
+    pub ruled: bool,
 }
 
 impl Address {
     /// An address to be on a link.
     pub fn new(netns: &Text, link: &Text, address: IpNet) -> Self {
-        Self { netns: netns.clone(), link: link.clone(), address, secondary: false, routed: true }
+        Self { netns: netns.clone(), link: link.clone(), address, secondary: false, routed: true, ruled: false }
     }
 
     fn message(&self, index: u32) -> AddressMessage {
@@ -57,7 +60,7 @@ impl Address {
         message.attributes = vec![
             AddressAttribute::Local(ip),
             AddressAttribute::Address(ip),
-            AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)),
+            AddressAttribute::Protocol(AddressProtocol::Other(if self.ruled { RULED } else { PROTOCOL })),
         ];
         match self.address {
             // RFC 3021: a /31 has no broadcast address, and neither has a host's own /32.
@@ -72,18 +75,21 @@ impl Address {
 
     fn observed(netns: &Text, inside: &NetnsFacts, owner: &Owner) -> Vec<Self> {
         let observed = |facts: &AddressFacts| {
-            let ours = facts.protocol == PROTOCOL;
-            let link = inside.link(facts.link).filter(|link| ours && owner.owns(link))?;
+            let link = inside.link(facts.link).filter(|link| facts.is_ours() && owner.owns(link))?;
             let secondary = facts.address.addr().is_ipv4() && facts.flags & SECONDARY != 0;
             let net = facts.address.trunc();
-            let of_subnet =
-                |it: &&AddressFacts| it.link == facts.link && it.protocol == PROTOCOL && it.address.trunc() == net;
+            let of_subnet = |it: &&AddressFacts| it.link == facts.link && it.is_ours() && it.address.trunc() == net;
             let first = inside.addresses.iter().find(of_subnet).is_some_and(|first| std::ptr::eq(first, facts));
             // A link that is down has no routes, and one of a VRF has them elsewhere.
             let elsewhere = !link.up || link.master.is_some() || secondary || !first;
             let to_subnet = |route: &RouteFacts| route.table == MAIN && route.destination == net;
             let routed = elsewhere || is_alone(facts.address) || inside.routes.iter().any(to_subnet);
-            Some(Self { secondary, routed, ..Self::new(netns, &link.name, facts.address) })
+            Some(Self {
+                secondary,
+                routed,
+                ruled: facts.protocol == RULED,
+                ..Self::new(netns, &link.name, facts.address)
+            })
         };
         inside.addresses.iter().filter_map(observed).collect()
     }
@@ -141,8 +147,10 @@ impl Kind for Address {
     }
 
     fn changes(&self, observed: &Self) -> Vec<FieldChange> {
-        let lost = self.routed && !observed.routed;
-        lost.then(|| FieldChange::in_place("route", "none", self.address.trunc())).into_iter().collect()
+        let lost = || FieldChange::in_place("route", "none", self.address.trunc());
+        let unsaid = || FieldChange::in_place("proto", PROTOCOL, RULED);
+        let lost = (self.routed && !observed.routed).then(lost);
+        lost.into_iter().chain((self.ruled && !observed.ruled).then(unsaid)).collect()
     }
 
     fn settled(&self, is_there: &dyn Fn(&Thing) -> bool) -> Option<Self> {
@@ -177,18 +185,22 @@ impl Wire for Address {
     fn encode(op: &Op<&Self>, lookup: &mut dyn Lookup) -> Result<Vec<Message>, Missing> {
         let it = op.subject();
         let index = it.index(lookup)?;
-        Ok(vec![match op {
-            Op::Update { .. } => it.route(index),
-            // On our own link the same address is the same, whoever put it there: it gets our mark.
-            Op::Create(_) => {
-                let flags = NLM_F_CREATE | NLM_F_REPLACE;
-                route_message(&it.netns, RouteNetlinkMessage::NewAddress(it.message(index)), flags)
+        let put = || {
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
+            route_message(&it.netns, RouteNetlinkMessage::NewAddress(it.message(index)), flags)
+        };
+        Ok(match op {
+            Op::Update { from, to } => {
+                let said = (to.ruled && !from.ruled).then(put);
+                said.into_iter().chain((to.routed && !from.routed).then(|| it.route(index))).collect()
             }
+            // On our own link the same address is the same, whoever put it there: it gets our mark.
+            Op::Create(_) => vec![put()],
             Op::Delete(_) => {
                 let facts = AddressFacts { link: index, address: it.address, protocol: PROTOCOL, flags: 0 };
-                Message { place: Place::Netns(it.netns.clone()), body: Body::DeleteAddress(facts) }
+                vec![Message { place: Place::Netns(it.netns.clone()), body: Body::DeleteAddress(facts) }]
             }
-        }])
+        })
     }
 
     fn observe(facts: &Facts, owner: &Owner) -> Vec<Self> {

@@ -26,9 +26,12 @@ impl Lowering<'_> {
         let mut all: Vec<&Port> = ports.iter().collect();
         all.sort_by(|one, other| (&one.netns, one.rank()).cmp(&(&other.netns, other.rank())));
         for ports in all.chunk_by(|one, other| one.netns == other.netns) {
+            let defaults = [false, true].map(|ipv6| self.default_route(ports, ipv6));
+            let several_ways = ports.len() > 1 || defaults.iter().flatten().any(|default| default.taken);
             for port in ports {
                 for address in &port.addresses {
-                    self.want(Address::new(&port.netns, &port.ifname, *address), port.item.name);
+                    let address = Address::new(&port.netns, &port.ifname, *address);
+                    self.want(Address { ruled: several_ways, ..address }, port.item.name);
                 }
             }
             for port in ports {
@@ -39,9 +42,16 @@ impl Lowering<'_> {
                     self.want(wanted, port.item.span(&route.to));
                 }
             }
-            let mut several_ways = ports.len() > 1;
-            for ipv6 in [false, true] {
-                several_ways |= self.default_route(ports, ipv6);
+            for DefaultRoute { port, route, taken } in defaults.into_iter().flatten() {
+                if !taken {
+                    self.want(route, port.item.name);
+                    continue;
+                }
+                let family = if route.destination.addr().is_ipv6() { "IPv6" } else { "IPv4" };
+                self.note(format!(
+                    "{} has an {family} default route that is not netrec's: it stays, the one by endpoint `{}` is left out",
+                    port.netns, port.name
+                ));
             }
             if several_ways {
                 self.reply_tables(ports);
@@ -75,27 +85,18 @@ impl Lowering<'_> {
         }
     }
 
-    /// Wants the default route; whether it is somebody else's, so that answers would go their way.
-    fn default_route(&mut self, ports: &[&Port], ipv6: bool) -> bool {
+    /// The default route of a container, if it is netrec's to give.
+    fn default_route<'a>(&self, ports: &[&'a Port<'a>], ipv6: bool) -> Option<DefaultRoute<'a>> {
         let way_out = ports.iter().find_map(|port| default_via(port, ipv6, MAIN).map(|route| (port, route)));
-        let Some((port, route)) = way_out else { return false };
+        let (port, route) = way_out?;
         // The user's own, through an internal network.
         let mut own = ports.iter().flat_map(|port| port.item.routes.iter().map(|own| static_route(port, own, MAIN)));
         if own.any(|own| own.id() == route.id()) {
-            return false;
+            return None;
         }
-        if self.has_foreign_default(&port.netns, ipv6)
-            && self.ours_named(&port.netns, KindName::Route, &route.id().name).is_none()
-        {
-            let family = if ipv6 { "IPv6" } else { "IPv4" };
-            self.note(format!(
-                "{} has an {family} default route that is not netrec's: it stays, the one by endpoint `{}` is left out",
-                port.netns, port.name
-            ));
-            return true;
-        }
-        self.want(route, port.item.name);
-        false
+        let taken = self.has_foreign_default(&port.netns, ipv6)
+            && self.ours_named(&port.netns, KindName::Route, &route.id().name).is_none();
+        Some(DefaultRoute { port, route, taken })
     }
 
     fn has_foreign_default(&self, netns: &Text, ipv6: bool) -> bool {
@@ -138,6 +139,14 @@ impl Lowering<'_> {
             self.want(static_route(port, route, table), port.item.span(&route.to));
         }
     }
+}
+
+/// Where a container's packets to everywhere else go.
+struct DefaultRoute<'a> {
+    port: &'a Port<'a>,
+    route: Route,
+    /// There is one of somebody else's, so that answers would go their way.
+    taken: bool,
 }
 
 fn on_link(port: &Port, destination: IpNet, table: u32) -> Route {
