@@ -133,3 +133,45 @@ fn rules_go_with_the_default_route_of_others_they_stood_beside() {
         assert_eq!(must_apply(""), "nothing to do\n");
     });
 }
+
+/// What is put again brings its route along in IPv6, and does not in IPv4.
+#[test]
+fn an_address_that_lost_its_route_gets_it_back_with_its_mark() {
+    in_private_namespaces(|| {
+        must_apply("");
+        run("ip -n one -6 route delete fd01::/64 dev eth0; ip -n one route delete 10.1.0.0/24 dev eth0");
+        assert!(must_apply(SECOND).contains(" 0 failed"));
+        assert!(run("ip -n one -6 route show fd01::/64; ip -n one route show 10.1.0.0/24").lines().count() == 2);
+        assert_eq!(must_apply(SECOND), "nothing to do\n");
+    });
+}
+
+/// An address of another topology in the same container says nothing of ours.
+#[test]
+fn rules_go_though_another_topology_has_an_address_in_the_container() {
+    let other = r#"
+topology = "other"
+[networks.olan]
+driver = "bridge"
+internal = true
+subnets = ["10.9.0.0/24"]
+[containers.one]
+netns = "one"
+[endpoints.oone]
+container = "one"
+network = "olan"
+"#;
+    in_private_namespaces(|| {
+        must_apply(SECOND);
+        fs::write("/run/other.toml", other).unwrap();
+        run(&format!("{} apply --yes /run/other.toml", env!("CARGO_BIN_EXE_netrec")));
+        for subnet in ["10.1.0.0/24", "10.2.0.0/24"] {
+            let name = run(&format!("ip -n one -o address show to {subnet} | awk '{{print $2}}'"));
+            run(&format!("ip -n one link delete {name}"));
+        }
+        let empty = FIRST.split("[endpoints.one]").next().unwrap();
+        fs::write("/run/t.toml", empty).unwrap();
+        run(&format!("{} apply --yes /run/t.toml", env!("CARGO_BIN_EXE_netrec")));
+        assert_eq!(run("ip -n one rule show priority 30078; ip -n one -6 rule show priority 30078"), "");
+    });
+}

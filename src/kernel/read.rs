@@ -253,13 +253,39 @@ impl<'a> Look<'a> {
         visitor.enter(fd.as_fd())?;
         let mut socket = Socket::open(Protocol::Route)?;
         let links = links(&mut socket)?;
-        let facts = read_container(&mut socket, origin, links, self.scope.several.contains(name))?;
+        let facts = self.inside(&mut socket, origin, links, self.scope.several.contains(name))?;
         let mut values = sysctl::values(self.wanted(name))?;
         // Where any link is without IPv6, as all of an engine's container are, others are perhaps born so.
         if facts.links.iter().any(|link| link.ipv6_off) {
             values.extend(sysctl::values(&[Sysctl::disable_ipv6(None)])?);
         }
         Ok(Seen::Namespace(identity, Arc::new(facts), values))
+    }
+
+    /// What a look sees of a container.
+    fn inside(
+        &self,
+        socket: &mut Socket,
+        origin: NetnsOrigin,
+        links: Vec<LinkFacts>,
+        several: bool,
+    ) -> Result<NetnsFacts, KernelError> {
+        let mut facts = read(socket, origin, links)?;
+        // Rules of containers are mostly the kernel's own, and so is most of what other tables than `main` hold. Ours are there
+        // for one of several endpoints that there are or are to be, or beside a default route of somebody else's. Afterwards, as
+        // long as there is an address of the topology's, one says so.
+        let owned = |index| facts.link(index).is_some_and(|link| self.scope.owner.owns(link));
+        let said = |protocol| facts.addresses.iter().any(|it| it.protocol == protocol && owned(it.link));
+        let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;
+        let elsewhere = several || facts.links.len() > 2 || said(RULED) || !said(PROTOCOL) || {
+            facts.routes = main_routes(socket)?;
+            facts.routes.iter().any(theirs)
+        };
+        if elsewhere {
+            read_ways(&mut facts, socket)?;
+        }
+        facts.routes.retain(sees);
+        Ok(facts)
     }
 
     /// A namespace that no container of the scope has: ours if it bears the mark, of interest if it holds a link of ours.
@@ -287,7 +313,7 @@ impl<'a> Look<'a> {
         if !links.iter().any(|link| marked(link) || owner.owns(link)) {
             return Ok(Seen::Foreign(Some(identity)));
         }
-        Ok(Seen::Namespace(identity, Arc::new(read_container(&mut socket, origin, links, false)?), Vec::new()))
+        Ok(Seen::Namespace(identity, Arc::new(self.inside(&mut socket, origin, links, false)?), Vec::new()))
     }
 
     /// Looks through the namespaces of all processes, once a pair of ours has its other end nowhere in sight: that of a
@@ -450,27 +476,4 @@ fn read_ways(facts: &mut NetnsFacts, socket: &mut Socket) -> Result<(), KernelEr
     facts.rules = all(socket, &QUESTIONS.rules, decode::rule)?;
     facts.routes = routes(socket)?;
     Ok(())
-}
-
-fn read_container(
-    socket: &mut Socket,
-    origin: NetnsOrigin,
-    links: Vec<LinkFacts>,
-    several: bool,
-) -> Result<NetnsFacts, KernelError> {
-    let mut facts = read(socket, origin, links)?;
-    // Rules of containers are mostly the kernel's own, and so is most of what other tables than `main` hold. Ours are there
-    // for one of several endpoints that there are or are to be, or beside a default route of somebody else's. Afterwards, as
-    // long as there is an address of ours, one says so.
-    let said = |protocol| facts.addresses.iter().any(|it| it.protocol == protocol);
-    let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;
-    let elsewhere = several || facts.links.len() > 2 || said(RULED) || !said(PROTOCOL) || {
-        facts.routes = main_routes(socket)?;
-        facts.routes.iter().any(theirs)
-    };
-    if elsewhere {
-        read_ways(&mut facts, socket)?;
-    }
-    facts.routes.retain(sees);
-    Ok(facts)
 }

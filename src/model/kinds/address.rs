@@ -192,7 +192,10 @@ impl Wire for Address {
         Ok(match op {
             Op::Update { from, to } => {
                 let said = (to.ruled && !from.ruled).then(put);
-                said.into_iter().chain((to.routed && !from.routed).then(|| it.route(index))).collect()
+                // An IPv6 address that is put again brings its route along (`inet6_addr_modify`).
+                let comes = said.is_some() && it.address.addr().is_ipv6();
+                let lost = to.routed && !from.routed && !comes;
+                said.into_iter().chain(lost.then(|| it.route(index))).collect()
             }
             // On our own link the same address is the same, whoever put it there: it gets our mark.
             Op::Create(_) => vec![put()],

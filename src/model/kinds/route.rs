@@ -115,7 +115,7 @@ impl Kind for Route {
         let family = if ipv6 { Need::After(on_link) } else { Need::Inside(on_link) };
         let mut needs = smallvec![Need::Inside(Thing::Link(netns, link)), family];
         needs.extend(self.source.map(|source| Need::Inside(Thing::Address(source))));
-        // Other tables of a container are looked at where a rule leads to them, so the rule is there before and after.
+        // Nobody uses a table that no rule leads to, so the rule is there before and after.
         needs.extend((self.table != MAIN).then(|| Need::After(Thing::Table(self.netns.clone(), self.table))));
         needs
     }
