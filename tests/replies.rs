@@ -50,6 +50,11 @@ fn ways() -> usize {
     run(&format!("{rules}; ({routes}) | grep table || true")).lines().count()
 }
 
+/// Deletes the container's link that has an address of that subnet.
+fn delete_link(subnet: &str) {
+    run(&format!("ip -n one link delete $(ip -n one -o address show to {subnet} | awk '{{print $2}}')"));
+}
+
 /// Another endpoint of a container, which has a table for each then.
 const SECOND: &str = r#"
 [networks.back]
@@ -110,8 +115,7 @@ fn rules_go_with_their_endpoint_though_its_link_went_before() {
             must_apply(SECOND);
             assert_eq!(must_apply(SECOND), "nothing to do\n");
             assert!(ways() >= 6, "three rules, and a route each at least");
-            let name = run(&format!("ip -n one -o address show to {subnet} | awk '{{print $2}}'"));
-            run(&format!("ip -n one link delete {name}"));
+            delete_link(subnet);
             must_apply("");
             assert_eq!(ways(), 0);
             assert_eq!(must_apply(""), "nothing to do\n");
@@ -166,8 +170,7 @@ network = "olan"
         fs::write("/run/other.toml", other).unwrap();
         run(&format!("{} apply --yes /run/other.toml", env!("CARGO_BIN_EXE_netrec")));
         for subnet in ["10.1.0.0/24", "10.2.0.0/24"] {
-            let name = run(&format!("ip -n one -o address show to {subnet} | awk '{{print $2}}'"));
-            run(&format!("ip -n one link delete {name}"));
+            delete_link(subnet);
         }
         let empty = FIRST.split("[endpoints.one]").next().unwrap();
         fs::write("/run/t.toml", empty).unwrap();

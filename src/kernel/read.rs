@@ -271,9 +271,9 @@ impl<'a> Look<'a> {
         several: bool,
     ) -> Result<NetnsFacts, KernelError> {
         let mut facts = read(socket, origin, links)?;
-        // Rules of containers are mostly the kernel's own, and so is most of what other tables than `main` hold. Ours are there
-        // for one of several endpoints that there are or are to be, or beside a default route of somebody else's. Afterwards, as
-        // long as there is an address of the topology's, one says so.
+        // Rules of containers are mostly the kernel's own, and so is most of what other tables than `main` hold. Ours are
+        // there for one of several endpoints that there are or are to be, or beside a default route of somebody else's.
+        // Afterwards, as long as there is an address of the topology's, one says so.
         let owned = |index| facts.link(index).is_some_and(|link| self.scope.owner.owns(link));
         let said = |protocol| facts.addresses.iter().any(|it| it.protocol == protocol && owned(it.link));
         let theirs = |route: &RouteFacts| route.destination.prefix_len() == 0 && route.protocol != PROTOCOL;

@@ -106,8 +106,8 @@ pub struct NetnsFacts {
     /// As dumped. The host: all tables; containers: `main`, and all of [`PROTOCOL`] where rules of ours may lead to other
     /// tables.
     pub routes: Vec<RouteFacts>,
-    /// Ours that have a source; in containers looked for where an address says so, there is none that says otherwise, there
-    /// is more than one link beside `lo`, or a default route of somebody else's.
+    /// Ours that have a source; in containers only where an address says that there may be some ([`RULED`]) or none of ours
+    /// is there, several endpoints are wanted or seen, or a default route is somebody else's.
     pub rules: Vec<RuleFacts>,
     /// Processes in it, looked for only where the namespace bears our mark and is not in the scope.
     pub processes: Vec<u32>,

@@ -1,8 +1,8 @@
 //! An address on one of our links (ip-address(8)).
 //!
 //! Its mark is `IFA_PROTO`, which also says whether there may be a rule for its replies ([`RULED`]): where no address says
-//! so, nobody has to look for rules. It stays when the rules go; one too many costs a question. IPv6 ones are `nodad`: netrec knows who has what, and a tentative address refuses to be
-//! bound for 1.6 seconds.
+//! so, nobody has to look for rules. It stays when the rules go; one too many costs a question. IPv6 ones are `nodad`: netrec
+//! knows who has what, and a tentative address refuses to be bound for 1.6 seconds.
 
 use std::net::{IpAddr, Ipv4Addr};
 
